@@ -1,0 +1,49 @@
+"""Data sets, one file each: `--dataset_mode NAME` is the one BaseDataset subclass in data/NAME_dataset.py."""
+
+import sys
+from argparse import Namespace
+
+from data.base_dataset import BaseDataset
+from data.loader import Loader
+from util.errors import UserError
+from util.registry import find_class, names_in
+from util.runtime import Runtime
+
+
+def dataset_modes() -> list[str]:
+    """Every name that --dataset_mode takes."""
+    return [name for name in names_in(sys.modules[__name__], "_dataset") if name != "base"]
+
+
+def find_dataset(mode: str) -> type[BaseDataset]:
+    """The data set class for a mode; raises UserError with a did-you-mean for an unknown one."""
+    return find_class(sys.modules[__name__], "_dataset", BaseDataset, mode, "--dataset_mode")
+
+
+def create_loader(opt: Namespace, runtime: Runtime) -> Loader:
+    """Find the images that the options ask for and build the loader of their batches.
+
+    A step takes batch_size * accumulate images when training and batch_size at test; each of W processes gets its
+    W-th part of them.
+
+    Raises:
+        UserError: missing or unreadable images, or options that do not fit the images or each other.
+    """
+    dataset = find_dataset(opt.dataset_mode)(opt)
+    count = opt.batch_size * (opt.accumulate if opt.is_train else 1)
+    if count % runtime.world_size:
+        raise UserError(
+            f"{count} images per step (batch_size * accumulate) cannot be shared by {runtime.world_size} processes; "
+            f"make --batch_size a multiple of {runtime.world_size}"
+        )
+    if opt.is_train and len(dataset) < count:
+        raise UserError(
+            f"batch_size * accumulate = {opt.batch_size} * {opt.accumulate} = {count}, but {opt.dataroot} has only "
+            f"{len(dataset)} images per epoch; lower --batch_size or --accumulate"
+        )
+    if opt.cache != "none" and not dataset.cacheable:
+        raise UserError(
+            f"--cache {opt.cache} cannot hold images that are resized anew for each sample, as --preprocess "
+            f"{opt.preprocess} does; use --cache none"
+        )
+    return Loader(dataset, runtime, count, opt.num_threads, opt.cache)

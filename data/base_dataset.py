@@ -1,0 +1,118 @@
+"""The contract of data sets: they say which views make up a sample; reading, caching and batching is done for them."""
+
+from abc import ABC, abstractmethod
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.image_file import find_bad_images, read_size
+from data.image_folder import find_images
+from data.transforms import Preprocess, Size, Source, View
+from util.errors import UserError
+
+if TYPE_CHECKING:  # options imports this package
+    from options.parser import OptionParser
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The images of one domain, the folder they were looked for in, and the channels that the networks expect."""
+
+    paths: list[str]
+    folder: str
+    channels: int
+
+
+class BaseDataset(ABC):
+    """Samples as a pure function of (seed, epoch, index): a subclass implements `plan` and nothing else.
+
+    Args:
+        opt: the resolved options.
+        roles: which domains are needed: "A" is the model's input domain, "B" its target. With --direction BtoA the
+            input is read from the folders of domain B.
+
+    Raises:
+        UserError: missing, empty or (with --skip_bad_images) entirely unreadable folders; unknown --preprocess.
+    """
+
+    @staticmethod
+    def modify_commandline_options(parser: "OptionParser", is_train: bool) -> "OptionParser":
+        """Declare options of this data set."""
+        if is_train:
+            text = "resize to crop_size instead of load_size in the decay phase (epoch > n_epochs), as CUT does"
+            parser.group("data").add("--finetune_resize", True, text)
+        return parser
+
+    def __init__(self, opt: Namespace, roles: str) -> None:
+        self.opt = opt
+        self.is_train = opt.is_train
+        self.notes: list[str] = []  # what the user should be told once
+        multiple = getattr(opt, "size_multiple", 4)
+        self.preprocess = Preprocess(opt.preprocess, opt.crop_size, multiple, opt.is_train, opt.no_flip)
+        self.domains = {role: self._find_domain(role) for role in roles}
+        self._file_sizes: dict[str, Size] = {}
+
+    def _find_domain(self, role: str) -> Domain:
+        letter = role if self.opt.direction == "AtoB" else {"A": "B", "B": "A"}[role]
+        folder, paths = find_images(self.opt.dataroot, self.opt.phase, letter, self.is_train)
+        paths = paths[: min(len(paths), self.opt.max_dataset_size)]
+        if self.opt.skip_bad_images:
+            paths = self._without_bad(paths)
+        return Domain(paths, folder, self.opt.input_nc if role == "A" else self.opt.output_nc)
+
+    def _without_bad(self, paths: list[str]) -> list[str]:
+        bad = find_bad_images(paths)
+        if not bad:
+            return paths
+        shown = ", ".join(list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
+        if len(bad) == len(paths):
+            raise UserError(f"none of the {len(paths)} images can be read: {shown}; replace them")
+        self.notes.append(f"left out {len(bad)} of {len(paths)} images that cannot be read: {shown}")
+        return [path for path in paths if path not in bad]
+
+    @abstractmethod
+    def plan(self, epoch: int, index: int) -> dict[str, View]:
+        """The views of one sample, by role: a pure function of seed, epoch (from 1) and index."""
+
+    def __len__(self) -> int:
+        """Samples per epoch: the size of the larger domain."""
+        return max(len(domain.paths) for domain in self.domains.values())
+
+    def order(self, epoch: int) -> list[int]:
+        """The indices of an epoch in the order of their use."""
+        if not self.is_train or self.opt.serial_batches:
+            return list(range(len(self)))
+        return np.random.default_rng((self.opt.seed, epoch, 0)).permutation(len(self)).tolist()
+
+    def rng(self, epoch: int, index: int) -> np.random.Generator | None:
+        """Random numbers of one sample; None outside training, where nothing is random."""
+        return np.random.default_rng((self.opt.seed, epoch, index + 1)) if self.is_train else None
+
+    def load_size(self, epoch: int) -> int:
+        """The size that images are resized to: in the decay phase of training it is crop_size (CUT)."""
+        opt = self.opt
+        in_decay = self.is_train and opt.finetune_resize and epoch > opt.n_epochs
+        return opt.crop_size if in_decay else opt.load_size
+
+    def view(self, role: str, number: int, epoch: int, rng: np.random.Generator | None) -> View:
+        """A view of a domain's image `number` (counted round and round), cut at random with `rng`."""
+        paths = self.domains[role].paths
+        return self.preprocess.view(self._source(role, paths[number % len(paths)], epoch, rng), rng)
+
+    def sources(self, epoch: int) -> list[Source]:
+        """All that the samples of an epoch are cut from, for caches."""
+        return [self._source(role, path, epoch, None) for role, domain in self.domains.items() for path in domain.paths]
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether each image is resized in the same way every time."""
+        return not self.preprocess.zoom
+
+    def _source(self, role: str, path: str, epoch: int, rng: np.random.Generator | None) -> Source:
+        size = None
+        if self.preprocess.needs_file_size:
+            size = self._file_sizes.get(path) or self._file_sizes.setdefault(path, read_size(path))
+        resized = self.preprocess.resized(size, self.load_size(epoch), rng)
+        return Source(path, self.domains[role].channels, resized)

@@ -1,0 +1,106 @@
+"""Decoded images kept as bytes, in memory or on the device, so that an epoch decodes nothing."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from data.image_file import in_threads
+from data.transforms import Source, View, read_source, reflect
+from util.errors import UserError
+
+GIB = 2**30
+
+
+class PixelCache:
+    """All sources of an epoch in one flat uint8 buffer, image after image, channel after channel.
+
+    Forked loader processes share the buffer with this one; nothing is decoded or held twice.
+
+    Args:
+        sources: what to hold; repeated ones are held once.
+        device: where.
+        flag: value of --cache, for messages.
+
+    Raises:
+        UserError: not enough memory, or an unreadable image.
+    """
+
+    def __init__(self, sources: Sequence[Source], device: torch.device, flag: str) -> None:
+        unique = list(dict.fromkeys(sources))
+        self._place = {source: place for place, source in enumerate(unique)}
+        lengths = [source.channels * source.size[0] * source.size[1] for source in unique]
+        ends = torch.tensor(lengths).cumsum(0)
+        total = int(ends[-1])
+        check_memory(total, len(unique), device, flag)
+        self._starts = (ends - torch.tensor(lengths)).tolist()
+        self.buffer = torch.empty(total, dtype=torch.uint8, device=device)
+        for start, length, pixels in zip(self._starts, lengths, in_threads(read_source, unique), strict=True):
+            self.buffer[start : start + length].copy_(pixels.flatten())
+        self._table = torch.tensor(
+            [(start, source.size[1], source.size[0]) for start, source in zip(self._starts, unique, strict=True)]
+        ).to(device)
+
+    def describe(self) -> str:
+        """How many images, in how much memory, where."""
+        return f"{len(self._place)} images, {self.buffer.numel() / GIB:.2f} GiB on {self.buffer.device}"
+
+    def pixels(self, source: Source) -> Tensor:
+        """One source, uint8 (C, height, width), without a copy."""
+        width, height = source.size
+        start = self._starts[self._place[source]]
+        return self.buffer[start : start + source.channels * height * width].view(source.channels, height, width)
+
+    def gather(self, views: Sequence[View]) -> Tensor:
+        """Views of equal size, cut on the device: uint8 (B, C, H, W). Only B * 4 integers come from the host."""
+        plan = torch.tensor([(self._place[v.source], v.box[0], v.box[1], v.flip) for v in views])
+        width, height = views[0].box[2:]
+        plan = plan.to(self.buffer.device, non_blocking=True)
+        return gather_views(self.buffer, self._table, plan, (views[0].source.channels, height, width))
+
+
+def gather_views(buffer: Tensor, table: Tensor, plan: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Cut, mirror and fill up a batch by index arithmetic; no wait for the device, so it can be part of a CUDA graph.
+
+    Args:
+        buffer: uint8 (bytes,), planar images one after another.
+        table: int64 (images, 3): where each image starts, its height, its width.
+        plan: int64 (B, 4): image, left, top, mirrored (0 or 1).
+        shape: (C, H, W) of each result.
+
+    Returns:
+        uint8 (B, C, H, W)
+    """
+    channels, height, width = shape
+    image, left, top, flip = plan.unsqueeze(2).unbind(1)  # (B, 1) each
+    start, full_height, full_width = table[image].unbind(2)  # (B, 1) each
+    across = torch.arange(width, device=plan.device)
+    across = torch.where(flip > 0, width - 1 - across, across)  # (B, W)
+    columns = reflect(left + across, full_width)
+    rows = reflect(top + torch.arange(height, device=plan.device), full_height)  # (B, H)
+    planes = start + torch.arange(channels, device=plan.device) * full_height * full_width  # (B, C)
+    lines = planes[:, :, None] + (rows * full_width)[:, None, :]  # (B, C, H)
+    return buffer[lines[:, :, :, None] + columns[:, None, None, :]]
+
+
+def check_memory(needed: int, count: int, device: torch.device, flag: str) -> None:
+    """Raise UserError when `needed` bytes for `count` images are not free on a device (where that can be asked)."""
+    free = free_memory(device)
+    if free is not None and needed > free:
+        instead = "--cache ram or --cache none" if flag == "device" else "--cache none"
+        raise UserError(
+            f"--cache {flag} needs {needed / GIB:.2f} GiB for {count} images, but only {free / GIB:.2f} GiB are free "
+            f"on {device}; use {instead}"
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Free bytes on a GPU, or available bytes of main memory on Linux; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+    except OSError:
+        return None
+    return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None

@@ -1,0 +1,217 @@
+"""Batches of an epoch, from any batch on: the same for any number of workers, any cache and any resume."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.util import Finalize
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.base_dataset import BaseDataset
+from data.cache import PixelCache
+from data.image_file import cpu_count
+from data.transforms import View, cut_view, read_source
+from util.errors import UserError
+from util.runtime import Runtime
+
+Keys = list[tuple[int, int]]  # (epoch, index) of each sample of a batch
+Batch = dict[str, Any]
+Cut = Callable[[Sequence[View]], Tensor]  # views of equal size -> uint8 (B, C, H, W)
+
+
+class Loader:
+    """Turns a data set into batches on the device.
+
+    A batch is a dict: "A" (and "B" when training) float32 (B, C, H, W) in [-1, 1] on the device, "A_paths" list of
+    str, and "A_size" list of (height, width): the part of each image that is not filled up (all of it in training).
+
+    Args:
+        dataset: which images, and how they are cut.
+        runtime: the device, and which part of each batch is this process's.
+        images_per_step: global images per step, over all processes.
+        num_threads: worker processes that decode; 0 decodes in this one.
+        cache: "none", "ram" or "device".
+    """
+
+    def __init__(
+        self, dataset: BaseDataset, runtime: Runtime, images_per_step: int, num_threads: int, cache: str
+    ) -> None:
+        self.dataset = dataset
+        self.images_per_step = images_per_step
+        self._runtime = runtime
+        self._workers = min(num_threads, cpu_count())
+        self._cache_kind = cache
+        self._cache: PixelCache | None = None
+        self._host: DataLoader | None = None
+        self._stop_workers: Finalize | None = None
+        self._prepared_size: int | None = None
+        self._steps = len(self._index_batches(epoch=1))
+        for note in dataset.notes:
+            self._say(note)
+
+    def __len__(self) -> int:
+        """Steps per epoch; training drops the last images when they fill no batch."""
+        return self._steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's batches of an epoch (counted from 1); the first `start` are skipped without being decoded.
+
+        Raises:
+            UserError: an image that cannot be read, is too small for its crop, or differs in size from its batch.
+        """
+        self._prepare(epoch)
+        part = self.images_per_step // self._runtime.world_size
+        first = part * self._runtime.rank
+        batches = [batch[first : first + part] for batch in self._index_batches(epoch)[start:]]
+        keys = [[(epoch, index) for index in batch] for batch in batches if batch]
+        if self._host is None:
+            fetched = (make_batch(self.dataset, batch, self._cache.gather) for batch in keys)
+        else:
+            self._host.sampler.keys = keys
+            fetched = iter(self._host)
+        for batch in fetched:
+            if isinstance(batch, UserError):
+                raise batch
+            yield {role: self._finish(pixels) for role, pixels in batch.pixels.items()} | batch.facts
+
+    def _index_batches(self, epoch: int) -> list[list[int]]:
+        order, size = self.dataset.order(epoch), self.images_per_step
+        if self.dataset.is_train:
+            return [order[first : first + size] for first in range(0, len(order) - size + 1, size)]
+        groups: dict[Any, list[int]] = {}  # at test a batch holds images of one size, so that none affects another
+        full = []
+        for index in order:
+            key = tuple(view.box[2:] for view in self.dataset.plan(epoch, index).values()) if size > 1 else None
+            group = groups.setdefault(key, [])
+            group.append(index)
+            if len(group) == size:
+                full.append(groups.pop(key))
+        return full + list(groups.values())
+
+    def _prepare(self, epoch: int) -> None:
+        """Fill the cache for the size of this epoch and start workers, unless they are there already."""
+        size = self.dataset.load_size(epoch) if self._cache_kind != "none" else 0
+        if size == self._prepared_size:
+            return
+        if self._stop_workers:
+            self._stop_workers()
+        self._host = self._cache = None
+        if self._cache_kind != "none":
+            device = self._runtime.device if self._cache_kind == "device" else torch.device("cpu")
+            self._cache = PixelCache(self.dataset.sources(epoch), device, self._cache_kind)
+            self._say(f"cache {self._cache_kind}: {self._cache.describe()}")
+        if self._cache_kind != "device":
+            self._host = self._start_workers()
+        self._prepared_size = size
+
+    def _start_workers(self) -> DataLoader:
+        pixels = self._cache.pixels if self._cache else read_source
+        settings = {"persistent_workers": True, "prefetch_factor": 4} if self._workers else {}
+        host = DataLoader(
+            HostBatches(self.dataset, partial(cut_views, pixels)),
+            batch_size=None,
+            sampler=KeySampler(),
+            num_workers=self._workers,
+            worker_init_fn=ignore_signals,
+            pin_memory=self._runtime.device.type == "cuda",
+            generator=torch.Generator(),  # of its own, so that loading does not move the model's random numbers
+            **settings,
+        )
+        # At exit this must come before the queues to the workers close, which have priority 10.
+        self._stop_workers = Finalize(self, stop_workers, args=(host,), exitpriority=20)
+        return host
+
+    def _finish(self, pixels: Tensor) -> Tensor:
+        """The one place where bytes become numbers: uint8 0..255 -> float32 -1..1, on the device."""
+        return self._runtime.to_device(pixels).to(torch.float32).div_(127.5).sub_(1)
+
+    def _say(self, text: str) -> None:
+        if self._runtime.is_main:
+            print(text)
+
+
+@dataclass
+class RawBatch:
+    """A batch before its bytes become numbers: uint8 (B, C, H, W) by role, and what is known about each image."""
+
+    pixels: dict[str, Tensor]
+    facts: dict[str, list]
+
+    def pin_memory(self) -> "RawBatch":
+        """The same in page-locked memory; DataLoader calls this."""
+        return RawBatch({role: pixels.pin_memory() for role, pixels in self.pixels.items()}, self.facts)
+
+
+def make_batch(dataset: BaseDataset, keys: Keys, cut: Cut) -> RawBatch:
+    """Plan the samples, and cut each domain's views to one tensor.
+
+    Raises:
+        UserError: the images of the batch differ in size.
+    """
+    plans = [dataset.plan(epoch, index) for epoch, index in keys]
+    batch = RawBatch({}, {})
+    for role in plans[0]:
+        views = [plan[role] for plan in plans]
+        for view in views:
+            if view.box[2:] != views[0].box[2:]:
+                raise UserError(
+                    f"images of one batch differ in size: {_described(views[0])}, {_described(view)}; use --preprocess "
+                    "resize_and_crop or scale_shortside_and_crop, or --batch_size 1"
+                )
+        batch.pixels[role] = cut(views)
+        batch.facts[f"{role}_paths"] = [view.source.path for view in views]
+        batch.facts[f"{role}_size"] = [view.content_size for view in views]
+    return batch
+
+
+def _described(view: View) -> str:
+    return f"{view.source.path} is {view.box[2]}x{view.box[3]}"
+
+
+def cut_views(pixels: Callable[..., Tensor], views: Sequence[View]) -> Tensor:
+    """Views of equal size, cut on the host from what `pixels(source)` returns: uint8 (B, C, H, W)."""
+    return torch.stack([cut_view(pixels(view.source), view) for view in views])
+
+
+class HostBatches(Dataset):
+    """Batches by their keys, for torch's DataLoader."""
+
+    def __init__(self, dataset: BaseDataset, cut: Cut) -> None:
+        self.dataset = dataset
+        self.cut = cut
+
+    def __getitem__(self, keys: Keys) -> RawBatch | UserError:
+        """The batch; or the user's error as a value, because raised in a worker it would arrive inside a traceback."""
+        try:
+            return make_batch(self.dataset, keys, self.cut)
+        except UserError as error:
+            return error
+
+
+class KeySampler:
+    """Hands the keys of the current epoch to a DataLoader that outlives the epoch."""
+
+    def __init__(self) -> None:
+        self.keys: list[Keys] = []
+
+    def __iter__(self) -> Iterator[Keys]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def ignore_signals(worker: int) -> None:
+    """Workers leave Ctrl-C and SIGTERM, which reach the whole process group, to the main process: it stops them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def stop_workers(host: DataLoader) -> None:
+    """End the worker processes: on request, when the loader is gone, or at exit (which would wait for them forever)."""
+    if host._iterator is not None:
+        host._iterator._shutdown_workers()

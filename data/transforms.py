@@ -1,0 +1,177 @@
+"""What is cut from which image: the geometry of each --preprocess, and views turned into pixels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.image_file import read_image
+from util.errors import UserError
+
+Size = tuple[int, int]  # width, height
+Box = tuple[int, int, int, int]  # left, top, width, height
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image after the steps that are the same in every epoch, so a key for caches.
+
+    Args:
+        path: the file.
+        channels: 1 (luminance) or 3 (RGB).
+        size: (width, height) after resizing.
+        region: the part of the upright file to take, in its pixels; None for all of it.
+    """
+
+    path: str
+    channels: int
+    size: Size
+    region: Box | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One sample of one domain: a box of the source, then possibly mirrored.
+
+    A box that reaches beyond the right or bottom edge is filled by reflection.
+    """
+
+    source: Source
+    box: Box
+    flip: bool = False
+
+    @property
+    def content_size(self) -> tuple[int, int]:
+        """(height, width) of the part that is image and not filling."""
+        left, top, width, height = self.box
+        return min(height, self.source.size[1] - top), min(width, self.source.size[0] - left)
+
+
+def resize(size: Size, load_size: int, crop_size: int) -> Size:
+    """A square of load_size; the aspect ratio is not kept."""
+    return load_size, load_size
+
+
+def scale_width(size: Size, load_size: int, crop_size: int) -> Size:
+    """Width load_size, height in proportion but at least crop_size."""
+    return load_size, int(max(load_size * size[1] / size[0], crop_size))
+
+
+def scale_shortside(size: Size, load_size: int, crop_size: int) -> Size:
+    """Enlarged until the shorter side is load_size; larger images stay as they are."""
+    scale = max(load_size / min(size), 1)
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def keep(size: Size, load_size: int, crop_size: int) -> Size:
+    """The size of the file."""
+    return size
+
+
+SCALERS = {"resize": resize, "scale_width": scale_width, "scale_shortside": scale_shortside, "none": keep}
+CUTTERS = ("crop", "trim")
+ZOOM_RANGE = (0.8, 1.0)
+MODES = (
+    "resize_and_crop, resize, crop, scale_width, scale_width_and_crop, scale_shortside, scale_shortside_and_crop, "
+    "zoom_and_crop, trim, none"
+)
+
+
+class Preprocess:
+    """The geometry that --preprocess names: words joined by "_and_", applied in the order scale, zoom, crop or trim.
+
+    Args:
+        mode: value of --preprocess.
+        crop_size: side of the square that is cut out, in pixels.
+        multiple: sides of finished images are multiples of this: in training by resizing, at test by filling up.
+        is_train: random cuts and flips; otherwise all is deterministic, and cuts are centred.
+        no_flip: no mirroring in training either.
+
+    Raises:
+        UserError: an unknown mode, or a crop_size that is no multiple.
+    """
+
+    def __init__(self, mode: str, crop_size: int, multiple: int, is_train: bool, no_flip: bool) -> None:
+        words = mode.split("_and_")
+        scalers = [word for word in words if word in SCALERS]
+        cutters = [word for word in words if word in CUTTERS]
+        self.zoom = "zoom" in words
+        if len(scalers) > 1 or len(cutters) > 1 or len(words) != len(scalers) + len(cutters) + self.zoom:
+            raise UserError(f"--preprocess {mode}: no such mode; there are: {MODES}")
+        self.scale = SCALERS[scalers[0] if scalers else "none"]
+        self.crop = "crop" in words
+        self.trim = "trim" in words
+        if cutters and crop_size % multiple:
+            below = crop_size - crop_size % multiple
+            raise UserError(
+                f"--crop_size {crop_size} is not a multiple of {multiple}, which the networks need; "
+                f"use {below or multiple} or {below + multiple}"
+            )
+        self.mode = mode
+        self.crop_size = crop_size
+        self.multiple = multiple
+        self.is_train = is_train
+        self.flip = is_train and not no_flip
+        self.needs_file_size = self.scale is not resize
+
+    def resized(self, size: Size | None, load_size: int, rng: np.random.Generator | None) -> Size:
+        """Size after resizing a file of `size` (None will do without `needs_file_size`)."""
+        width, height = self.scale(size, load_size, self.crop_size)
+        if self.zoom:
+            across, down = rng.uniform(*ZOOM_RANGE, size=2) if rng else (1, 1)
+            width, height = (max(self.crop_size, round(side * z)) for side, z in ((width, across), (height, down)))
+        if self.is_train and not self.crop:
+            width, height = (max(round(side / self.multiple), 1) * self.multiple for side in (width, height))
+        return int(width), int(height)
+
+    def view(self, source: Source, rng: np.random.Generator | None) -> View:
+        """Choose the box to cut from a source, and whether to mirror it; random with `rng`, centred without.
+
+        Raises:
+            UserError: the image is smaller than its crop.
+        """
+        width, height = source.size
+        if self.crop and min(width, height) < self.crop_size:
+            raise UserError(
+                f"{source.path}: {width}x{height} pixels after scaling are too few for --crop_size {self.crop_size} "
+                f"with --preprocess {self.mode}; use --preprocess scale_shortside_and_crop or resize_and_crop with "
+                f"--load_size >= {self.crop_size}"
+            )
+        cut = [min(side, self.crop_size) if self.crop or self.trim else side for side in source.size]
+        spare = [side - part for side, part in zip(source.size, cut, strict=True)]
+        left, top = (int(rng.integers(s + 1)) if rng else s // 2 for s in spare)
+        width, height = (-(-part // self.multiple) * self.multiple for part in cut)
+        return View(source, (left, top, width, height), bool(rng and self.flip and rng.random() < 0.5))
+
+
+def read_source(source: Source) -> Tensor:
+    """Decode and resize a source: uint8 (C, height, width)."""
+    image = read_image(source.path, source.channels)
+    if source.region is not None:
+        left, top, width, height = source.region
+        image = image.crop((left, top, left + width, top + height))
+    if image.size != source.size:
+        image = image.resize(source.size, Image.Resampling.BICUBIC)
+    array = np.array(image).reshape(image.height, image.width, source.channels)
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def cut_view(pixels: Tensor, view: View) -> Tensor:
+    """Cut a view from the pixels (C, h, w) of its source: (C, H, W)."""
+    left, top, width, height = view.box
+    if view.content_size == (height, width):
+        cut = pixels[:, top : top + height, left : left + width]
+    else:
+        rows = reflect(top + torch.arange(height), torch.tensor(pixels.shape[1]))
+        columns = reflect(left + torch.arange(width), torch.tensor(pixels.shape[2]))
+        cut = pixels[:, rows[:, None], columns]
+    return cut.flip(2) if view.flip else cut.contiguous()
+
+
+def reflect(position: Tensor, size: Tensor) -> Tensor:
+    """Fold positions >= 0 into 0..size-1 by mirroring at the edges, the edge itself not repeated."""
+    period = (2 * size - 2).clamp(min=1)
+    folded = position % period
+    return torch.minimum(folded, period - folded)

@@ -1,0 +1,23 @@
+"""Methods, one file each: `--model NAME` is the one BaseModel subclass in models/NAME_model.py."""
+
+import sys
+from argparse import Namespace
+
+from models.base_model import BaseModel
+from util.registry import find_class, names_in
+from util.runtime import Runtime
+
+
+def model_names() -> list[str]:
+    """Every name that --model takes."""
+    return [name for name in names_in(sys.modules[__name__], "_model") if name != "base"]
+
+
+def find_model(name: str) -> type[BaseModel]:
+    """The model class for a name; raises UserError with a did-you-mean for an unknown one."""
+    return find_class(sys.modules[__name__], "_model", BaseModel, name, "--model")
+
+
+def create_model(opt: Namespace, runtime: Runtime) -> BaseModel:
+    """Build the model that the options ask for, on the runtime's device."""
+    return find_model(opt.model)(opt, runtime)

@@ -1,0 +1,269 @@
+"""The graph contrastive head of PatchGCL: patches as nodes, shared adjacency, TAGConv over hops, top-K pooling.
+
+Shape legend: B graphs (one per image), N nodes (sampled patches), K kept nodes, C channels of a feature map,
+D embedding width, H and W height and width of a map.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scale the last axis to length 1; a zero vector stays zero and gets no gradient (the release gives NaN there)."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.masked_fill(length < 1e-12, torch.inf)
+
+
+def sample_positions(batch: int, positions: int, count: int, device: torch.device) -> Tensor:
+    """Draw `count` of `positions` without replacement for each image: ids_BN; all of them where there are no more.
+
+    Drawn on the device by sorting noise, so that no step waits for the host.
+    """
+    if positions <= count:
+        return torch.arange(positions, device=device).expand(batch, -1)
+    return torch.rand(batch, positions, device=device).topk(count, dim=1, sorted=False).indices
+
+
+def gather_patches(feat_BCHW: Tensor, ids_BN: Tensor) -> Tensor:
+    """Features at the sampled positions (row-major ids): feat_BNC."""
+    flat_BCP = feat_BCHW.flatten(2)
+    picked_BCN = flat_BCP.gather(2, ids_BN[:, None].expand(-1, flat_BCP.shape[1], -1))
+    return picked_BCN.transpose(1, 2)
+
+
+def similarity_graph(embed_BND: Tensor, threshold: float, strict: bool = False) -> Tensor:
+    """Adjacency adj_BNN: 1 where the cosine of two nodes reaches the threshold (paper, eq. 1).
+
+    `strict` asks for more than the threshold (released code). A node is always its own neighbour: its cosine is 1.
+    """
+    unit_BND = unit(embed_BND.detach())
+    cos_BNN = unit_BND @ unit_BND.transpose(1, 2)
+    adj_BNN = (cos_BNN > threshold if strict else cos_BNN >= threshold).to(cos_BNN.dtype)
+    eye_NN = torch.eye(adj_BNN.shape[1], dtype=adj_BNN.dtype, device=adj_BNN.device)
+    return torch.maximum(adj_BNN, eye_NN)
+
+
+def normalize_adjacency(adj_BNN: Tensor, extra_loop: bool = False) -> Tensor:
+    """P = D^-1/2 A^T D^-1/2 with D the in-degrees; `extra_loop` adds I to A first, as the release does."""
+    if extra_loop:
+        adj_BNN = adj_BNN + torch.eye(adj_BNN.shape[1], dtype=adj_BNN.dtype, device=adj_BNN.device)
+    scale_BN = adj_BNN.sum(dim=1).clamp(min=1).rsqrt()
+    return scale_BN[:, :, None] * adj_BNN.transpose(1, 2) * scale_BN[:, None, :]
+
+
+def two_hop(adj_BNN: Tensor, index_BK: Tensor) -> Tensor:
+    """Which kept nodes reach each other within two hops: [(A A) > 0], kept rows and columns only, adj_BKK."""
+    rows_BKN = take_nodes(adj_BNN, index_BK)
+    columns_BNK = take_nodes(adj_BNN.transpose(1, 2), index_BK).transpose(1, 2)
+    return (rows_BKN @ columns_BNK > 0).to(adj_BNN.dtype)
+
+
+def induced(adj_BNN: Tensor, index_BK: Tensor) -> Tensor:
+    """The subgraph of the kept nodes, adj_BKK."""
+    rows_BKN = take_nodes(adj_BNN, index_BK)
+    return take_nodes(rows_BKN.transpose(1, 2), index_BK).transpose(1, 2)
+
+
+def take_nodes(x_BND: Tensor, index_BK: Tensor) -> Tensor:
+    """The chosen nodes of each graph: x_BKD."""
+    return x_BND.gather(1, index_BK[:, :, None].expand(-1, -1, x_BND.shape[2]))
+
+
+POOLED = {"induced": induced, "two_hop": two_hop}  # values of pool_adjacency
+SOURCES = ("embedding", "features")  # of adjacency_from
+SCORES = ("input", "both")  # of pool_score
+
+
+class TAGConv(nn.Module):
+    """Topology-adaptive graph convolution (Du et al. 2017, arXiv 1710.10370): sum_l P^l X W_l + b, l = 0..hops.
+
+    Written as one linear layer on the concatenated hops, which is also the released layout of the weights.
+    """
+
+    def __init__(self, in_width: int, out_width: int, hops: int, bias: bool = True) -> None:
+        super().__init__()
+        self.hops = hops
+        self.lin = nn.Linear((hops + 1) * in_width, out_width, bias=bias)
+
+    def forward(self, x_BND: Tensor, prop_BNN: Tensor) -> Tensor:
+        """(B,N,D), (B,N,N) normalised adjacency -> (B,N,out_width)."""
+        hops = [x_BND]
+        for _ in range(self.hops):
+            hops.append(prop_BNN @ hops[-1])
+        return self.lin(torch.cat(hops, dim=2))
+
+
+class Embedding(nn.Module):
+    """h: one linear layer to the node width, then unit length."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, width)
+
+    def forward(self, feat_BNC: Tensor) -> Tensor:
+        """(B,N,C) -> (B,N,D), rows of length 1."""
+        return unit(self.linear(feat_BNC))
+
+
+class GraphEncoder(nn.Module):
+    """A TAGConv whose output is scaled to unit length (eq. 2 on nodes)."""
+
+    def __init__(self, width: int, hops: int, bias: bool) -> None:
+        super().__init__()
+        self.conv1 = TAGConv(width, width, hops, bias)
+
+    def forward(self, x_BND: Tensor, prop_BNN: Tensor) -> Tensor:
+        """(B,N,D), (B,N,N) -> (B,N,D), rows of length 1."""
+        return unit(self.conv1(x_BND, prop_BNN))
+
+
+class NodeScore(nn.Module):
+    """The pooling score sigma(p^T z + b) of a node (eqs 5, 12, 13)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 1)
+
+    def forward(self, node_BND: Tensor) -> Tensor:
+        """(B,N,D) -> (B,N), in (0,1)."""
+        return self.proj(node_BND).squeeze(2).sigmoid()
+
+
+@dataclass(frozen=True)
+class GraphLevel:
+    """The two graphs of one VGG layer at one pooling level; node i of one corresponds to node i of the other.
+
+    Attributes:
+        node_in_BND: nodes of the input image.
+        node_out_BND: nodes of the output image.
+        adj_BNN: the adjacency they share.
+        position_BN: where in the feature map the nodes are (row-major).
+    """
+
+    node_in_BND: Tensor
+    node_out_BND: Tensor
+    adj_BNN: Tensor
+    position_BN: Tensor
+
+    def density(self) -> Tensor:
+        """Share of all ordered pairs of different nodes that are edges, mean over the graphs, 0-d."""
+        nodes = self.adj_BNN.shape[1]
+        edges = (self.adj_BNN != 0).sum((1, 2)).double() - nodes
+        return (edges / max(nodes * (nodes - 1), 1)).mean().float()
+
+
+class GraphHead(nn.Module):
+    """Patch graphs of an output and its input image on the input's topology (PatchGCL, arXiv 2312.08223, section 3).
+
+    Per feature layer: patches -> h -> adjacency of the input's embeddings -> TAGConv on both images -> top-K pooling
+    by the input's scores -> TAGConv again, and so on. Parameter names are those of the released `net_F`.
+
+    Args:
+        channels: channels of each feature layer.
+        width: node width D.
+        num_hop: hops of the first graph convolution (0 makes it a plain linear layer).
+        pool_hop: hops on pooled graphs; None for `num_hop` (paper), the release has 1.
+        pooling_num: pooling levels after the first graph.
+        num_patches: nodes sampled per image and layer (fewer where the map is smaller).
+        down_scale: the first pooling keeps N // down_scale nodes,
+        pool_shrink: each further one divides by this.
+        threshold, strict: adjacency is cos >= threshold, or > when strict.
+        adjacency_from: "embedding" (Fig. 10, release) or "features" (eq. 1 as written).
+        extra_loop: weight 2 on the diagonal (release).
+        pool_adjacency: "induced" subgraph (paper) or "two_hop" reachability (release).
+        pool_score: whose score weights the output's kept nodes: "input" (eqs 5-6, release) or "both", each its own
+            (eqs 12-13). The kept nodes are always chosen by the input's scores.
+        detach_input: no gradient through the input image's nodes (release).
+        bias: bias in the graph convolutions (release).
+    """
+
+    def __init__(
+        self, channels: Sequence[int], width: int = 256, *, num_hop: int = 2, pool_hop: int | None = None,
+        pooling_num: int = 1, num_patches: int = 256, down_scale: int = 4, pool_shrink: int = 4,
+        threshold: float = 0.1, strict: bool = False, adjacency_from: str = "embedding", extra_loop: bool = False,
+        pool_adjacency: str = "induced", pool_score: str = "input", detach_input: bool = True, bias: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.layers = len(channels)
+        self.num_patches, self.down_scale, self.pool_shrink = num_patches, down_scale, pool_shrink
+        self.threshold, self.strict, self.adjacency_from = threshold, strict, adjacency_from
+        self.extra_loop, self.detach_input, self.pool_score = extra_loop, detach_input, pool_score
+        self.pool_adjacency = POOLED[pool_adjacency]
+        pool_hop = num_hop if pool_hop is None else pool_hop
+        for i, count in enumerate(channels):
+            self.add_module(f"embed_{i}", Embedding(count, width))
+            self.add_module(f"gnn_{i}", GraphEncoder(width, num_hop, bias))
+            self.add_module(f"pools_{i}", nn.ModuleList(NodeScore(width) for _ in range(pooling_num)))
+            pooled = (GraphEncoder(width, pool_hop, bias) for _ in range(pooling_num))
+            self.add_module(f"gnn_pools_{i}", nn.ModuleList(pooled))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Weights from N(0, 0.02), biases 0 (released code)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self, feats_out: Sequence[Tensor], feats_in: Sequence[Tensor], ids: Sequence[Tensor] | None = None
+    ) -> list[list[GraphLevel]]:
+        """Features (B,C,H,W) per layer of output and input -> per layer, per pooling level, the pair of graphs.
+
+        `ids` fixes the sampled positions, ids_BN per layer; without it they are drawn afresh. Computed in float32 at
+        least, whatever autocast says: cosines near the threshold decide the graph.
+        """
+        levels = []
+        for i, (out_BCHW, in_BCHW) in enumerate(zip(feats_out, feats_in, strict=True)):
+            with torch.autocast(out_BCHW.device.type, enabled=False):
+                batch, _, height, width = in_BCHW.shape
+                position_BN = (
+                    sample_positions(batch, height * width, self.num_patches, in_BCHW.device) if ids is None else ids[i]
+                )
+                levels.append(self.layer_graphs(i, _full(out_BCHW), _full(in_BCHW), position_BN))
+        return levels
+
+    def layer_graphs(self, i: int, out_BCHW: Tensor, in_BCHW: Tensor, position_BN: Tensor) -> list[GraphLevel]:
+        """All levels of layer i."""
+        embed, gnn = self.get_submodule(f"embed_{i}"), self.get_submodule(f"gnn_{i}")
+        feat_in_BNC, feat_out_BNC = gather_patches(in_BCHW, position_BN), gather_patches(out_BCHW, position_BN)
+        embed_in_BND, embed_out_BND = embed(feat_in_BNC), embed(feat_out_BNC)
+        source = embed_in_BND if self.adjacency_from == "embedding" else feat_in_BNC
+        adj_BNN = similarity_graph(source, self.threshold, self.strict)
+        levels = [self.level(gnn, embed_in_BND, embed_out_BND, adj_BNN, position_BN)]
+        keep = position_BN.shape[1] // self.down_scale
+        pools = zip(self.get_submodule(f"pools_{i}"), self.get_submodule(f"gnn_pools_{i}"), strict=True)
+        for score, gnn in pools:
+            levels.append(self.pool(levels[-1], score, gnn, keep))
+            keep //= self.pool_shrink
+        return levels
+
+    def level(
+        self, gnn: nn.Module, in_BND: Tensor, out_BND: Tensor, adj_BNN: Tensor, position_BN: Tensor
+    ) -> GraphLevel:
+        """Both images through one graph convolution on the shared adjacency (eqs 2, 7, 8)."""
+        prop_BNN = normalize_adjacency(adj_BNN, self.extra_loop)
+        node_in_BND = gnn(in_BND, prop_BNN)
+        if self.detach_input:
+            node_in_BND = node_in_BND.detach()
+        return GraphLevel(node_in_BND, gnn(out_BND, prop_BNN), adj_BNN, position_BN)
+
+    def pool(self, level: GraphLevel, score: nn.Module, gnn: nn.Module, keep: int) -> GraphLevel:
+        """Keep the `keep` nodes (at least 2) that score best on the input image, weighted by their score (eqs 5-8)."""
+        score_in_BN = score(level.node_in_BND)
+        score_out_BN = score_in_BN if self.pool_score == "input" else score(level.node_out_BND)
+        keep = min(max(keep, 2), score_in_BN.shape[1])
+        index_BK = score_in_BN.topk(keep, dim=1).indices
+        in_BKD = take_nodes(score_in_BN[:, :, None] * level.node_in_BND, index_BK)
+        out_BKD = take_nodes(score_out_BN[:, :, None] * level.node_out_BND, index_BK)
+        adj_BKK = self.pool_adjacency(level.adj_BNN, index_BK)
+        return self.level(gnn, in_BKD, out_BKD, adj_BKK, level.position_BN.gather(1, index_BK))
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,133 @@
+"""The ResNet generator of CycleGAN and CUT, with taps for feature losses."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from models.networks.blocks import BlurDown, BlurUp, collect, needs_bias, norm_layer
+from util.errors import UserError
+
+
+class ResnetBlock(nn.Module):
+    """Residual block: x + conv3(relu(conv3(x))), reflected borders, each convolution normalised (He et al. 2016).
+
+    Args:
+        channels: width, the same in and out.
+        norm: instance | batch | none.
+        use_dropout: dropout of one half between the two convolutions.
+    """
+
+    def __init__(self, channels: int, norm: str, use_dropout: bool) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3, bias=needs_bias(norm)),
+            norm_layer(norm, channels),
+            nn.ReLU(),
+            *([nn.Dropout(0.5)] if use_dropout else []),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3, bias=needs_bias(norm)),
+            norm_layer(norm, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> the same shape."""
+        return x + self.conv_block(x)
+
+
+class ResnetGenerator(nn.Module):
+    """Image to image: conv7, two halvings, residual blocks, two doublings, conv7, tanh.
+
+    Johnson et al. 2016 (arXiv 1603.08155) as used by CycleGAN (Zhu et al. 2017), with the anti-aliased resampling of
+    CUT (Park et al. 2020). State-dict keys and layer indices are those of CUT's release; without either anti-aliasing
+    they are those of CycleGAN's. At 256 pixels, anti-aliased, ngf 64, CUT's nce_layers are
+        0: padded image 3x262x262    4: conv 128x256x256    8: conv 256x128x128    12, 16: residual blocks 256x64x64
+    No ReLU works in place, so a tapped layer keeps its value. In the release it does: a tap just before a ReLU, such
+    as layer 8 without anti-aliasing, there shows the values after it.
+
+    Args:
+        input_nc, output_nc: channels of the images.
+        ngf: width of the first and last convolution.
+        n_blocks: number of residual blocks.
+        norm: instance | batch | none.
+        use_dropout: dropout of one half inside the residual blocks.
+        antialias: blur before halving; otherwise strided convolutions.
+        antialias_up: bilinear doubling, then a convolution; otherwise transposed convolutions.
+    """
+
+    size_multiple = 4  # sides that the two halvings and doublings give back unchanged
+    smallest_size = 8  # the residual blocks reflect a border of 1, so they need maps of 2x2
+
+    def __init__(
+        self, input_nc: int, output_nc: int, ngf: int = 64, n_blocks: int = 9, norm: str = "instance",
+        use_dropout: bool = False, antialias: bool = True, antialias_up: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.input_nc = input_nc
+        layers = [nn.ReflectionPad2d(3), nn.Conv2d(input_nc, ngf, 7, bias=needs_bias(norm)), *_activated(norm, ngf)]
+        for width in (ngf, 2 * ngf):
+            layers += _halving(width, norm, antialias)
+        layers += [ResnetBlock(4 * ngf, norm, use_dropout) for _ in range(n_blocks)]
+        for width in (4 * ngf, 2 * ngf):
+            layers += _doubling(width, norm, antialias_up)
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) in [-1,1] -> the same size in [-1,1]; C is input_nc before, output_nc after.
+
+        Raises:
+            UserError: a side is not a multiple of 4, or below 8.
+        """
+        height, width = x.shape[-2:]
+        if height % self.size_multiple or width % self.size_multiple or min(height, width) < self.smallest_size:
+            raise UserError(
+                f"this generator takes images with sides that are multiples of {self.size_multiple} and at least "
+                f"{self.smallest_size}, not {width} wide and {height} high: see --preprocess, --load_size, --crop_size"
+            )
+        return self.model(x)
+
+    def encode(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Features of (B,input_nc,H,W) at the given layers, in the order asked; layers after the last do not run.
+
+        Raises:
+            UserError: there is no such layer.
+        """
+        self._check(layers)
+        return collect(self.model, x, layers)
+
+    def feature_channels(self, layers: Sequence[int]) -> list[int]:
+        """Channels of what `encode` returns for these layers; raises UserError as it does."""
+        self._check(layers)
+        channels, widths = self.input_nc, []
+        for layer in self.model:
+            channels = getattr(layer, "out_channels", channels)  # only convolutions change the number
+            widths.append(channels)
+        return [widths[index] for index in layers]
+
+    def _check(self, layers: Sequence[int]) -> None:
+        last = len(self.model) - 1
+        wrong = [index for index in layers if not 0 <= index <= last]
+        if wrong or not layers:
+            asked = f"layer {wrong[0]}" if wrong else "no layer"
+            raise UserError(f"--nce_layers names {asked}: this generator has layers 0 to {last}")
+
+
+def _activated(norm: str, channels: int) -> list[nn.Module]:
+    return [norm_layer(norm, channels), nn.ReLU()]
+
+
+def _halving(width: int, norm: str, antialias: bool) -> list[nn.Module]:
+    """Layers (B,width,H,W) -> (B,2*width,H/2,W/2)."""
+    conv = nn.Conv2d(width, 2 * width, 3, stride=1 if antialias else 2, padding=1, bias=needs_bias(norm))
+    return [conv, *_activated(norm, 2 * width), *([BlurDown(2 * width)] if antialias else [])]
+
+
+def _doubling(width: int, norm: str, antialias: bool) -> list[nn.Module]:
+    """Layers (B,width,H,W) -> (B,width/2,2H,2W)."""
+    half, bias = width // 2, needs_bias(norm)
+    if antialias:
+        resize = [BlurUp(width), nn.Conv2d(width, half, 3, padding=1, bias=bias)]
+    else:
+        resize = [nn.ConvTranspose2d(width, half, 3, stride=2, padding=1, output_padding=1, bias=bias)]
+    return [*resize, *_activated(norm, half)]

@@ -1,0 +1,207 @@
+"""PatchGCL: patch-wise graph contrastive learning for image translation (Jung, Kwon, Ye; AAAI 2024, arXiv 2312.08223).
+
+    L_G = lambda_GAN * L_GAN(G, D) + w * ( L_GNN(G(A), A) + L_GNN(G(B), B) )                                   (eq. 10)
+
+L_GNN contrasts the patch graph of an output with that of its input, layer by layer of a frozen VGG16 and level by
+level of top-K pooling. `--preset paper` follows the paper and, where it is silent, the released code; `--preset
+official` is the released code with the values of its README. w is lambda_GNN in the former, half of it in the latter.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.base_model import BaseModel
+from models.losses.gan import discriminator_loss, generator_loss, gradient_penalty
+from models.losses.graph_nce import graph_nce_loss
+from models.networks.graph import POOLED, SCORES, SOURCES, GraphHead
+from models.networks.vgg import LAYER_NAMES, VGG16Features
+from options.parser import float_list, int_list, natural, positive_int
+from util.errors import UserError
+from util.runtime import Runtime
+from util.weights import load_weights
+
+
+class PatchGCLModel(BaseModel):
+    """One-sided translation A -> B with generator G, discriminator D and graph head F."""
+
+    PRESETS = {
+        "paper": {},
+        "official": {
+            "pool_hop": 1,
+            "threshold_test": "gt",
+            "symmetric_nce": True,
+            "extra_self_loop": True,
+            "pool_adjacency": "two_hop",
+            "pool_shrink": 2,
+            "pooling_ratio": [1.0, 0.5],
+            "average_levels": True,
+            "average_terms": True,
+        },
+    }
+
+    @staticmethod
+    def modify_commandline_options(parser, is_train: bool):
+        """Flags of the method; the defaults are those of --preset paper."""
+        net = parser.group("architecture")
+        net.add(
+            "--attn_layers",
+            [4, 7, 9],
+            "VGG16 layers with graphs; 4,7,9: relu3_1, relu4_1, relu4_3 (release)",
+            type=int_list,
+        )
+        net.add("--netF_nc", 256, "width of a graph node", type=positive_int)
+        net.add("--num_hop", 2, "hops L of the graph convolution (eq. 2); 0: plain patch-wise contrast", type=natural)
+        net.add("--pool_hop", None, "hops on pooled graphs (eqs 7, 8); default: as num_hop; release: 1", type=natural)
+        net.add("--pooling_num", 1, "pooling levels P (eq. 9)", type=natural)
+
+        group = parser.group("patchgcl")
+        group.add("--lambda_GAN", 1.0, "weight of the adversarial loss")
+        group.add("--lambda_GNN", 0.1, "weight lambda_g of the graph contrastive loss (eq. 10; 0.1 in the README)")
+        group.add("--gnn_idt", True, "contrast G(B) with B too (eq. 10, second term)")
+        group.add("--num_patches", 256, "patches sampled per image and layer: the nodes of a graph", type=positive_int)
+        group.add("--nonzero_th", 0.1, "cosine similarity t that makes an edge (eq. 1; 0.1 is best in table 2)")
+        group.add("--threshold_test", "ge", "an edge is cos >= t (eq. 1) or cos > t (release)", choices=("ge", "gt"))
+        group.add(
+            "--adjacency_from",
+            "embedding",
+            "similarity of h (fig. 10, release) or of VGG features (eq. 1)",
+            choices=SOURCES,
+        )
+        group.add("--extra_self_loop", False, "self loops of weight 2 (release) instead of 1")
+        group.add("--down_scale", 4, "the first pooling keeps 1 of this many nodes", type=positive_int)
+        group.add("--pool_shrink", 4, "each further pooling keeps 1 of this many; release: 2", type=positive_int)
+        group.add(
+            "--pool_adjacency",
+            "induced",
+            "pooled edges: those left (paper) or two hops (release)",
+            choices=tuple(POOLED),
+        )
+        group.add(
+            "--pool_score",
+            "input",
+            "output nodes weighted by input scores (eqs 5, 6; release) or own (eqs 12, 13)",
+            choices=SCORES,
+        )
+        group.add(
+            "--pooling_ratio",
+            [1.0],
+            "weight of each level, the last repeated (eq. 9: all 1; README: 1,0.5)",
+            type=float_list,
+        )
+        group.add("--average_levels", False, "divide the sum over levels by their number (release)")
+        group.add("--average_terms", False, "halve the sum of translation and identity term (release)")
+        group.add("--symmetric_nce", False, "add the loss with input and output exchanged (release)")
+        group.add("--nce_T", 0.07, "temperature of InfoNCE (release; none in eqs 4, 9: give 1)")
+        group.add("--detach_input", True, "no gradient through the input's nodes (release; the paper is silent)")
+        group.add("--gnn_bias", True, "bias in the graph convolutions (release; none in eq. 2)")
+        group.add("--vgg_weights", "imagenet", "of the frozen VGG16: imagenet, random (demos, tests) or a file")
+        group.add("--init_F", None, "first weights of the graph head, such as a released <epoch>_net_F.pth")
+        group.add("--CUT_mode", "CUT", "no effect; the released test command passes it")
+        return parser
+
+    @staticmethod
+    def check_options(opt: Namespace) -> None:
+        """The identity term needs B to be a possible input."""
+        if opt.is_train and opt.gnn_idt and opt.input_nc != opt.output_nc:
+            raise UserError(
+                f"--gnn_idt needs equal channels in both domains (input_nc {opt.input_nc}, output_nc {opt.output_nc}): "
+                "give --gnn_idt false"
+            )
+        if opt.nce_T <= 0:
+            raise UserError(f"--nce_T {opt.nce_T}: a temperature is positive (1 for none)")
+
+    def __init__(self, opt: Namespace, runtime: Runtime) -> None:
+        super().__init__(opt, runtime)
+        self.netG = self.add_network("G", self.new_generator(opt.input_nc, opt.output_nc), average=True)
+        if not self.is_train:
+            return
+        self.visual_names = ["real_A", "fake_B", "real_B", *(["idt_B"] if opt.gnn_idt else [])]
+        self.netD = self.add_network("D", self.new_discriminator(opt.output_nc))
+        self.vgg = runtime.place(VGG16Features(opt.attn_layers, opt.vgg_weights))
+        self.netF = self.add_network("F", self.new_head())
+        for name in ("G", "D", "F"):
+            self.add_optimizer(name, self.networks[name])
+
+    def describe(self) -> str:
+        """The networks, and whether VGG16 knows anything."""
+        if not self.is_train:
+            return super().describe()
+        layers = ", ".join(LAYER_NAMES[i] for i in self.opt.attn_layers)
+        warning = " (untrained: for demos and tests only)" if self.opt.vgg_weights == "random" else ""
+        return f"{super().describe()}\nVGG16: frozen, {self.opt.vgg_weights} weights{warning}, {layers}"
+
+    def new_head(self) -> GraphHead:
+        """The graph head as the options describe it."""
+        opt = self.opt
+        head = GraphHead(
+            self.vgg.channels, opt.netF_nc, num_hop=opt.num_hop, pool_hop=opt.pool_hop, pooling_num=opt.pooling_num,
+            num_patches=opt.num_patches, down_scale=opt.down_scale, pool_shrink=opt.pool_shrink,
+            threshold=opt.nonzero_th, strict=opt.threshold_test == "gt", adjacency_from=opt.adjacency_from,
+            extra_loop=opt.extra_self_loop, pool_adjacency=opt.pool_adjacency, pool_score=opt.pool_score,
+            detach_input=opt.detach_input, bias=opt.gnn_bias,
+        )  # fmt: skip
+        if opt.init_F:
+            load_weights(head, Path(opt.init_F))
+        return head
+
+    def forward(self) -> None:
+        """Translate A and, for the identity term, B, in one pass of G."""
+        if not self.opt.gnn_idt:
+            self.fake_B = self.netG(self.real_A)
+            return
+        both = self.netG(torch.cat([self.real_A, self.real_B]))
+        self.fake_B, self.idt_B = both.chunk(2)
+
+    def optimize_parameters(self) -> None:
+        """First D, then G and F together."""
+        self.update("D", loss=self.compute_D_loss)
+        self.update("G", "F", loss=self.compute_G_loss)
+
+    def compute_D_loss(self) -> dict[str, Tensor]:
+        """Tell translated images from real ones."""
+        fake = self.fake_B.detach()
+        D_real, D_fake = discriminator_loss(self.netD(self.real_B), self.netD(fake), self.opt.gan_mode)
+        terms = {"D_real": D_real, "D_fake": D_fake}
+        if self.opt.gan_mode == "wgangp":
+            terms["D_gp"] = gradient_penalty(self.netD, self.real_B, fake)
+        return terms
+
+    def compute_G_loss(self) -> dict[str, Tensor]:
+        """Fool D, and keep each output's patch graph that of its input."""
+        opt = self.opt
+        terms = {"G_GAN": opt.lambda_GAN * generator_loss(self.netD(self.fake_B), opt.gan_mode)}
+        outputs, inputs = [self.fake_B], [self.real_A]
+        if opt.gnn_idt:
+            outputs.append(self.idt_B)
+            inputs.append(self.real_B)
+        weight = opt.lambda_GNN / (len(outputs) if opt.average_terms else 1)
+        graph_losses = weight * self.graph_loss(torch.cat(outputs), torch.cat(inputs))
+        for name, loss_B in zip(("GNN", "GNN_Y"), graph_losses.chunk(len(outputs)), strict=False):
+            terms[name] = loss_B.mean()
+        return terms
+
+    def graph_loss(self, output: Tensor, source: Tensor) -> Tensor:
+        """L_GNN per image (B,): mean over VGG layers of the weighted sum over pooling levels (eq. 9)."""
+        with torch.no_grad():
+            feats_in = self.vgg(source)
+        graphs = self.netF(self.vgg(output), feats_in)
+        losses = [self.layer_loss(levels) for levels in graphs]
+        self.log("density", torch.stack([levels[0].density() for levels in graphs]).mean())
+        return torch.stack(losses).mean(0)
+
+    def layer_loss(self, levels) -> Tensor:
+        """One VGG layer's loss per image (B,)."""
+        ratio = self.opt.pooling_ratio
+        loss = sum(
+            ratio[min(p, len(ratio) - 1)]
+            * graph_nce_loss(level.node_in_BND, level.node_out_BND, self.opt.nce_T, self.opt.symmetric_nce)
+            for p, level in enumerate(levels)
+        )
+        return loss / len(levels) if self.opt.average_levels else loss
+
+    def translate(self, real_A: Tensor) -> Tensor:
+        """(B,C,H,W) in [-1,1] -> the same size in domain B."""
+        return self.inference_net("G")(real_A)

@@ -1,0 +1,6 @@
+"""The command line: plain argparse, shared by train.py and test.py; models and data sets add their own flags."""
+
+from options.test_options import TestOptions
+from options.train_options import TrainOptions
+
+__all__ = ["TestOptions", "TrainOptions"]

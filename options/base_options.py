@@ -1,0 +1,203 @@
+"""Flags shared by train.py and test.py, and how a command line becomes one namespace: default < preset < flag."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import data
+import models
+from data.transforms import MODES
+from models.networks import DISCRIMINATORS, GENERATORS
+from options.parser import OptionParser, natural, positive_int, show_value, size_limit
+from util.errors import UserError
+from util.files import atomic_path
+
+ARCHITECTURE = "architecture"
+DATA = "data"
+RUN = "run"
+
+
+class BaseOptions:
+    """Builds the parser for one phase and resolves the command line; subclasses add the flags of their phase."""
+
+    is_train: bool
+    description: str
+
+    def parse(self, argv: Sequence[str] | None = None) -> Namespace:
+        """Read the command line (default: this process's) once; raises UserError in one line on bad input."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        saved = self.saved_options(self.peek(argv))
+        parser = self.build_parser(self.peek(argv, saved))
+        given = parser.parse_given(argv)
+        opt = self.resolve(parser, given, saved)
+        self.check(opt)
+        return opt
+
+    def saved_options(self, first: Namespace) -> dict[str, Any]:
+        """Options of an earlier run that this command takes up; training starts from none."""
+        return {}
+
+    def peek(self, argv: Sequence[str], saved: dict[str, Any] | None = None) -> Namespace:
+        """Read just the names that decide which other flags exist; everything else waits for the full parse."""
+        parser = OptionParser(add_help=False)
+        self.add_shared(parser)
+        names = ("model", "dataset_mode", "name", "suffix", "checkpoints_dir")
+        first = OptionParser(add_help=False)
+        for action in parser.declared().values():
+            if action.dest in names:
+                first.add_argument(*action.option_strings, default=action.default)
+        first.set_defaults(**{key: value for key, value in (saved or {}).items() if key in first.declared()})
+        return first.parse_known_args(argv)[0]
+
+    def build_parser(self, first: Namespace) -> OptionParser:
+        """The full parser: shared flags, this phase's, the model's, the data set's."""
+        parser = OptionParser(description=self.description)
+        self.add_shared(parser)
+        self.add_phase(parser)
+        for owner in (models.find_model(first.model), data.find_dataset(first.dataset_mode)):
+            owner.modify_commandline_options(parser, self.is_train)
+        return parser
+
+    def add_shared(self, parser: OptionParser) -> None:
+        """Flags of both phases."""
+        self.add_run(parser)
+        self.add_architecture(parser)
+        self.add_data(parser)
+
+    @staticmethod
+    def add_run(parser: OptionParser) -> None:
+        """Which run, on which device, from which seed."""
+        run = parser.group(RUN)
+        run.add("--name", "experiment_name", "name of the run; its files go to CHECKPOINTS_DIR/NAME")
+        run.add("--suffix", "", "appended to --name; {model}, {netG} and so on are filled in")
+        run.add("--checkpoints_dir", "./checkpoints", "where the folders of all runs are")
+        run.add("--easy_label", "", "title of the run's pages (default: the name)")
+        run.add(
+            "--gpu_ids", None, "-1: CPU, 0: first GPU; default: the best. Several: torchrun --nproc_per_node N train.py"
+        )
+        run.add("--seed", 0, "seed of the initial weights, the patches and the data order", type=natural)
+        run.add("--deterministic", False, "bit-identical reruns on a GPU, at some speed (a CPU always does so)")
+        run.add("--verbose", False, "print each network layer by layer")
+
+    @staticmethod
+    def add_architecture(parser: OptionParser) -> None:
+        """What shapes the networks: fixed for the life of a run."""
+        net = parser.group(ARCHITECTURE)
+        net.add("--model", "patchgcl", f"the method: {', '.join(models.model_names())}")
+        net.add(
+            "--preset", None, "a published configuration of the model; flags win over it. Default: the first one it has"
+        )
+        net.add("--input_nc", 3, "channels of input images: 3 RGB, 1 grey", choices=(1, 3))
+        net.add("--output_nc", 3, "channels of output images: 3 RGB, 1 grey", choices=(1, 3))
+        net.add("--netG", "resnet_9blocks", f"generator: {', '.join(GENERATORS)}")
+        net.add("--ngf", 64, "filters in the generator's first and last convolution", type=positive_int)
+        net.add("--netD", "basic", f"discriminator: {', '.join(DISCRIMINATORS)}; basic is the PatchGAN of 3 layers")
+        net.add("--ndf", 64, "filters in the discriminator's first convolution", type=positive_int)
+        net.add("--n_layers_D", 3, "strided layers, for --netD n_layers", type=positive_int)
+        net.add("--normG", "instance", "normalisation in G", choices=("instance", "batch", "none"))
+        net.add("--normD", "instance", "normalisation in D", choices=("instance", "batch", "none"))
+        net.add("--no_dropout", True, "no dropout in the generator's residual blocks")
+        net.add("--no_antialias", False, "strided convolutions instead of blurred down-sampling, in G and D")
+        net.add("--no_antialias_up", False, "learned transposed convolutions instead of bilinear up-sampling")
+
+    @staticmethod
+    def add_data(parser: OptionParser) -> None:
+        """Which images, and how they are read."""
+        images = parser.group(DATA)
+        images.add(
+            "--dataroot", None, "folder with trainA, trainB, testA; test.py also takes an image or a folder of images"
+        )
+        images.add("--dataset_mode", "unaligned", f"how images are read: {', '.join(data.dataset_modes())}")
+        images.add("--direction", "AtoB", "which domain is translated into which", choices=("AtoB", "BtoA"))
+        images.add("--batch_size", 1, "images per step; the paper uses 1", type=positive_int)
+        images.add("--load_size", 286, "images are scaled to this size ...", type=positive_int)
+        images.add("--crop_size", 256, "... and then cropped to this one", type=positive_int)
+        images.add("--preprocess", "resize_and_crop", f"scaling and cropping: {MODES}")
+        images.add("--no_flip", False, "no random horizontal flips")
+        images.add("--serial_batches", False, "take images in order, A and B by the same index")
+        images.add("--max_dataset_size", float("inf"), "use only the first N images of each domain", type=size_limit)
+        images.add("--num_threads", 4, "worker processes that load images; 0 loads in the main process", type=natural)
+        images.add(
+            "--cache",
+            "none",
+            "keep decoded images in memory, or crop them on the device",
+            choices=("none", "ram", "device"),
+        )
+        images.add(
+            "--skip_bad_images", False, "check all images first, go on without the unreadable ones, say how many"
+        )
+
+    def add_phase(self, parser: OptionParser) -> None:
+        """Flags of this phase only."""
+        raise NotImplementedError
+
+    def resolve(self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]) -> Namespace:
+        """Layer defaults, the preset, what was saved and what was typed into one namespace."""
+        defaults = parser.defaults()
+        merged = {**defaults, **saved, **given}
+        model = models.find_model(merged["model"])
+        preset = given.get("preset") or saved.get("preset") or model.default_preset(given)
+        if preset is not None and preset not in model.PRESETS:
+            known = ", ".join(model.PRESETS) or "none"
+            raise UserError(f"--preset {preset}: --model {merged['model']} has these presets: {known}")
+        layered = {**defaults, **(model.PRESETS[preset] if preset else {}), **saved, **given, "preset": preset}
+        opt = Namespace(**layered)
+        if opt.suffix:
+            opt.name += opt.suffix.format(**vars(opt))
+            opt.suffix = ""
+        opt.is_train = self.is_train
+        opt.given = sorted(given)
+        opt.changed = sorted(key for key, value in defaults.items() if layered[key] != value)
+        opt.architecture = parser.members(ARCHITECTURE)
+        opt.groups = {group.title: [a.dest for a in group._group_actions] for group in parser._groups.values()}
+        return opt
+
+    def check(self, opt: Namespace) -> None:
+        """Checks across flags, before any data is touched; raises UserError."""
+        if not opt.dataroot:
+            raise UserError("--dataroot is missing: give the folder that holds trainA and trainB (or testA)")
+        if opt.load_size < opt.crop_size and "crop" in opt.preprocess and "resize" in opt.preprocess:
+            raise UserError(
+                f"--load_size {opt.load_size} is smaller than --crop_size {opt.crop_size}; make it at least as large"
+            )
+        models.find_model(opt.model).check_options(opt)
+
+
+def run_dir(opt: Namespace) -> Path:
+    """The folder that holds everything of one run."""
+    return Path(opt.checkpoints_dir) / opt.name
+
+
+def plain_options(opt: Namespace) -> dict[str, Any]:
+    """The options alone, by name, without what resolving them added."""
+    return {name: getattr(opt, name) for names in opt.groups.values() for name in names}
+
+
+def describe(opt: Namespace) -> str:
+    """All options group by group, one a line; those that differ from the default are starred."""
+    lines = []
+    for title, names in opt.groups.items():
+        lines.append(f"{title}:")
+        lines += [
+            f"  {'*' if name in opt.changed else ' '} {name:>20}: {show_value(getattr(opt, name))}" for name in names
+        ]
+    return "\n".join(lines)
+
+
+def recipe(opt: Namespace) -> str:
+    """Which recipe a result comes from: model, preset, and the flags that depart from it."""
+    own = [name for name in opt.given if name in opt.groups.get(opt.model, []) and name != "preset"]
+    departures = ", ".join(f"{name}={show_value(getattr(opt, name))}" for name in own)
+    return f"{opt.model}, preset {opt.preset or 'none'}" + (f", with {departures}" if departures else "")
+
+
+def save_options(opt: Namespace, versions: dict[str, str]) -> None:
+    """Write the options beside the weights: train_opt.txt for people, train_opt.json for test.py."""
+    folder = run_dir(opt)
+    record = {"options": plain_options(opt), "recipe": recipe(opt), "versions": versions}
+    with atomic_path(folder / "train_opt.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    (folder / "train_opt.txt").write_text(f"recipe: {recipe(opt)}\n{describe(opt)}\n")

@@ -1,0 +1,139 @@
+"""An argparse parser that never guesses: no abbreviations, one-line errors with a did-you-mean, groups by title."""
+
+import argparse
+import difflib
+import shutil
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from util.errors import UserError
+
+_UNSET = object()
+
+
+def boolean(text: str) -> bool:
+    """Read true/false, yes/no or 1/0; raises ArgumentTypeError otherwise."""
+    lowered = text.lower()
+    if lowered in ("true", "yes", "y", "t", "1"):
+        return True
+    if lowered in ("false", "no", "n", "f", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+
+
+def _number_list(text: str, number: type) -> list:
+    try:
+        return [number(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, such as 4,7,9; got {text!r}") from None
+
+
+def int_list(text: str) -> list[int]:
+    """Read "4,7,9" as [4, 7, 9]."""
+    return _number_list(text, int)
+
+
+def float_list(text: str) -> list[float]:
+    """Read "1,0.5" as [1.0, 0.5]."""
+    return _number_list(text, float)
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """Read a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def size_limit(text: str) -> float:
+    """Read a whole number of at least 1, or "inf"."""
+    return float("inf") if text == "inf" else positive_int(text)
+
+
+def show_value(value: Any) -> str:
+    """The value as one would type it on the command line."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(str(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _Help(argparse.HelpFormatter):
+    """Help that ends with the default, as wide as the terminal allows."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size().columns, 120))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "", argparse.SUPPRESS) or action.nargs == 0:
+            return action.help
+        return f"{action.help} (default: {show_value(action.default).replace('%', '%%')})"
+
+
+class _Declarations:
+    """What a parser and its groups have in common: a short way to declare an option, beside argparse's own."""
+
+    def add(self, name: str, default: Any, help: str, type: Callable | None = None, **settings: Any) -> None:
+        """Declare an option whose type is that of its default; a boolean takes `--x`, `--x true` and `--x false`."""
+        if isinstance(default, bool):
+            settings |= {"type": boolean, "nargs": "?", "const": True, "metavar": "true|false"}
+        else:
+            settings["type"] = type or (str if default is None else default.__class__)
+        self.add_argument(name, default=default, help=help, **settings)
+
+
+class _Group(_Declarations, argparse._ArgumentGroup):
+    pass
+
+
+class OptionParser(_Declarations, argparse.ArgumentParser):
+    """ArgumentParser with groups found by title; errors are UserErrors of one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)
+        self._groups: dict[str, _Group] = {}
+
+    def group(self, title: str) -> _Group:
+        """The group of that title, made when it is new."""
+        if title not in self._groups:
+            group = _Group(self, title)
+            self._action_groups.append(group)
+            self._groups[title] = group
+        return self._groups[title]
+
+    def members(self, title: str) -> list[str]:
+        """Names of the options declared in a group."""
+        return [action.dest for action in self.group(title)._group_actions]
+
+    def declared(self) -> dict[str, argparse.Action]:
+        """Every option by name, `help` left out."""
+        return {action.dest: action for action in self._actions if action.dest != "help"}
+
+    def defaults(self) -> dict[str, Any]:
+        """The default of every option."""
+        return {name: self.get_default(name) for name in self.declared()}
+
+    def parse_given(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Only what the command line says, by option name; raises UserError on anything it cannot place."""
+        blank = Namespace(**dict.fromkeys(self.declared(), _UNSET))
+        known, unknown = self.parse_known_args(argv, namespace=blank)
+        if unknown:
+            self.error(self.explain_unknown(unknown))
+        return {name: value for name, value in vars(known).items() if value is not _UNSET}
+
+    def explain_unknown(self, unknown: Sequence[str]) -> str:
+        """One line on arguments that no option takes, with the nearest flag where there is one."""
+        flag = unknown[0].split("=")[0]
+        near = difflib.get_close_matches(flag, list(self._option_string_actions), n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; --help lists all flags"
+        return f"unknown argument {' '.join(unknown)}{hint}"
+
+    def error(self, message: str) -> None:
+        raise UserError(message)

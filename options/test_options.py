@@ -1,0 +1,64 @@
+"""Flags of test.py, which takes everything it can from the options saved by the training run."""
+
+import json
+from argparse import Namespace
+from typing import Any
+
+from options.base_options import ARCHITECTURE, DATA, BaseOptions, run_dir
+from options.parser import OptionParser, size_limit
+from util.errors import UserError
+
+OWN_AT_TEST = (
+    "preprocess",
+    "load_size",
+    "crop_size",
+    "batch_size",
+    "num_threads",
+    "max_dataset_size",
+    "no_flip",
+    "serial_batches",
+    "cache",
+    "skip_bad_images",
+    "phase",
+)
+
+
+class TestOptions(BaseOptions):
+    """The command line of test.py."""
+
+    __test__ = False  # not a pytest class
+    is_train = False
+    description = "Translate images with a trained model. Only --name is needed: the rest comes from the training run."
+
+    def add_phase(self, parser: OptionParser) -> None:
+        group = parser.group("results")
+        group.add("--results_dir", "./results", "results go to RESULTS_DIR/NAME/PHASE_EPOCH")
+        group.add("--epoch", "latest", "which weights: latest, or the number of a saved epoch")
+        group.add("--num_test", float("inf"), "translate only the first N images", type=size_limit, metavar="N")
+        group.add("--eval", False, "evaluation mode: batch norm uses its running statistics, dropout is off")
+        group.add("--no_ema", False, "use the plain weights although the run kept a moving average")
+        parser.group(DATA).add("--phase", "test", "reads DATAROOT/<phase>A (<phase>B for BtoA)")
+        parser.set_defaults(preprocess="none", load_size=parser.get_default("crop_size"))
+
+    def saved_options(self, first: Namespace) -> dict[str, Any]:
+        """What the training run recorded, as far as it still means something at test."""
+        path = run_dir(first) / "train_opt.json"
+        if not path.is_file():
+            return {}
+        try:
+            options = json.loads(path.read_text())["options"]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path} is not a record of training options ({error}); restore or delete it") from None
+        parser = self.build_parser(Namespace(model=options["model"], dataset_mode=options["dataset_mode"]))
+        kept = [*parser.members(ARCHITECTURE), *parser.members(DATA), *parser.members(options["model"])]
+        return {name: options[name] for name in kept if name in options and name not in OWN_AT_TEST}
+
+    def resolve(self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]) -> Namespace:
+        for name in parser.members(ARCHITECTURE):
+            if name in given and name in saved and given[name] != saved[name]:
+                raise UserError(
+                    f"--{name} {given[name]} contradicts the training run, which used {saved[name]}; leave the flag out"
+                )
+        opt = super().resolve(parser, given, saved)
+        opt.max_dataset_size = min(opt.max_dataset_size, opt.num_test)
+        return opt

@@ -1,0 +1,102 @@
+"""Flags of train.py: schedule, optimiser, logs and checkpoints."""
+
+from argparse import Namespace
+
+from models.losses.gan import OBJECTIVES
+from models.networks.init import INITIALIZERS
+from options.base_options import DATA, BaseOptions
+from options.parser import OptionParser, natural, positive_int
+from util.errors import UserError
+from util.schedule import POLICIES
+
+
+class TrainOptions(BaseOptions):
+    """The command line of train.py."""
+
+    is_train = True
+    description = "Train one model on two folders of images. The same command again continues an interrupted run."
+
+    def add_phase(self, parser: OptionParser) -> None:
+        self.add_schedule(parser)
+        self.add_logs(parser)
+        self.add_checkpoints(parser)
+        parser.group(DATA).add("--phase", "train", "reads DATAROOT/<phase>A and <phase>B")
+
+    @staticmethod
+    def add_schedule(parser: OptionParser) -> None:
+        """How long, how fast, with what objective."""
+        group = parser.group("training")
+        group.add("--n_epochs", 200, "epochs at the initial learning rate", type=natural)
+        group.add(
+            "--n_epochs_decay", 200, "further epochs, in which it falls to zero (no random crops then)", type=natural
+        )
+        group.add("--lr", 0.0002, "initial learning rate of Adam")
+        group.add("--beta1", 0.5, "first momentum of Adam")
+        group.add("--beta2", 0.999, "second momentum of Adam")
+        group.add("--lr_policy", "linear", "when the learning rate falls; docs/training.md", choices=POLICIES)
+        group.add("--lr_decay_iters", 50, "epochs between steps, for --lr_policy step", type=positive_int)
+        group.add("--gan_mode", "lsgan", "adversarial objective", choices=tuple(OBJECTIVES))
+        group.add("--init_type", "xavier", "initial weights of G and D", choices=tuple(INITIALIZERS))
+        group.add("--init_gain", 0.02, "scale of the initial weights")
+        group.add(
+            "--accumulate",
+            1,
+            "batches per step: the step of a batch N times as large, in the memory of one",
+            type=positive_int,
+        )
+        group.add("--ema", 0.0, "decay of a moving average of G, 0.999 say, which test.py then uses; 0 is off")
+        group.add("--max_steps", None, "stop after N steps in total, for a trial", type=positive_int, metavar="N")
+
+    @staticmethod
+    def add_logs(parser: OptionParser) -> None:
+        """What a run shows, and how often (all frequencies in images)."""
+        group = parser.group("logs")
+        group.add("--print_freq", 100, "images between two lines of losses", type=positive_int)
+        group.add("--display_freq", 400, "images between two pictures in visdom", type=positive_int)
+        group.add("--update_html_freq", 1000, "images between two rows of pictures on the page", type=positive_int)
+        group.add("--no_html", False, "no page in CHECKPOINTS_DIR/NAME/web")
+        group.add(
+            "--display_id", None, "first visdom window; 0: no visdom. Default: visdom, if its server answers", type=int
+        )
+        group.add("--display_server", "http://localhost", "address of the visdom server")
+        group.add("--display_port", 8097, "port of the visdom server")
+        group.add("--display_env", "main", "visdom environment")
+        group.add("--display_ncols", 4, "pictures per row in visdom; 0 gives each a window", type=natural)
+        group.add("--display_winsize", 256, "width of pictures on page and panel, in pixels", type=positive_int)
+
+    @staticmethod
+    def add_checkpoints(parser: OptionParser) -> None:
+        """What a run saves, and what it starts from."""
+        group = parser.group("checkpoints")
+        group.add("--save_latest_freq", 5000, "images between two saves of the run's full state", type=positive_int)
+        group.add("--save_epoch_freq", 5, "epochs between two sets of weights that are kept", type=positive_int)
+        group.add(
+            "--save_by_iter", False, "keep a set of weights, named by the image count, at each --save_latest_freq"
+        )
+        group.add(
+            "--continue_train", False, "go on from weights alone (an interrupted run continues without this flag)"
+        )
+        group.add("--epoch_count", 1, "first epoch, when training goes on from weights alone", type=positive_int)
+        group.add("--epoch", "latest", "which weights to go on from, when there is no full state")
+        group.add("--pretrained_name", None, "start from the weights of another run in CHECKPOINTS_DIR", metavar="NAME")
+        group.add("--from_scratch", False, "start anew: an earlier run of this name is moved aside, never deleted")
+        group.add("--dry_run", False, "print the resolved options and stop")
+
+    def check(self, opt: Namespace) -> None:
+        super().check(opt)
+        if opt.n_epochs + opt.n_epochs_decay < opt.epoch_count:
+            total = opt.n_epochs + opt.n_epochs_decay
+            raise UserError(
+                f"--epoch_count {opt.epoch_count} is past the last epoch, {total} (n_epochs + n_epochs_decay): "
+                "nothing would be trained"
+            )
+        if not 0 <= opt.ema < 1:
+            raise UserError(f"--ema {opt.ema}: a decay lies between 0 (off) and 1, such as 0.999")
+        if opt.lr <= 0:
+            raise UserError(f"--lr {opt.lr}: the learning rate must be positive")
+        if opt.from_scratch and opt.continue_train:
+            raise UserError("--from_scratch and --continue_train contradict each other: give one of them")
+        if opt.continue_train and opt.pretrained_name:
+            raise UserError(
+                "--continue_train goes on with this run, --pretrained_name starts from another: give one of them"
+            )

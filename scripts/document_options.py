@@ -1,0 +1,71 @@
+"""Write docs/options.md from the parsers: `python scripts/document_options.py`; a test holds it current."""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from models import find_model, model_names  # noqa: E402
+from options import TestOptions, TrainOptions  # noqa: E402
+from options.parser import OptionParser, show_value  # noqa: E402
+
+HEAD = """# Options
+
+Made by `python scripts/document_options.py` from the parsers; do not edit. A value comes from the default, then the
+preset, then the flag. Flags marked true/false may stand alone, which means true.
+"""
+
+
+def cell(text: str) -> str:
+    """Text that stays inside its table cell."""
+    return text.replace("|", "\\|").replace("%%", "%")
+
+
+def row(action: argparse.Action) -> str:
+    """One option as a line of a table."""
+    default = "" if action.default in (None, "") else f"`{show_value(action.default)}`"
+    choices = f" One of: {', '.join(map(str, action.choices))}." if action.choices else ""
+    text = (action.help or "").rstrip(".") + "." + choices
+    return f"| `{action.option_strings[0]}` | {cell(default)} | {cell(text)} |"
+
+
+def tables(parser: OptionParser, skip: set[str]) -> list[str]:
+    """Every group's options as a Markdown table, without those already shown."""
+    lines = []
+    for group in parser._action_groups:
+        actions = [a for a in group._group_actions if a.dest != "help" and a.dest not in skip]
+        if actions:
+            lines += [f"### {group.title}", "", "| option | default | what it does |", "|---|---|---|"]
+            lines += [*map(row, actions), ""]
+    return lines
+
+
+def preset_lines(name: str) -> list[str]:
+    """What each preset of a model sets."""
+    lines = []
+    for preset, values in find_model(name).PRESETS.items():
+        settings = ", ".join(f"`--{key} {show_value(value)}`" for key, value in values.items())
+        lines.append(f"- `--preset {preset}`: {settings or 'the defaults'}")
+    return [*lines, ""] if lines else []
+
+
+def document() -> str:
+    """The whole page."""
+    train, test = TrainOptions(), TestOptions()
+    shared = OptionParser()
+    train.add_shared(shared)
+    train.add_phase(shared)
+    lines = [HEAD, "## train.py", "", *tables(shared, set())]
+    for name in model_names():
+        parser = train.build_parser(train.peek(["--model", name]))
+        lines += [f"## --model {name}", "", *preset_lines(name), *tables(parser, set(shared.declared()))]
+    lines += ["## test.py", "", "Takes the architecture and the method's options from the training run. Its own:", ""]
+    trained = train.build_parser(train.peek([])).declared()
+    lines += tables(test.build_parser(test.peek([])), set(trained))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "options.md").write_text(document())

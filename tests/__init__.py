@@ -1,0 +1,1 @@
+"""The test suite; `bash scripts/test.sh` runs it."""

@@ -1,0 +1,81 @@
+"""What several test files need: small image folders, and the project's commands run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from options import TrainOptions
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def make_image_folder(
+    folder: Path, count: int = 3, size: tuple[int, int] = (40, 36), seed: int = 0, suffix: str = ".png"
+) -> list[Path]:
+    """Write `count` smooth random RGB images of `size` (width, height) into `folder` and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    paths = []
+    for index in range(count):
+        coarse = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        path = folder / f"image_{index:03d}{suffix}"
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+        paths.append(path)
+    return paths
+
+
+def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """One CPU thread: workers of the suite do not fight, and the order of additions is always the same."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", **(extra or {})}
+
+
+def run_command(
+    args: list, cwd: Path | None = None, timeout: float = 300, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Run `python ARGS` from the repository root (or `cwd`) and capture its text output."""
+    command = [sys.executable, *map(str, args)]
+    return subprocess.run(
+        command, cwd=cwd or REPO, capture_output=True, text=True, timeout=timeout, env=environment(env)
+    )
+
+
+def start_command(args: list) -> subprocess.Popen:
+    """Start `python ARGS` from the repository root, standard error joined to its output."""
+    command = [sys.executable, *map(str, args)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=REPO, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment())
+
+
+TINY = [
+    "--netG", "resnet_4blocks", "--ngf", "4", "--ndf", "4", "--load_size", "36", "--crop_size", "32",
+    "--num_threads", "0", "--gpu_ids", "-1", "--display_id", "0",
+]  # fmt: skip
+
+
+def make_dataset(root: Path, count: int = 4, size: tuple[int, int] = (40, 36)) -> Path:
+    """A data set with trainA, trainB, testA and testB; returns its folder."""
+    for seed, name in enumerate(("trainA", "trainB", "testA", "testB")):
+        make_image_folder(root / name, count, size, seed)
+    return root
+
+
+def train_flags(root: Path, *extra: str, model: str = "patchgcl") -> list[str]:
+    """Flags of a training run that takes seconds on a CPU, for any model; its folders lie under `root`."""
+    data = root / "data"
+    if not data.is_dir():
+        make_dataset(data)
+    options = TrainOptions()
+    declared = options.build_parser(options.peek(["--model", model])).declared()
+    vgg = ["--vgg_weights", "random"] if "vgg_weights" in declared else []
+    where = ["--dataroot", str(data), "--name", "run", "--checkpoints_dir", str(root / "checkpoints")]
+    return [*where, "--model", model, *TINY, *vgg, *extra]
+
+
+def train_options(root: Path, *extra: str, model: str = "patchgcl") -> Namespace:
+    """Those flags, parsed."""
+    return TrainOptions().parse(train_flags(root, *extra, model=model))

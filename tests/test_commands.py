@@ -1,0 +1,233 @@
+"""train.py and test.py as a user meets them: run, killed, run again, fed with nonsense."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers import make_image_folder, run_command, start_command, train_flags
+
+SCHEDULE = [
+    "--n_epochs",
+    "2",
+    "--n_epochs_decay",
+    "1",
+    "--print_freq",
+    "1",
+    "--save_latest_freq",
+    "3",
+    "--save_epoch_freq",
+    "2",
+]
+
+
+def train(root, *extra):
+    return run_command(["train.py", *train_flags(root, *SCHEDULE, *extra)])
+
+
+def state(root, run="run"):
+    return torch.load(root / "checkpoints" / run / "latest_state.pt", weights_only=True)
+
+
+def flat(value, path=""):
+    """Every tensor and plain value of a nested state, by path."""
+    if isinstance(value, dict):
+        return {k: v for key, part in value.items() for k, v in flat(part, f"{path}/{key}").items()}
+    if isinstance(value, list):
+        return {k: v for key, part in enumerate(value) for k, v in flat(part, f"{path}/{key}").items()}
+    return {path: value}
+
+
+def assert_same_run(one, two):
+    a, b = flat(one), flat(two)
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        if key.split("/")[1] != "options":
+            same = torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
+            assert same, f"{key} differs"
+
+
+def records(root, run="run"):
+    lines = (root / "checkpoints" / run / "metrics.jsonl").read_text().splitlines()
+    return [(r["epoch"], r["images"], r["losses"]) for r in map(json.loads, lines)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never stopped."""
+    root = tmp_path_factory.mktemp("whole")
+    result = train(root, "--ema", "0.9")
+    assert result.returncode == 0, result.stderr
+    return root, result
+
+
+def test_a_run_leaves_everything_behind(whole):
+    root, result = whole
+    folder = root / "checkpoints" / "run"
+    names = {p.name for p in folder.iterdir()}
+    for label in ("latest", "2", "3"):
+        assert {f"{label}_net_{n}.pth" for n in ("G", "D", "F", "G_ema")} <= names
+    assert {"latest_state.pt", "train_opt.json", "train_opt.txt", "loss_log.txt", "metrics.jsonl", "web"} <= names
+    assert not [n for n in names if n.endswith(".tmp")]
+    assert len(records(root)) == 12
+    assert "recipe: patchgcl, preset paper" in result.stdout
+    assert "end of epoch 3 of 3" in result.stdout
+    assert "VGG16" in result.stdout and "random" in result.stdout
+
+
+def test_the_same_command_on_a_finished_run_returns_at_once(whole):
+    root, _ = whole
+    before = state(root)
+    again = train(root, "--ema", "0.9")
+    assert again.returncode == 0, again.stderr
+    assert "training is complete" in again.stdout
+    assert_same_run(state(root), before)
+    assert len(records(root)) == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("after", [2, 5])
+def test_a_killed_run_ends_bit_identical(tmp_path, whole, number, after):
+    """Killed in the middle of an epoch, before or after the first save; then the same command again."""
+    root, _ = whole
+    flags = train_flags(tmp_path, *SCHEDULE, "--ema", "0.9", "--dataroot", str(root / "data"))
+    process = start_command(["train.py", *flags])
+    log = tmp_path / "checkpoints" / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) >= after):
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        time.sleep(0.005)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), output
+    if number != signal.SIGKILL:
+        assert "the same command continues" in output
+    result = run_command(["train.py", *flags])
+    assert result.returncode == 0, result.stderr
+    assert_same_run(state(tmp_path), state(root))
+    assert records(tmp_path) == records(root)
+
+
+def test_other_loaders_and_caches_train_the_same(tmp_path, whole):
+    root, _ = whole
+    for run, extra in (
+        ("workers", ["--num_threads", "2"]),
+        ("ram", ["--cache", "ram"]),
+        ("device", ["--cache", "device"]),
+    ):
+        flags = train_flags(
+            tmp_path, *SCHEDULE, "--ema", "0.9", "--dataroot", str(root / "data"), "--name", run, *extra
+        )
+        result = run_command(["train.py", *flags])
+        assert result.returncode == 0, result.stderr
+        assert_same_run(state(tmp_path, run), state(root))
+
+
+def test_translating_needs_only_the_name(tmp_path, whole):
+    root, _ = whole
+    where = ["--checkpoints_dir", root / "checkpoints", "--results_dir", tmp_path]
+    result = run_command(["test.py", "--name", "run", *where, "--gpu_ids", "-1"])
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "run" / "test_latest"
+    for label in ("real_A", "fake_B"):
+        files = sorted((folder / "images" / label).iterdir())
+        assert [f.name for f in files] == [f"image_{i:03d}.png" for i in range(4)]
+        assert Image.open(files[0]).size == (40, 36)
+    real = np.asarray(Image.open(folder / "images" / "real_A" / "image_000.png"))
+    assert np.array_equal(real, np.asarray(Image.open(root / "data" / "testA" / "image_000.png")))
+    page = (folder / "index.html").read_text()
+    assert "image_003" in page and "latest_net_G_ema.pth" in page
+    plain = run_command(
+        ["test.py", "--name", "run", *where, "--gpu_ids", "-1", "--no_ema", "--epoch", "2", "--num_test", "2"]
+    )
+    assert plain.returncode == 0, plain.stderr
+    assert len(list((tmp_path / "run" / "test_2" / "images" / "fake_B").iterdir())) == 2
+
+
+def test_odd_sizes_one_file_and_a_plain_folder(tmp_path, whole):
+    root, _ = whole
+    sizes = {"a": (37, 41), "b b": (64, 33), "c#1": (37, 41)}
+    for name, size in sizes.items():
+        path = make_image_folder(tmp_path / "in" / name, 1, size)[0]
+        path.rename(tmp_path / "in" / f"{name}.png")
+        path.parent.rmdir()
+    common = [
+        "test.py",
+        "--name",
+        "run",
+        "--checkpoints_dir",
+        root / "checkpoints",
+        "--gpu_ids",
+        "-1",
+        "--batch_size",
+        "2",
+    ]
+    result = run_command([*common, "--results_dir", tmp_path / "r", "--dataroot", tmp_path / "in"])
+    assert result.returncode == 0, result.stderr
+    for name, size in sizes.items():
+        assert Image.open(tmp_path / "r" / "run" / "test_latest" / "images" / "fake_B" / f"{name}.png").size == size
+    one = run_command([*common, "--results_dir", tmp_path / "o", "--dataroot", tmp_path / "in" / "c#1.png"])
+    assert one.returncode == 0, one.stderr
+    alone = tmp_path / "o" / "run" / "test_latest" / "images" / "fake_B" / "c#1.png"
+    batched = tmp_path / "r" / "run" / "test_latest" / "images" / "fake_B" / "c#1.png"
+    difference = np.asarray(Image.open(alone)).astype(int) - np.asarray(Image.open(batched))
+    assert abs(difference).max() <= 1  # the batch does not matter
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--gpu_ids", "7"], "--gpu_ids 7: this machine has"),
+        (["--modle", "patchgcl"], "did you mean --model"),
+        (["--vgg_weights", "nowhere.pth"], "nowhere.pth"),
+        (["--dataroot", "nowhere"], "nowhere"),
+        (["--netG", "resnet_9block"], "resnet_9blocks"),
+        (["--batch_size", "50"], "50"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(tmp_path, extra, message):
+    result = run_command(["train.py", *train_flags(tmp_path, *extra)])
+    assert result.returncode == 2
+    error = result.stderr.strip().splitlines()
+    assert len(error) == 1 and error[0].startswith("error: ") and message in error[0], result.stderr
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_bad_learning_rate_stops_with_the_last_good_state(tmp_path):
+    result = train(tmp_path, "--lr", "1e30", "--normG", "none", "--normD", "none", "--gan_mode", "wgangp")
+    assert result.returncode == 2
+    assert "is not finite: training stopped before that step" in result.stderr
+    assert "none yet" in result.stderr
+
+
+def test_from_scratch_keeps_the_old_run(tmp_path):
+    assert train(tmp_path, "--max_steps", "2").returncode == 0
+    assert train(tmp_path, "--max_steps", "2", "--ngf", "8", "--from_scratch").returncode == 0
+    assert len(list((tmp_path / "checkpoints").glob("run.before-*"))) == 1
+
+
+def test_dry_run_prints_and_stops(tmp_path):
+    result = train(tmp_path, "--dry_run", "--preset", "official")
+    assert result.returncode == 0
+    assert "recipe: patchgcl, preset official" in result.stdout
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_missing_weights_are_one_line(tmp_path):
+    train_flags(tmp_path)
+    result = run_command(
+        ["test.py", "--name", "none", "--checkpoints_dir", tmp_path, "--dataroot", tmp_path / "data", "--gpu_ids", "-1"]
+    )
+    assert result.returncode == 2
+    assert result.stderr.strip().count("\n") == 0 and "latest_net_G.pth" in result.stderr
+
+
+def test_help_teaches():
+    for command in ("train.py", "test.py"):
+        result = run_command([command, "--help"])
+        assert result.returncode == 0
+        assert "--lambda_GNN" in result.stdout and "default: 0.1" in result.stdout

@@ -1,0 +1,223 @@
+"""Results of test.py: names, files, pages and errors of the gallery, and a look at it with a real browser."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.browser import Browser, needs_browser
+from util import gallery as gallery_module
+from util.errors import UserError
+from util.gallery import Gallery, unique_names
+
+ODD_NAME = 'sub dir/a #1 100% "it\'s" <b>&amp; ?x=1 æ雪'
+
+
+def picture(seed: int = 0, channels: int = 3) -> torch.Tensor:
+    return torch.rand(channels, 6, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def make(folder: Path, names: list[str], **options) -> Gallery:
+    gallery = Gallery(folder, "title", ["real_A", "fake_B"], {"model": "patchgcl"}, **options)
+    for index, name in enumerate(names):
+        gallery.add(name, {"real_A": picture(index), "fake_B": picture(index + 100)})
+    return gallery
+
+
+def page_names(folder: Path, page: str = "index.html") -> list[str]:
+    """The headings of the cards, in order."""
+    return [part.split("</h3>")[0] for part in (folder / page).read_text(encoding="utf-8").split("<h3>")[1:]]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["a.jpg", "b.png"], ["a", "b"]),
+        (["a.jpg", "a.png"], ["a", "a_png"]),
+        (["a.jpg", "a_png.jpg", "a.png"], ["a", "a_png", "a_png_2"]),
+        (["a.jpg", "a.jpg", "a.jpg"], ["a", "a_jpg", "a_jpg_2"]),
+        (["A.jpg", "a.jpg"], ["A", "a_jpg"]),
+        (["a.jpg", "A.jpg"], ["a", "A_jpg"]),
+        (["cats/001.png", "dogs/001.png"], ["cats/001", "dogs/001"]),
+        (["img.v2.png", "img.v3.png", "plain"], ["img.v2", "img.v3", "plain"]),
+        (["x/../../outside.png"], ["outside"]),
+        (["/elsewhere/deep/c.png", "c.jpg"], ["c", "c_jpg"]),
+        (["...png"], [".._png"]),
+    ],
+)
+def test_names_are_distinct_and_stay_inside(files, expected):
+    root = Path("/data/testA")
+    assert unique_names([root / file for file in files], root) == expected
+
+
+def test_names_of_a_relative_root_and_of_a_single_file():
+    assert unique_names(["data/testA/x/1.png"], "./data/testA/") == ["x/1"]
+    assert unique_names(["data/one.png"], "data/one.png") == ["one"]
+
+
+def test_files_hold_the_pixels_and_the_page_shows_them_in_order(tmp_path):
+    bytes_in = torch.randint(0, 256, (3, 6, 8), dtype=torch.uint8)
+    grey = picture(1, channels=1)
+    with Gallery(tmp_path, "run <1>", ["real_A", "fake_B"], {"what & why": "a <b>"}) as gallery:
+        gallery.add("b/2", {"real_A": bytes_in, "fake_B": grey})
+        gallery.add("a", {"fake_B": picture(2)})
+    with Image.open(tmp_path / "images/real_A/b/2.png") as image:
+        assert np.array_equal(np.asarray(image), bytes_in.permute(1, 2, 0).numpy())
+    with Image.open(tmp_path / "images/fake_B/b/2.png") as image:
+        assert np.array_equal(np.asarray(image), ((grey[0] + 1) * 127.5).round().to(torch.uint8).numpy())
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page_names(tmp_path) == ["a", "b/2"]
+    assert text.index("images/real_A/b/2.png") < text.index("images/fake_B/b/2.png")
+    assert "2 inputs · 3 pictures" in text and text.count("<img") == 3
+    assert "run &lt;1&gt;" in text and "what &amp; why" in text and "a &lt;b&gt;" in text
+
+
+def test_a_second_run_replaces_files_and_shows_only_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery_module, "ROWS_PER_PAGE", 2)
+    make(tmp_path, ["a", "b", "c"]).close()
+    assert (tmp_path / "page_002.html").exists()
+    old = (tmp_path / "images/fake_B/b.png").read_bytes()
+    make(tmp_path, ["b"]).close()
+    assert page_names(tmp_path) == ["b"] and not (tmp_path / "page_002.html").exists()
+    assert (tmp_path / "images/fake_B/b.png").read_bytes() != old
+    assert (tmp_path / "images/fake_B/a.png").exists()
+
+
+def test_many_rows_are_split_in_pages_that_link_to_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery_module, "ROWS_PER_PAGE", 2)
+    make(tmp_path, ["e", "d", "c", "b", "a"]).close()
+    assert [page_names(tmp_path, page) for page in ("index.html", "page_002.html", "page_003.html")] == [
+        ["a", "b"],
+        ["c", "d"],
+        ["e"],
+    ]
+    middle = (tmp_path / "page_002.html").read_text()
+    assert middle.count('href="index.html">1-2<') == 2  # above and below the rows
+    assert middle.count("<b>3-4</b>") == 2 and middle.count('href="page_003.html">5-5<') == 2
+
+
+def test_an_empty_run_has_a_page(tmp_path):
+    make(tmp_path, []).close()
+    assert "0 inputs" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a"])
+def test_names_that_escape_or_repeat_are_refused(tmp_path, name):
+    gallery = make(tmp_path / "in", ["a"])
+    with pytest.raises(ValueError, match="result name"):
+        gallery.add(name, {"real_A": picture()})
+    gallery.close()
+
+
+def test_a_label_without_a_column_is_refused(tmp_path):
+    with make(tmp_path, []) as gallery, pytest.raises(ValueError, match="idt_B"):
+        gallery.add("a", {"idt_B": picture()})
+
+
+def full_disk(array, path):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_one_clear_error_at_close(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery_module, "save_png", full_disk)
+    gallery = Gallery(tmp_path, "title", ["real_A"], {})
+    gallery.add("a", {"real_A": picture()})
+    with pytest.raises(UserError, match=r"images/real_A/a\.png: No space left on device"):
+        gallery.close()
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_a_full_disk_stops_the_run_at_the_next_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery_module, "save_png", full_disk)
+    gallery = Gallery(tmp_path, "title", ["real_A"], {})
+    gallery.add("a", {"real_A": picture()})
+    gallery.pool.submit(lambda: None).result()
+    deadline = time.monotonic() + 5
+    while gallery.error is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="No space left"):
+        gallery.add("b", {"real_A": picture()})
+
+
+def test_after_a_failure_nothing_more_is_written_and_the_first_is_named(tmp_path, monkeypatch):
+    go, tried = threading.Event(), []
+
+    def fail(array, path):
+        go.wait(10)
+        tried.append(path.stem)
+        full_disk(array, path)
+
+    monkeypatch.setattr(gallery_module, "WRITERS", 1)
+    monkeypatch.setattr(gallery_module, "save_png", fail)
+    gallery = Gallery(tmp_path, "title", ["real_A"], {})
+    for name in "abc":
+        gallery.add(name, {"real_A": picture()})
+    go.set()
+    with pytest.raises(UserError, match=r"a\.png"):
+        gallery.close()
+    assert tried == ["a"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    gallery = make(tmp_path / "file", ["a"])
+    with pytest.raises(UserError, match=r"file/images/real_A/a\.png"):
+        gallery.close()
+
+
+def test_writing_overlaps_the_caller_and_memory_is_bounded(tmp_path, monkeypatch):
+    """While the disk stands still `add` returns at once, until the bound is reached; nothing is lost."""
+    go, written = threading.Event(), []
+    monkeypatch.setattr(gallery_module, "WAITING_PICTURES", 3)
+    monkeypatch.setattr(gallery_module, "save_png", lambda array, path: (go.wait(10), written.append(path.stem)))
+    gallery = Gallery(tmp_path, "title", ["real_A"], {})
+    for name in "abc":
+        gallery.add(name, {"real_A": picture()})
+    fourth = threading.Thread(target=gallery.add, args=("d", {"real_A": picture()}))
+    fourth.start()
+    fourth.join(0.2)
+    assert fourth.is_alive() and written == []
+    go.set()
+    fourth.join(10)
+    gallery.close()
+    assert sorted(written) == ["a", "b", "c", "d"]
+
+
+def test_an_exception_in_the_block_passes_and_writes_no_index(tmp_path):
+    with pytest.raises(KeyError), make(tmp_path, ["a"]):
+        raise KeyError
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_the_caller_may_reuse_its_tensor_at_once(tmp_path, monkeypatch):
+    go = threading.Event()
+    real_save = gallery_module.save_png
+    monkeypatch.setattr(gallery_module, "save_png", lambda array, path: (go.wait(10), real_save(array, path)))
+    tensor = torch.full((1, 4, 4), 200, dtype=torch.uint8)
+    with Gallery(tmp_path, "title", ["real_A"], {}) as gallery:
+        gallery.add("a", {"real_A": tensor})
+        tensor.zero_()
+        go.set()
+    with Image.open(tmp_path / "images/real_A/a.png") as image:
+        assert image.getextrema() == (200, 200)
+
+
+@needs_browser
+def test_a_browser_shows_every_picture_whatever_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery_module, "ROWS_PER_PAGE", 3)
+    undecodable = b"caf\xe9".decode("utf-8", "surrogateescape")
+    names = [ODD_NAME, "plain", "a:b", "back\\slash", undecodable]
+    gallery = make(tmp_path / "results #2 50%", names)
+    gallery.close()
+    shown = []
+    with Browser() as browser:
+        for page in ("index.html", "page_002.html"):
+            browser.open(gallery.folder / page)
+            images = browser.images()
+            assert images and all(image["width"] == 8 for image in images), images
+            shown += browser.evaluate("[...document.querySelectorAll('h3')].map(h => h.innerText)")
+    assert sorted(shown) == sorted([*names[:-1], "caf\ufffd"])

@@ -1,0 +1,148 @@
+"""Every --model with every preset, through the registry: a new model file is covered without touching this one."""
+
+import copy
+
+import pytest
+import torch
+
+import models
+from data import create_loader
+from models import create_model, find_model, model_names
+from tests.helpers import train_options
+from util.checkpoint import Checkpoint
+from util.errors import UserError
+from util.progress import Progress
+from util.runtime import Runtime
+
+RECIPES = [(name, preset) for name in model_names() for preset in (find_model(name).PRESETS or [None])]
+
+
+def build(root, model, preset, *extra):
+    """Options, runtime, loader and model of a tiny run."""
+    flags = ["--preset", preset] if preset else []
+    opt = train_options(root, *flags, *extra, model=model)
+    runtime = Runtime.from_options(opt)
+    return opt, runtime, create_loader(opt, runtime), create_model(opt, runtime)
+
+
+def step(model, batch) -> dict[str, float]:
+    model.set_input(batch)
+    model.optimize_parameters()
+    return {name: value.item() for name, value in model.get_current_losses().items()}
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {f"{n}.{k}": v.clone() for n, net in model.networks.items() for k, v in net.state_dict().items()}
+
+
+@pytest.mark.parametrize(("name", "preset"), RECIPES)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_step_is_finite_and_reaches_every_parameter(tmp_path, name, preset, batch_size):
+    _, _, loader, model = build(tmp_path, name, preset, "--batch_size", str(batch_size))
+    before = weights(model)
+    losses = step(model, next(iter(loader.epoch(1))))
+    assert losses
+    assert all(torch.isfinite(torch.tensor(value)) for value in losses.values()), losses
+    for net_name, net in model.networks.items():
+        for key, parameter in net.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None, f"no gradient for {net_name}.{key}"
+                assert torch.isfinite(parameter.grad).all(), f"gradient of {net_name}.{key} is not finite"
+        moved = [k for k, v in net.state_dict().items() if not torch.equal(v, before[f"{net_name}.{k}"])]
+        assert moved, f"net{net_name} did not move"
+
+
+@pytest.mark.parametrize(("name", "preset"), RECIPES)
+def test_pictures_and_translation_keep_the_size(tmp_path, name, preset):
+    _, _, loader, model = build(tmp_path, name, preset)
+    step(model, next(iter(loader.epoch(1))))
+    for label, picture in model.get_current_visuals().items():
+        assert picture.shape == (1, 3, 32, 32), label
+        assert not picture.requires_grad
+    with torch.inference_mode():
+        assert model.translate(torch.rand(2, 3, 24, 40) * 2 - 1).shape == (2, 3, 24, 40)
+
+
+@pytest.mark.parametrize(("name", "preset"), RECIPES)
+def test_resume_reproduces_the_next_losses(tmp_path, name, preset):
+    opt, runtime, loader, model = build(tmp_path, name, preset, "--ema", "0.9")
+    batches = list(loader.epoch(1))
+    progress = Progress(1, 2, len(loader), loader.images_per_step)
+    for batch in batches[:2]:
+        step(model, batch)
+        progress.advance()
+    Checkpoint(opt, runtime, model, progress).save_latest()
+    expected = [step(model, batch) for batch in batches[2:4]]
+    after = weights(model)
+
+    opt, runtime, _, again = build(tmp_path, name, preset, "--ema", "0.9")
+    progress = Progress(1, 2, len(loader), loader.images_per_step)
+    torch.manual_seed(99)  # resuming must bring its own random state
+    Checkpoint(opt, runtime, again, progress).resume()
+    assert (progress.epoch, progress.step) == (1, 2)
+    assert [step(again, batch) for batch in batches[2:4]] == expected
+    for key, value in weights(again).items():
+        assert torch.equal(value, after[key]), key
+    for key, net in again.averages.items():
+        for a, b in zip(net.state_dict().values(), model.averages[key].state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_accumulated_gradients_are_those_of_a_large_batch(tmp_path, name):
+    every_position = ["--num_patches", "100000"]  # no random choice of patches, so both see the same graphs
+    options = models.find_model(name)
+    extra = every_position if options.__name__ == "PatchGCLModel" else []
+    _, _, loader, large = build(tmp_path, name, None, "--batch_size", "4", *extra)
+    _, _, _, small = build(tmp_path, name, None, "--batch_size", "2", "--accumulate", "2", *extra)
+    batch = next(iter(loader.epoch(1)))
+    one, two = step(large, batch), step(small, batch)
+    for key, value in one.items():
+        assert two[key] == pytest.approx(value, rel=1e-4), key
+    for net_name, net in large.networks.items():
+        for (key, a), b in zip(net.named_parameters(), small.networks[net_name].parameters(), strict=True):
+            torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_bad_loss_stops_before_the_step(tmp_path, name):
+    _, _, loader, model = build(tmp_path, name, None)
+    batch = next(iter(loader.epoch(1)))
+    step(model, batch)
+    model.check_finite("x.pt")
+    good, state = weights(model), copy.deepcopy(model.optimizers["G"].state_dict()["state"][0]["step"])
+    step(model, {**batch, "A": torch.full_like(batch["A"], torch.nan), "B": torch.full_like(batch["B"], torch.nan)})
+    step(model, batch)  # nothing moves any more, even on good images
+    for key, value in weights(model).items():
+        assert torch.equal(value, good[key]), key
+    assert model.optimizers["G"].state_dict()["state"][0]["step"] == state
+    with pytest.raises(UserError, match=r"not finite.*x\.pt"):
+        model.check_finite("x.pt")
+
+
+def test_ema_follows_its_definition(tmp_path):
+    _, _, loader, model = build(tmp_path, "patchgcl", None, "--ema", "0.75")
+    key = "model.1.weight"
+    average = model.networks["G"].state_dict()[key].clone()
+    for batch in list(loader.epoch(1))[:2]:
+        step(model, batch)
+        average = 0.75 * average + 0.25 * model.networks["G"].state_dict()[key]
+    torch.testing.assert_close(model.averages["G"].state_dict()[key], average)
+    assert model.inference_net("G") is model.averages["G"]
+
+
+def test_frozen_networks_get_no_gradient(tmp_path):
+    _, _, loader, model = build(tmp_path, "patchgcl", None)
+    model.set_input(next(iter(loader.epoch(1))))
+    model.update("D", loss=model.compute_D_loss)
+    assert all(p.grad is None for p in model.netG.parameters())
+    kept = [p.grad.clone() for p in model.netD.parameters()]
+    model.update("G", "F", loss=model.compute_G_loss)
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.netD.parameters(), kept, strict=True))
+    assert all(p.grad is None for p in model.vgg.parameters())
+    assert all(p.requires_grad for net in model.networks.values() for p in net.parameters())
+
+
+def test_unknown_model_has_a_did_you_mean():
+    with pytest.raises(UserError, match="did you mean 'patchgcl'"):
+        find_model("patchgc")

@@ -1,0 +1,151 @@
+"""The command line: layering, presets, one-line errors, and what test.py takes from the training run."""
+
+import json
+
+import pytest
+
+from options import TestOptions, TrainOptions
+from options.base_options import describe, recipe, save_options
+from tests.helpers import train_flags, train_options
+from util.errors import UserError
+
+README_COMMAND = [
+    "--name", "h2z", "--lambda_GNN", "0.1", "--num_hop", "2", "--gnn_idt", "--nonzero_th", "0.1",
+    "--pooling_num", "1", "--pooling_ratio", "1,0.5", "--down_scale", "4",
+]  # fmt: skip
+
+
+def parse(*argv: str):
+    return TrainOptions().parse(["--dataroot", "x", *argv])
+
+
+def test_default_then_preset_then_flag():
+    assert parse().pool_hop is None
+    assert parse("--preset", "official").pool_hop == 1
+    assert parse("--preset", "official", "--pool_hop", "3").pool_hop == 3
+    assert parse("--preset", "official", "--symmetric_nce", "false").symmetric_nce is False
+
+
+def test_the_released_command_is_understood():
+    opt = parse(*README_COMMAND)
+    assert (opt.model, opt.preset, opt.lambda_GNN, opt.num_hop, opt.gnn_idt) == ("patchgcl", "paper", 0.1, 2, True)
+    assert opt.pooling_ratio == [1.0, 0.5]
+    assert parse("--pooling_ratio", "1, 1, 1").pooling_ratio == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("typed", [[], ["true"], ["True"], ["1"], ["yes"]])
+def test_flags_take_true_and_false(typed):
+    assert parse("--gnn_idt", *typed).gnn_idt is True
+    assert parse("--gnn_idt", "False").gnn_idt is False
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lamda_GNN", "1"], "did you mean --lambda_GNN"),
+        (["--lambda_G", "1"], "unknown argument --lambda_G"),
+        (["--model", "patchgc"], "did you mean 'patchgcl'"),
+        (["--dataset_mode", "unalined"], "did you mean 'unaligned'"),
+        (["--preset", "offical"], "has these presets: paper, official"),
+        (["--lr_policy", "warm"], "invalid choice: 'warm'"),
+        (["--ngf", "0"], "at least 1"),
+        (["--pooling_ratio", "a,b"], "separated by commas"),
+        (["--gnn_idt", "maybe"], "expected true or false"),
+        (["--load_size", "128"], "--load_size 128 is smaller than --crop_size 256"),
+        (["--epoch_count", "500"], "nothing would be trained"),
+        (["--ema", "1.5"], "between 0"),
+        (["--lr", "0"], "must be positive"),
+        (["--from_scratch", "--continue_train"], "contradict each other"),
+        (["--input_nc", "1"], "--gnn_idt false"),
+        (["--nce_T", "0"], "temperature"),
+    ],
+)
+def test_bad_input_is_one_line(argv, message):
+    with pytest.raises(UserError) as caught:
+        parse(*argv)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_dataroot_is_named():
+    with pytest.raises(UserError, match="--dataroot is missing"):
+        TrainOptions().parse([])
+
+
+def test_the_printout_stars_what_differs_and_names_the_recipe():
+    opt = parse("--preset", "official", "--lambda_GNN", "0.2", "--batch_size", "2")
+    lines = describe(opt).splitlines()
+    assert any(line.split() == ["*", "lambda_GNN:", "0.2"] for line in lines)
+    assert any(line.split() == ["*", "average_levels:", "true"] for line in lines)
+    assert any(line.split() == ["lr:", "0.0002"] for line in lines)
+    assert recipe(opt) == "patchgcl, preset official, with lambda_GNN=0.2"
+
+
+def test_name_suffix_is_filled_in():
+    assert parse("--name", "a", "--suffix", "_{model}_{ngf}").name == "a_patchgcl_64"
+
+
+def saved_run(tmp_path, *extra):
+    opt = train_options(tmp_path, *extra)
+    save_options(opt, {"commit": "abc"})
+    return opt
+
+
+def parse_test(tmp_path, *argv):
+    return TestOptions().parse(["--name", "run", "--checkpoints_dir", str(tmp_path / "checkpoints"), *argv])
+
+
+def test_testing_needs_only_the_name(tmp_path):
+    trained = saved_run(tmp_path, "--direction", "BtoA", "--preset", "official")
+    opt = parse_test(tmp_path)
+    assert (opt.ngf, opt.netG, opt.direction) == (4, "resnet_4blocks", "BtoA")
+    assert opt.dataroot == trained.dataroot
+    assert (opt.preprocess, opt.batch_size, opt.phase, opt.preset) == ("none", 1, "test", "official")
+    assert recipe(opt) == "patchgcl, preset official"
+
+
+def test_a_contradicting_architecture_names_both_values(tmp_path):
+    saved_run(tmp_path)
+    with pytest.raises(UserError, match="--ngf 8 contradicts the training run, which used 4"):
+        parse_test(tmp_path, "--ngf", "8")
+    assert parse_test(tmp_path, "--ngf", "4").ngf == 4
+
+
+def test_other_data_may_be_translated(tmp_path):
+    saved_run(tmp_path)
+    assert parse_test(tmp_path, "--dataroot", "elsewhere").dataroot == "elsewhere"
+    assert parse_test(tmp_path, "--num_test", "5").max_dataset_size == 5
+
+
+def test_published_weights_alone_take_flags_and_defaults(tmp_path):
+    opt = parse_test(tmp_path, "--dataroot", "x", "--ngf", "8", "--CUT_mode", "CUT")
+    assert (opt.ngf, opt.netG, opt.model) == (8, "resnet_9blocks", "patchgcl")
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    saved_run(tmp_path)
+    path = tmp_path / "checkpoints" / "run" / "train_opt.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"train_opt\.json is not a record"):
+        parse_test(tmp_path)
+
+
+def test_the_record_beside_the_weights_holds_everything(tmp_path):
+    opt = saved_run(tmp_path)
+    record = json.loads((tmp_path / "checkpoints" / "run" / "train_opt.json").read_text())
+    assert record["options"]["ngf"] == 4
+    assert record["recipe"] == recipe(opt)
+    assert record["versions"] == {"commit": "abc"}
+    assert "preset paper" in (tmp_path / "checkpoints" / "run" / "train_opt.txt").read_text()
+
+
+def test_every_flag_has_help(tmp_path):
+    for options in (TrainOptions(), TestOptions()):
+        parser = options.build_parser(options.peek([]))
+        for name, action in parser.declared().items():
+            assert action.help and len(action.help) > 10, name
+        assert "--lambda_GNN" in parser.format_help()
+
+
+def test_train_flags_helper_is_valid(tmp_path):
+    assert TrainOptions().parse(train_flags(tmp_path)).dataset_mode == "unaligned"

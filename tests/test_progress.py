@@ -1,0 +1,50 @@
+"""Counters of a run, counted by hand."""
+
+from util.progress import Progress
+
+
+def test_frequencies_in_images_are_never_missed():
+    progress = Progress(1, 1, steps_per_epoch=10, images_per_step=3)
+    due = []
+    for _ in range(10):
+        progress.advance()
+        due.append(progress.due(4))
+    # images 3 6 9 12 15 18 21 24 27 30 pass 4, 8, 12, -, 16, 20, 24, -, 28
+    assert due == [False, True, True, True, False, True, True, True, False, True]
+
+
+def test_epochs_end_and_go_on():
+    progress = Progress(1, 3, steps_per_epoch=2, images_per_step=1)
+    seen = []
+    for epoch in progress.epochs():
+        for _ in range(progress.step, 2):
+            progress.advance()
+        seen.append(epoch)
+        progress.finish_epoch()
+    assert seen == [1, 2, 3]
+    assert progress.finished
+    again = Progress(1, 3, steps_per_epoch=2, images_per_step=1)
+    again.load_state_dict(progress.state_dict())
+    assert list(again.epochs()) == []
+
+
+def test_max_steps_limits_the_run():
+    progress = Progress(1, 100, steps_per_epoch=2, images_per_step=4, max_steps=3)
+    assert progress.total_images == 12
+    for _ in range(3):
+        assert not progress.finished
+        progress.advance()
+    assert progress.finished
+
+
+def test_late_first_epoch_counts_what_is_left():
+    assert Progress(5, 6, steps_per_epoch=10, images_per_step=1).total_images == 20
+
+
+def test_times_are_per_image_and_reset():
+    progress = Progress(1, 1, steps_per_epoch=2, images_per_step=2)
+    for _ in progress.timed([1, 2]):
+        progress.advance()
+    times = progress.times()
+    assert times["time"] >= times["data"] >= 0
+    assert progress.times() == {"time": 0.0, "data": 0.0}

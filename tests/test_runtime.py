@@ -1,0 +1,90 @@
+"""Device choice, random states, and two real processes that must agree."""
+
+import textwrap
+
+import pytest
+import torch
+
+from tests.helpers import REPO, run_command
+from util.errors import UserError
+from util.runtime import Runtime, choose_device, git_commit
+
+
+def test_device_choice_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_device(None) == torch.device("cpu")
+    assert choose_device("-1") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"--gpu_ids 0: this machine has no CUDA GPU .*give -1 for the CPU"):
+        choose_device("0")
+    with pytest.raises(UserError, match="torchrun --nproc_per_node 2"):
+        choose_device("0,1")
+    with pytest.raises(UserError, match="expected the number of a GPU"):
+        choose_device("gpu")
+
+
+def test_device_choice_with_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(None, local_rank=1) == torch.device("cuda", 1)
+    assert choose_device("1") == torch.device("cuda", 1)
+    assert choose_device("-1") == torch.device("cpu")
+    with pytest.raises(UserError, match="has 2 CUDA GPUs"):
+        choose_device("2")
+
+
+def test_seeds_and_random_states():
+    runtime = Runtime("-1", seed=3)
+    first = torch.rand(2)
+    state = runtime.rng_state()
+    second = torch.rand(2)
+    Runtime("-1", seed=3)
+    assert torch.equal(torch.rand(2), first)
+    runtime.set_rng_state(state)
+    assert torch.equal(torch.rand(2), second)
+
+
+def test_means_are_read_together():
+    assert Runtime("-1").mean({"a": torch.tensor(1.5), "b": torch.tensor(2)}) == {"a": 1.5, "b": 2.0}
+    assert Runtime("-1").mean({}) == {}
+
+
+def test_the_commit_is_recorded():
+    assert git_commit()
+    assert set(Runtime("-1").versions()) == {"commit", "python", "torch", "torchvision", "device"}
+
+
+TWO_PROCESSES = """
+import torch
+from util.runtime import Runtime
+
+runtime = Runtime("-1", seed=1)
+rank = runtime.rank
+net = torch.nn.Linear(2, 1)
+runtime.place(net)
+loss = (net(torch.full((1, 2), float(rank + 1))) ** 1).sum()
+loss.backward()
+runtime.average_gradients(net.parameters())
+assert net.weight.grad.tolist() == [[1.5, 1.5]], net.weight.grad
+assert runtime.mean({"x": torch.tensor(float(rank))}) == {"x": 0.5}
+assert runtime.any(torch.tensor(float(rank))).item() == 1.0
+assert not runtime.agree(rank, confer=False)
+assert runtime.agree(rank, confer=True)
+weights = torch.cat([p.detach().flatten() for p in net.parameters()])
+total = weights.clone()
+torch.distributed.all_reduce(total)
+assert torch.allclose(total, 2 * weights)
+states = runtime.rng_state()
+assert len(states) == 2 and not torch.equal(states[0]["cpu"], states[1]["cpu"])
+runtime.barrier()
+runtime.close()
+print(f"rank {rank} agrees", flush=True)
+"""
+
+
+def test_two_processes_agree(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(textwrap.dedent(TWO_PROCESSES))
+    result = run_command(
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, script], env={"PYTHONPATH": str(REPO)}
+    )
+    assert result.returncode == 0, result.stderr
+    assert "rank 0 agrees" in result.stdout and "rank 1 agrees" in result.stdout

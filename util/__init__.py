@@ -1,0 +1,1 @@
+"""Helpers around training: runtime, checkpoints, progress, logs, pages, images."""

@@ -1,0 +1,154 @@
+"""A run's state on disk: found, checked and loaded at the start, written whole at every save."""
+
+import datetime
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from models.base_model import BaseModel
+from options.base_options import plain_options, run_dir
+from options.parser import show_value
+from util.errors import UserError
+from util.progress import Progress
+from util.runtime import Runtime
+from util.weights import atomic_save, load_weights, read_file
+
+STATE = "latest_state.pt"
+
+
+class Checkpoint:
+    """Saves and restores one run.
+
+    `latest_state.pt` holds everything the next step depends on. Beside it lie plain weights, `<epoch>_net_<name>.pth`,
+    which test.py reads and which have the released code's keys.
+    """
+
+    def __init__(self, opt: Namespace, runtime: Runtime, model: BaseModel, progress: Progress) -> None:
+        self.opt, self.runtime, self.model, self.progress = opt, runtime, model, progress
+        self.folder = run_dir(opt)
+        self.last_saved = "none yet"
+
+    def resume(self) -> list[str]:
+        """Go on where the run stopped, or from the weights that the options name; returns what to tell the user.
+
+        Raises:
+            UserError: the saved run contradicts the options, or --continue_train finds nothing.
+        """
+        opt, path = self.opt, self.folder / STATE
+        if path.is_file():
+            return self._resume_state(read_file(path), path)
+        if opt.pretrained_name:
+            return self._load_all(Path(opt.checkpoints_dir) / opt.pretrained_name)
+        if opt.continue_train:
+            return [
+                *self._load_all(self.folder),
+                f"optimisers start afresh, at epoch {opt.epoch_count} (--epoch_count)",
+            ]
+        if any(self.folder.glob("*_net_*.pth")):
+            raise UserError(
+                f"{self.folder} holds weights but no training state: --continue_train trains on from them, "
+                "--from_scratch moves them aside, another --name leaves them alone"
+            )
+        return []
+
+    def _resume_state(self, state: dict[str, Any], path: Path) -> list[str]:
+        notes = compare_options(state["options"], self.opt)
+        for name in ("steps_per_epoch", "images_per_step"):
+            then, now = state[name], getattr(self.progress, name)
+            if then != now:
+                raise UserError(
+                    f"{path} was trained with {name.replace('_', ' ')} {then}, this command gives {now}: use the same "
+                    "images, --batch_size and --accumulate, or another --name (--pretrained_name keeps the weights)"
+                )
+        self.model.load_state_dict(state["model"])
+        self.progress.load_state_dict(state["progress"])
+        self.runtime.set_rng_state(state["rng"])
+        self.last_saved = str(path)
+        return [f"continuing at epoch {self.progress.epoch}, image {self.progress.images}", *notes]
+
+    def _load_all(self, folder: Path) -> list[str]:
+        loaded = []
+        for name, net in self.model.networks.items():
+            path = folder / f"{self.opt.epoch}_net_{name}.pth"
+            if path.is_file() or name.startswith("G"):
+                load_weights(net, path)
+                loaded.append(path.name)
+        for name, average in self.model.averages.items():
+            average.load_state_dict(self.model.networks[name].state_dict())
+        return [f"weights from {folder}: {', '.join(loaded)}"]
+
+    def save_latest(self) -> None:
+        """Write the full state and the current weights; raises UserError, and writes nothing, after a bad loss."""
+        self.model.check_finite(self.last_saved)
+        state = {
+            "model": self.model.state_dict(),
+            "progress": self.progress.state_dict(),
+            "steps_per_epoch": self.progress.steps_per_epoch,
+            "images_per_step": self.progress.images_per_step,
+            "rng": self.runtime.rng_state(),
+            "options": plain_options(self.opt),
+        }
+        if self.runtime.is_main:
+            atomic_save(state, self.folder / STATE)
+            self._write_weights("latest")
+            if self.opt.save_by_iter:
+                self._write_weights(f"iter_{self.progress.images}")
+        self.last_saved = str(self.folder / STATE)
+
+    def save_epoch(self, epoch: int) -> None:
+        """Write the full state, and weights that are kept as <epoch>_net_<name>.pth."""
+        self.save_latest()
+        if self.runtime.is_main:
+            self._write_weights(str(epoch))
+
+    def _write_weights(self, label: str) -> None:
+        for name, net in self.model.networks.items():
+            atomic_save(net.state_dict(), self.folder / f"{label}_net_{name}.pth")
+        for name, average in self.model.averages.items():
+            atomic_save(average.state_dict(), self.folder / f"{label}_net_{name}_ema.pth")
+
+
+def compare_options(saved: dict[str, Any], opt: Namespace) -> list[str]:
+    """What this command changes in a run under way, a line each.
+
+    Raises:
+        UserError: an option that shapes the networks differs.
+    """
+    notes = []
+    for name, now in plain_options(opt).items():
+        then = saved.get(name, now)
+        if then == now or name in ("continue_train", "checkpoints_dir", "dry_run"):
+            continue
+        if name in opt.architecture:
+            raise UserError(
+                f"--{name} {show_value(now)} contradicts the run in {run_dir(opt)}, which has {show_value(then)}: "
+                "give another --name, or --from_scratch to move that run aside"
+            )
+        notes.append(f"changed since the last start: {name} {show_value(then)} -> {show_value(now)}")
+    return notes
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Rename a run's folder so that a new run can have its name; returns the new place, None if there was no run."""
+    if not folder.is_dir():
+        return None
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    target = folder.with_name(f"{folder.name}.before-{stamp}")
+    folder.rename(target)
+    return target
+
+
+def load_for_inference(model: BaseModel, folder: Path, epoch: str, use_average: bool = True) -> list[str]:
+    """Load the weights that translating needs, moving averages first; returns the names of the files.
+
+    Raises:
+        UserError: a file is missing, damaged, or does not fit the network.
+    """
+    loaded = []
+    for name, net in model.networks.items():
+        path = folder / f"{epoch}_net_{name}.pth"
+        average = path.with_name(f"{path.stem}_ema.pth")
+        path = average if use_average and average.is_file() else path
+        load_weights(net, path)
+        loaded.append(path.name)
+    return loaded

@@ -1,0 +1,73 @@
+"""How far a picture is from the true translation, in numbers that do not depend on where exactly a texture's stripes lie.
+
+    m_w(x), s_w(x) = mean and standard deviation of x in a Gaussian window around each pixel, per colour channel
+    e(x, y)        = mean over channels of |m_w(x) - m_w(y)| + |s_w(x) - s_w(y)|                        (per pixel)
+    error(x, y)    = mean of e over pixels
+    score          = 1 - sum of error(fake, truth) / sum of error(input, truth)                    (over all images)
+
+Pixel values lie in [0,1]; the window's standard deviation is 1/16 of the longer side, so that a window (about 1/8 of
+the side) holds a stripe and its gap. A copy of the input scores 0, the truth 1, stripes of the right width and contrast
+nearly 1 wherever they lie; a coat of the right mean colour but without stripes, another animal, or a changed
+background lose, below 0 where the picture is further from the truth than the input was.
+"""
+
+import numpy as np
+
+WINDOW = 16  # the longer side in standard deviations of the window
+
+
+def gaussian_matrix(length: int, sigma: float) -> np.ndarray:
+    """(length, length) weights: row i averages a line around i; rows sum to 1, also near the ends."""
+    offsets = np.subtract.outer(np.arange(length), np.arange(length))
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def local_statistics(image: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, (H,W,C) each, of a (H,W,C) picture in a Gaussian window of `sigma` pixels."""
+    down, across = (gaussian_matrix(length, sigma) for length in image.shape[:2])
+
+    def average(values: np.ndarray) -> np.ndarray:
+        return np.einsum("ih,hwc,jw->ijc", down, values, across, optimize=True)
+
+    mean = average(image)
+    return mean, np.sqrt(np.maximum(average(image**2) - mean**2, 0))
+
+
+def texture_error(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(H,W) error e of two (H,W,C) pictures in [0,1]: difference of their local means plus that of local contrasts."""
+    sigma = max(one.shape[:2]) / WINDOW
+    (mean_1, std_1), (mean_2, std_2) = local_statistics(one, sigma), local_statistics(other, sigma)
+    return (np.abs(mean_1 - mean_2) + np.abs(std_1 - std_2)).mean(-1)
+
+
+def errors_by_region(fake: np.ndarray, truth: np.ndarray, source: np.ndarray) -> dict[str, float]:
+    """Errors of one picture, all (H,W,C) in [0,1].
+
+    `error` is the one the score is made of; `object` and `background` are its means where `source` and `truth` differ
+    and where they agree; `l1` and `mse` are the plain differences of pixels, which do punish a shifted texture.
+    """
+    error = texture_error(fake, truth)
+    changed = (source != truth).any(-1)
+    return {
+        "error": float(error.mean()),
+        "object": float(error[changed].mean()) if changed.any() else 0.0,
+        "background": float(error[~changed].mean()) if not changed.all() else 0.0,
+        "l1": float(np.abs(fake - truth).mean()),
+        "mse": float(((fake - truth) ** 2).mean()),
+    }
+
+
+def score(fake_errors: list[float], copy_errors: list[float]) -> float:
+    """1 - the sum of the first over the sum of the second: 0 for copying the input, 1 for the truth, negative if worse.
+
+    Raises ValueError when input and truth are the same everywhere, so that there is nothing to translate.
+    """
+    if not sum(copy_errors) > 0:
+        raise ValueError("input and truth do not differ in any image")
+    return 1 - sum(fake_errors) / sum(copy_errors)
+
+
+def psnr(mse: float) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [0,1]; infinite for equal ones."""
+    return float(-10 * np.log10(mse)) if mse > 0 else float("inf")

@@ -1,0 +1,101 @@
+"""How far a run is, counted in images, and how long its steps take."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+class Progress:
+    """Epoch, step and image counters; the part of a run's state that says where to go on.
+
+    Args:
+        first_epoch: number of the first epoch (1, or --epoch_count).
+        last_epoch: number of the last epoch.
+        steps_per_epoch: optimiser steps in an epoch.
+        images_per_step: images a step consumes, over all processes.
+        max_steps: stop after so many steps in total, None for no such limit.
+    """
+
+    def __init__(
+        self,
+        first_epoch: int,
+        last_epoch: int,
+        steps_per_epoch: int,
+        images_per_step: int,
+        max_steps: int | None = None,
+    ) -> None:
+        self.epoch = self.first_epoch = first_epoch
+        self.last_epoch = last_epoch
+        self.steps_per_epoch = steps_per_epoch
+        self.images_per_step = images_per_step
+        self.max_steps = max_steps
+        self.step = 0  # steps done in this epoch
+        self.images = 0  # images done since the run began
+        self._data_seconds = self._step_seconds = 0.0
+        self._timed_images = 0
+
+    @property
+    def total_images(self) -> int:
+        """Images of the whole run."""
+        steps = (self.last_epoch - self.first_epoch + 1) * self.steps_per_epoch
+        return min(steps, self.max_steps or steps) * self.images_per_step
+
+    @property
+    def finished(self) -> bool:
+        """No step is left to do."""
+        return self.images >= self.total_images
+
+    @property
+    def cut_short(self) -> bool:
+        """max_steps ends the run here, before the end of its epoch."""
+        return self.finished and self.step < self.steps_per_epoch
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs that are left, the one under way included."""
+        while self.epoch <= self.last_epoch and not self.finished:
+            yield self.epoch
+
+    def advance(self) -> None:
+        """One step is done."""
+        self.step += 1
+        self.images += self.images_per_step
+        self._timed_images += self.images_per_step
+
+    def finish_epoch(self) -> None:
+        """All steps of this epoch are done."""
+        self.epoch += 1
+        self.step = 0
+
+    def due(self, frequency: int) -> bool:
+        """True when the last step reached or passed a multiple of `frequency` images."""
+        return self.images // frequency > (self.images - self.images_per_step) // frequency
+
+    def timed(self, batches: Iterable) -> Iterator:
+        """Pass batches on, noting how long each was waited for and worked on (host time: nothing is synchronised)."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            got = time.perf_counter()
+            self._data_seconds += got - asked
+            if batch is None:
+                return
+            yield batch
+            self._step_seconds += time.perf_counter() - got
+
+    def times(self) -> dict[str, float]:
+        """Seconds per image since the last call: `time` for everything, `data` for waiting for images."""
+        images = max(self._timed_images, 1)
+        times = {"time": (self._data_seconds + self._step_seconds) / images, "data": self._data_seconds / images}
+        self._data_seconds = self._step_seconds = 0.0
+        self._timed_images = 0
+        return times
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters to go on from."""
+        return {"epoch": self.epoch, "step": self.step, "images": self.images, "first_epoch": self.first_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from saved counters."""
+        self.epoch, self.step, self.images = state["epoch"], state["step"], state["images"]
+        self.first_epoch = state["first_epoch"]

@@ -1,0 +1,180 @@
+"""The only file that knows hardware: device, seeds, random states, determinism and several processes.
+
+On one CPU everything here does nothing or the plain thing, so that models and the loop are written once.
+"""
+
+import os
+import platform
+import subprocess
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torchvision
+from torch import Tensor, nn
+
+from util.errors import UserError
+
+
+def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
+    """The device that --gpu_ids asks for, the best one without the flag.
+
+    Raises:
+        UserError: the GPU does not exist, or several are named for one process.
+    """
+    count = torch.cuda.device_count()
+    if gpu_ids is None:
+        return torch.device("cuda", local_rank) if count else torch.device("cpu")
+    if gpu_ids == "-1":
+        return torch.device("cpu")
+    if "," in gpu_ids:
+        number = len(gpu_ids.split(","))
+        raise UserError(
+            f"--gpu_ids {gpu_ids}: one process drives one GPU; for several run "
+            f"CUDA_VISIBLE_DEVICES={gpu_ids} torchrun --nproc_per_node {number} train.py ..."
+        )
+    if not gpu_ids.isdecimal():
+        raise UserError(f"--gpu_ids {gpu_ids}: expected the number of a GPU, or -1 for the CPU")
+    if int(gpu_ids) >= count:
+        raise UserError(
+            f"--gpu_ids {gpu_ids}: this machine has {count or 'no'} CUDA GPU{'s' * (count > 1)} that torch can use; "
+            "give -1 for the CPU, or leave the flag out to take the best device"
+        )
+    return torch.device("cuda", int(gpu_ids))
+
+
+class Runtime:
+    """Where and how the program runs; a null object on one CPU.
+
+    Args:
+        gpu_ids: value of --gpu_ids, None for the best device.
+        seed: seeds torch on this process; further processes add their rank.
+        deterministic: ask for bit-identical reruns on a GPU.
+    """
+
+    def __init__(self, gpu_ids: str | None = None, seed: int = 0, deterministic: bool = False) -> None:
+        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank = int(os.environ.get("RANK", 0))
+        self.is_main = self.rank == 0
+        self.device = choose_device(gpu_ids, int(os.environ.get("LOCAL_RANK", 0)))
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            torch.backends.cudnn.benchmark = not deterministic
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        if self.world_size > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        torch.manual_seed(seed + self.rank)
+
+    @classmethod
+    def from_options(cls, opt: Namespace) -> "Runtime":
+        """The runtime that a command line asks for."""
+        return cls(opt.gpu_ids, opt.seed, opt.deterministic)
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """Move a tensor; pinned memory is copied without waiting."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the device and make it equal on all processes."""
+        module.to(self.device)
+        if self.world_size > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, src=0)
+        return module
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average gradients over all processes, in one message.
+
+        DistributedDataParallel expects one forward per backward and parameters that never freeze; a GAN step does
+        neither, so the average is taken here, between backward and step.
+        """
+        if self.world_size == 1:
+            return
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        flat /= self.world_size
+        for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
+
+    def any(self, flags: Tensor) -> Tensor:
+        """Element-wise "on any process" of a 0/1 tensor, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return flags
+
+    def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Read 0-d tensors as numbers, averaged over processes, with a single wait for the device."""
+        if not values:
+            return {}
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        if self.world_size > 1:
+            dist.all_reduce(stacked)
+            stacked /= self.world_size
+        return dict(zip(values, stacked.tolist(), strict=True))
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def agree(self, flag: int, confer: bool) -> bool:
+        """True when the flag is set; several processes compare theirs, and only when `confer`, since that waits."""
+        if self.world_size == 1:
+            return bool(flag)
+        return confer and bool(self.any(torch.tensor(flag, device=self.device)))
+
+    def rng_state(self) -> list[dict[str, Tensor]]:
+        """Random states of all processes, by rank."""
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.world_size == 1:
+            return [state]
+        states: list[Any] = [None] * self.world_size
+        dist.all_gather_object(states, state)
+        return states
+
+    def set_rng_state(self, states: list[dict[str, Tensor]]) -> None:
+        """Go on with the random numbers where they were saved (a rank that is new starts from its seed)."""
+        if self.rank >= len(states):
+            return
+        torch.set_rng_state(states[self.rank]["cpu"])
+        if self.device.type == "cuda" and "cuda" in states[self.rank]:
+            torch.cuda.set_rng_state(states[self.rank]["cuda"], self.device)
+
+    def describe(self) -> str:
+        """The device in words."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine() + " CPU"
+        shape = f"{self.world_size} processes" if self.world_size > 1 else f"{torch.get_num_threads()} threads"
+        return f"{self.device} ({name}, {shape})"
+
+    def versions(self) -> dict[str, str]:
+        """What a result depends on: commit, library versions, hardware."""
+        return {
+            "commit": git_commit(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "device": self.describe(),
+        }
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+
+def git_commit() -> str:
+    """The commit of this checkout, marked when files differ from it; "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

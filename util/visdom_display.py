@@ -1,0 +1,115 @@
+"""The visdom sink: loss curves and current pictures in a browser while training runs."""
+
+import logging
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from zlib import crc32
+
+import numpy as np
+
+from util.images import grid
+
+if TYPE_CHECKING:
+    from util.visualizer import Frame
+
+CONNECT_SECONDS = 1.5
+REPLY_SECONDS = 10.0  # a server that takes longer counts as dead
+
+
+class VisdomDisplay:
+    """One plot of all losses and the current pictures, in windows numbered from `display_id` as in CUT.
+
+    Window n holds the losses, n+1 all pictures in one panel of `columns`; with `columns` 0 each picture has a window.
+    Without a number the windows belong to the run's name, so that a resumed run goes on in the same ones.
+    """
+
+    name = "visdom"
+    live = True
+
+    def __init__(
+        self, run: str, server: str, port: int, env: str, display_id: int | None, columns: int, size: int
+    ) -> None:
+        """`run`: title of the windows; `size`: width of one picture in pixels. Nothing connects before `start`."""
+        self.run, self.server, self.port, self.env = run, server, port, env
+        self.window = crc32(run.encode("utf-8", "replace")) % 100_000 * 10 if display_id is None else display_id
+        self.columns, self.size = columns, size
+        self.records: list[dict] = []
+        self.legend: list[str] = []
+
+    def start(self, records: Sequence[dict], images_done: int) -> None:
+        """Connect, or raise ConnectionError with the remedy; a resumed run shows its earlier losses at once."""
+        parts = urlsplit(self.server if "//" in self.server else f"//{self.server}")
+        try:
+            socket.create_connection((parts.hostname, self.port), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"no server at {self.server}:{self.port}; start one with `python -m visdom.server -port {self.port}`, "
+                "or silence this with `--display_id 0`"
+            ) from error
+        self.client = make_client(self.server, self.port, self.env)
+        if records:
+            self.losses(records)
+
+    def losses(self, records: Sequence[dict]) -> None:
+        """Append to the plot; a window that is new, was closed by the user or lacks a loss gets all points again."""
+        legend = list(dict.fromkeys([*self.legend, *(name for record in records for name in record["losses"])]))
+        self.records.extend(records)
+        window = str(self.window)
+        append = legend == self.legend and self.client.win_exists(window)
+        self.legend = legend
+        shown = records if append else self.records
+        rows = [[record["losses"].get(name) for name in legend] for record in shown]
+        self.client.line(
+            X=np.array([record["images"] for record in shown], dtype=float),
+            Y=np.array(rows, dtype=float),  # None becomes NaN, which visdom draws as a gap
+            win=window,
+            opts={"title": f"{self.run}: losses", "legend": legend, "xlabel": "images", "ylabel": "loss"},
+            update="append" if append else None,
+        )
+
+    def pictures(self, frame: "Frame") -> None:
+        """Show the pictures of one moment in place of the last ones."""
+        moment = f"epoch {frame.epoch}, images {frame.images}"
+        if self.columns > 0:
+            panel = grid(list(frame.pictures.values()), self.columns)
+            columns = min(self.columns, len(frame.pictures))
+            caption = f"{moment}: {' | '.join(frame.pictures)}"
+            self._show(1, panel, columns * self.size, f"{self.run}: pictures", caption)
+            return
+        for offset, (label, picture) in enumerate(frame.pictures.items(), start=1):
+            self._show(offset, grid([picture], 1), self.size, f"{self.run}: {label}", moment)
+
+    def close(self) -> None:
+        """Nothing to do: the server keeps what it was sent."""
+
+    def _show(self, offset: int, picture: np.ndarray, width: int, title: str, caption: str) -> None:
+        """Put one (H,W,3) picture, scaled to `width`, into the window `offset` places after the plot."""
+        height = round(width * picture.shape[0] / picture.shape[1])
+        options = {"title": title, "caption": caption, "width": width, "height": height}
+        self.client.image(picture.transpose(2, 0, 1), win=str(self.window + offset), opts=options)
+
+
+def make_client(server: str, port: int, env: str):
+    """Return a visdom client that raises ConnectionError instead of printing tracebacks, and never waits for long.
+
+    The import happens here because it takes a second that runs without visdom need not spend.
+    """
+    import visdom
+
+    logging.getLogger("visdom").setLevel(logging.ERROR)  # its notes on sessions and sockets are of no use in a run
+
+    class Client(visdom.Visdom):
+        """The two calls that would hang on a stuck server or print to the console, made quiet."""
+
+        def _handle_post(self, url, data=None):
+            self.session.trust_env = False  # straight to the server that was probed, past any proxy for the web
+            reply = self.session.post(url, data=data or {}, timeout=REPLY_SECONDS)
+            reply.raise_for_status()
+            return reply.text
+
+        def win_exists(self, win, env=None):
+            return self._win_exists_wrap(win, env) == "true"
+
+    return Client(server=server, port=port, env=env, raise_exceptions=True, use_incoming_socket=False)
