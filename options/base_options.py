@@ -14,6 +14,7 @@ from models.networks import DISCRIMINATORS, GENERATORS
 from options.parser import OptionParser, natural, positive_int, show_value, size_limit
 from util.errors import UserError
 from util.files import atomic_path
+from util.registry import find_by_name
 
 ARCHITECTURE = "architecture"
 DATA = "data"
@@ -113,8 +114,8 @@ class BaseOptions:
         images.add("--dataset_mode", "unaligned", f"how images are read: {', '.join(data.dataset_modes())}")
         images.add("--direction", "AtoB", "which domain is translated into which", choices=("AtoB", "BtoA"))
         images.add("--batch_size", 1, "images per step; the paper uses 1", type=positive_int)
-        images.add("--load_size", 286, "images are scaled to this size ...", type=positive_int)
-        images.add("--crop_size", 256, "... and then cropped to this one", type=positive_int)
+        images.add("--load_size", 286, "images are scaled to this size, before the crop", type=positive_int)
+        images.add("--crop_size", 256, "side of the square that is cut out", type=positive_int)
         images.add("--preprocess", "resize_and_crop", f"scaling and cropping: {MODES}")
         images.add("--no_flip", False, "no random horizontal flips")
         images.add("--serial_batches", False, "take images in order, A and B by the same index")
@@ -140,10 +141,8 @@ class BaseOptions:
         merged = {**defaults, **saved, **given}
         model = models.find_model(merged["model"])
         preset = given.get("preset") or saved.get("preset") or model.default_preset(given)
-        if preset is not None and preset not in model.PRESETS:
-            known = ", ".join(model.PRESETS) or "none"
-            raise UserError(f"--preset {preset}: --model {merged['model']} has these presets: {known}")
-        layered = {**defaults, **(model.PRESETS[preset] if preset else {}), **saved, **given, "preset": preset}
+        published = find_by_name(model.PRESETS, preset, "--preset") if preset else {}
+        layered = {**defaults, **published, **saved, **given, "preset": preset}
         opt = Namespace(**layered)
         if opt.suffix:
             opt.name += opt.suffix.format(**vars(opt))

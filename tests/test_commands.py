@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from models.networks import create_generator
 from tests.helpers import make_image_folder, run_command, start_command, train_flags
 
 SCHEDULE = [
@@ -231,3 +232,40 @@ def test_help_teaches():
         result = run_command([command, "--help"])
         assert result.returncode == 0
         assert "--lambda_GNN" in result.stdout and "default: 0.1" in result.stdout
+
+
+@pytest.mark.parametrize("strided", [[], ["--no_antialias", "--no_antialias_up"]], ids=["antialiased", "strided"])
+def test_published_weights_alone_translate(tmp_path, strided):
+    """A folder with nothing but latest_net_G.pth, keys as DataParallel wrote them; pixels equal a direct forward."""
+    plain = not strided
+    net = create_generator("resnet_4blocks", 3, 3, 4, antialias=plain, antialias_up=plain)
+    (tmp_path / "pub").mkdir()
+    torch.save({f"module.{k}": v for k, v in net.state_dict().items()}, tmp_path / "pub" / "latest_net_G.pth")
+    photo = make_image_folder(tmp_path / "photos", 1, (40, 36))[0]
+    where = ["--name", "pub", "--checkpoints_dir", tmp_path, "--results_dir", tmp_path / "r", "--gpu_ids", "-1"]
+    flags = ["--dataroot", tmp_path / "photos", "--netG", "resnet_4blocks", "--ngf", "4", *strided]
+    result = run_command(["test.py", *where, *flags])
+    assert result.returncode == 0, result.stderr
+    image = torch.from_numpy(np.asarray(Image.open(photo)).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.inference_mode():
+        expected = ((net(image)[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).numpy()
+    found = np.asarray(Image.open(tmp_path / "r" / "pub" / "test_latest" / "images" / "fake_B" / photo.name))
+    assert abs(found.astype(int) - expected).max() <= 1
+    wrong = run_command(["test.py", *where, "--dataroot", tmp_path / "photos", "--netG", "resnet_4blocks"])
+    assert wrong.returncode == 2 and "--ngf" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """torchrun: the same images and, with every position a node, the same losses up to rounding."""
+    flags = ["--max_steps", "2", "--batch_size", "2", "--num_patches", "100000", "--print_freq", "2"]
+    assert train(tmp_path, *flags).returncode == 0
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    result = run_command([*launch, "train.py", *train_flags(tmp_path, *SCHEDULE, *flags, "--name", "two")])
+    assert result.returncode == 0, result.stderr
+    alone, together = records(tmp_path), records(tmp_path, "two")
+    assert len(alone) == len(together) == 2
+    for (epoch, images, losses), other in zip(alone, together, strict=True):
+        assert (epoch, images) == other[:2]
+        assert other[2] == pytest.approx(losses, rel=2e-3)
+    odd = run_command([*launch, "train.py", *train_flags(tmp_path, "--name", "odd", "--batch_size", "3")])
+    assert odd.returncode != 0 and "cannot be shared by 2 processes" in odd.stderr

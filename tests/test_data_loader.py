@@ -3,7 +3,7 @@
 import pickle
 import subprocess
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from itertools import islice
 
 import numpy as np
@@ -17,6 +17,7 @@ from data import cache as cache_module
 from data import loader as loader_module
 from data.cache import PixelCache, gather_views
 from data.transforms import Source, View, cut_view, read_source
+from options.parser import OptionParser
 from tests.helpers import REPO, make_image_folder
 from util.errors import UserError
 from util.runtime import Runtime
@@ -370,18 +371,10 @@ def test_an_unknown_mode_gets_a_suggestion_and_known_ones_are_listed():
 
 
 def test_the_option_of_data_sets_is_declared_for_training_only():
-    class Parser(ArgumentParser):
-        def group(self, title):
-            self.flags = getattr(self, "flags", {})
-            return self
-
-        def add_flag(self, name, default, help):
-            self.flags[name] = default
-
-    parser = Parser()
+    parser = OptionParser()
     assert data.BaseDataset.modify_commandline_options(parser, is_train=True) is parser
-    assert parser.flags == {"--finetune_resize": True}
-    assert not hasattr(data.BaseDataset.modify_commandline_options(Parser(), is_train=False), "flags")
+    assert parser.defaults() == {"finetune_resize": True}
+    assert OptionParser().defaults() == data.BaseDataset.modify_commandline_options(OptionParser(), False).defaults()
 
 
 SCRIPT = """

@@ -97,6 +97,7 @@ def test_one_file_and_a_plain_folder(tmp_path):
     folder = tmp_path / "my photos #1"
     assert list(by_path(make_loader(test_options(folder, dataset_mode="single")))) == [str(path) for path in paths]
     assert len(by_path(make_loader(test_options(folder, max_dataset_size=2)))) == 2
+    assert make_loader(test_options(folder)).dataset.domains["A"].folder == str(folder)
 
 
 def test_training_images_can_be_translated(tmp_path):

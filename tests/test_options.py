@@ -46,7 +46,7 @@ def test_flags_take_true_and_false(typed):
         (["--lambda_G", "1"], "unknown argument --lambda_G"),
         (["--model", "patchgc"], "did you mean 'patchgcl'"),
         (["--dataset_mode", "unalined"], "did you mean 'unaligned'"),
-        (["--preset", "offical"], "has these presets: paper, official"),
+        (["--preset", "offical"], "did you mean 'official'? there are: paper, official"),
         (["--lr_policy", "warm"], "invalid choice: 'warm'"),
         (["--ngf", "0"], "at least 1"),
         (["--pooling_ratio", "a,b"], "separated by commas"),

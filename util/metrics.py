@@ -1,4 +1,4 @@
-"""How far a picture is from the true translation, in numbers that do not depend on where exactly a texture's stripes lie.
+"""How far a picture is from the true translation, in numbers that do not depend on where exactly stripes lie.
 
     m_w(x), s_w(x) = mean and standard deviation of x in a Gaussian window around each pixel, per colour channel
     e(x, y)        = mean over channels of |m_w(x) - m_w(y)| + |s_w(x) - s_w(y)|                        (per pixel)

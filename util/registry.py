@@ -1,12 +1,25 @@
-"""Find a class by the name of its file, so that a new model or data set is one new file and no list is edited."""
+"""Find things by name: a class by that of its file, so that a new model is one new file, or an entry of a table."""
 
 import difflib
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
+from typing import TypeVar
 
 from util.errors import UserError
+
+T = TypeVar("T")
+
+
+def find_by_name(table: Mapping[str, T], name: str, flag: str) -> T:
+    """The entry of a table; raises UserError (naming `flag`) with a did-you-mean for an unknown name."""
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"{flag} {name}: no such name; {hint}there are: {', '.join(table)}")
+    return table[name]
 
 
 def names_in(package: ModuleType, suffix: str) -> list[str]:
@@ -17,12 +30,8 @@ def names_in(package: ModuleType, suffix: str) -> list[str]:
 
 def find_class(package: ModuleType, suffix: str, base: type, name: str, flag: str) -> type:
     """The one subclass of `base` in NAME<suffix>.py; raises UserError (naming `flag`) when there is none."""
-    available = [n for n in names_in(package, suffix) if n != "base"]
-    if name not in available:
-        near = difflib.get_close_matches(name, available, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(available)}"
-        raise UserError(f"{flag} {name}: no such {suffix.strip('_')}; {hint}")
-    module = importlib.import_module(f"{package.__name__}.{name}{suffix}")
+    table = {n: f"{package.__name__}.{n}{suffix}" for n in names_in(package, suffix) if n != "base"}
+    module = importlib.import_module(find_by_name(table, name, flag))
     found = [
         value
         for value in vars(module).values()

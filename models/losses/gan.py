@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from util.precision import full_precision
+
 
 class Objective(NamedTuple):
     """One adversarial game: mean losses of D on real and on fake predictions, of G on fake ones, and D's weight."""
@@ -61,7 +63,7 @@ def discriminator_loss(pred_real: Tensor, pred_fake: Tensor, mode: str = "lsgan"
         ValueError: unknown mode.
     """
     objective = _objective(mode)
-    real, fake = objective.real(_full(pred_real)), objective.fake(_full(pred_fake))
+    real, fake = objective.real(full_precision(pred_real)), objective.fake(full_precision(pred_fake))
     return objective.weight_D * real, objective.weight_D * fake
 
 
@@ -71,7 +73,7 @@ def generator_loss(pred_fake: Tensor, mode: str = "lsgan") -> Tensor:
     Raises:
         ValueError: unknown mode.
     """
-    return _objective(mode).generator(_full(pred_fake))
+    return _objective(mode).generator(full_precision(pred_fake))
 
 
 def gradient_penalty(
@@ -99,7 +101,7 @@ def gradient_penalty(
         eps = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
     mixed = torch.lerp(fake.detach(), real.detach(), eps).requires_grad_()
     (slope,) = torch.autograd.grad(netD(mixed).sum(), mixed, create_graph=True)
-    length = torch.linalg.vector_norm(_full(slope).flatten(1), dim=1)  # (B,)
+    length = torch.linalg.vector_norm(full_precision(slope).flatten(1), dim=1)  # (B,)
     return weight * (length - centre).square().mean()
 
 
@@ -107,8 +109,3 @@ def _objective(mode: str) -> Objective:
     if mode not in OBJECTIVES:
         raise ValueError(f"gan_mode {mode!r}: expected one of {', '.join(OBJECTIVES)}")
     return OBJECTIVES[mode]
-
-
-def _full(x: Tensor) -> Tensor:
-    """At least float32: means over many scores and squares need it under autocast."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -6,6 +6,8 @@ Shape legend: B graphs, N nodes, D node width.
 import torch
 from torch import Tensor
 
+from util.precision import full_precision
+
 
 def graph_nce_loss(
     node_in_BND: Tensor, node_out_BND: Tensor, temperature: float = 0.07, symmetric: bool = False
@@ -23,7 +25,7 @@ def graph_nce_loss(
         loss_B, one per graph, in float32 or wider.
     """
     with torch.autocast(node_in_BND.device.type, enabled=False):
-        z, v = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (node_in_BND, node_out_BND))
+        z, v = full_precision(node_in_BND), full_precision(node_out_BND)
         logits_BNN = z @ v.transpose(1, 2) / temperature
         positive_BN = logits_BNN.diagonal(dim1=1, dim2=2)
         loss_B = (logits_BNN.logsumexp(2) - positive_BN).mean(1)

@@ -5,10 +5,10 @@ from functools import partial
 
 from torch import nn
 
-from models.networks.blocks import find_by_name
 from models.networks.init import initialize_weights
 from models.networks.patch_discriminator import NLayerDiscriminator, PixelDiscriminator
 from models.networks.resnet_generator import ResnetGenerator
+from util.registry import find_by_name
 
 GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "resnet_9blocks": partial(ResnetGenerator, n_blocks=9),

@@ -1,26 +1,14 @@
 """Parts that several networks share: look-up by name, normalisation, fixed-filter resampling, taps into a chain."""
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from util.errors import UserError
-
-T = TypeVar("T")
-
-
-def find_by_name(table: Mapping[str, T], name: str, flag: str) -> T:
-    """The entry of a table; raises UserError (naming `flag`) with a did-you-mean for an unknown name."""
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"{flag} {name}: no such name; {hint}there are: {', '.join(table)}")
-    return table[name]
+from util.registry import find_by_name
 
 
 def collect(layers: nn.Sequential, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:

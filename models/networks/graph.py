@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from util.precision import full_precision
+
 
 def unit(x: Tensor) -> Tensor:
     """Scale the last axis to length 1; a zero vector stays zero and gets no gradient (the release gives NaN there)."""
@@ -225,7 +227,7 @@ class GraphHead(nn.Module):
                 position_BN = (
                     sample_positions(batch, height * width, self.num_patches, in_BCHW.device) if ids is None else ids[i]
                 )
-                levels.append(self.layer_graphs(i, _full(out_BCHW), _full(in_BCHW), position_BN))
+                levels.append(self.layer_graphs(i, full_precision(out_BCHW), full_precision(in_BCHW), position_BN))
         return levels
 
     def layer_graphs(self, i: int, out_BCHW: Tensor, in_BCHW: Tensor, position_BN: Tensor) -> list[GraphLevel]:
@@ -263,7 +265,3 @@ class GraphHead(nn.Module):
         out_BKD = take_nodes(score_out_BN[:, :, None] * level.node_out_BND, index_BK)
         adj_BKK = self.pool_adjacency(level.adj_BNN, index_BK)
         return self.level(gnn, in_BKD, out_BKD, adj_BKK, level.position_BN.gather(1, index_BK))
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import init
 
-from models.networks.blocks import find_by_name
+from util.registry import find_by_name
 
 INITIALIZERS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "normal": lambda weight, gain: init.normal_(weight, 0.0, gain),

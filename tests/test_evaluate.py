@@ -1,0 +1,297 @@
+"""The score against a known truth orders good and bad translations rightly; evaluate.py writes honest records."""
+
+import dataclasses
+import json
+import math
+import shutil
+import sys
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from scripts import make_toy_dataset as toy
+from scripts.evaluate import main
+from tests.helpers import REPO, make_image_folder, run_command
+from util import metrics
+
+INCEPTION = REPO.parent / "shared" / "weights" / "inception_768.pth"
+YOSEMITE = REPO.parent / "shared" / "datasets" / "summer2winter_yosemite"
+
+
+def scene(index: int, folder: int = 2) -> list[np.ndarray]:
+    return [picture / 255 for picture in toy.draw_scene(np.random.default_rng([0, folder, index]), 64)]
+
+
+def striped_half_a_period_off(index: int, monkeypatch) -> np.ndarray:
+    pose = toy.pose
+
+    def shifted(rng):
+        limbs = pose(rng).items()
+        return {part: [dataclasses.replace(limb, phase=limb.phase + 0.5) for limb in group] for part, group in limbs}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy, "pose", shifted)
+        return scene(index)[1]
+
+
+def blurred(picture: np.ndarray, radius: float) -> np.ndarray:
+    image = Image.fromarray((picture * 255).round().astype(np.uint8))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius))) / 255
+
+
+@pytest.fixture(scope="module")
+def scores():
+    """Score over six scenes of candidates that stand for what a model may do."""
+    errors: dict[str, list[float]] = {}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for index in range(6):
+            source, truth = scene(index)
+            coat = (source != truth).any(-1, keepdims=True)
+            mean_coat = truth[coat[..., 0]].mean(0)
+            shifted = striped_half_a_period_off(index, monkeypatch)
+            candidates = {
+                "perfect": truth,
+                "copy": source,
+                "shifted": shifted,
+                "faint": np.where(coat, mean_coat + 0.5 * (truth - mean_coat), truth),
+                "half done": np.where(np.arange(64)[None, :, None] < 32, truth, source),
+                "flat": np.where(coat, mean_coat, truth),
+                "grey": np.where(coat, 0.5, truth),
+                "white": np.where(coat, toy.WHITE, truth),
+                "background blurred": np.where(coat, shifted, blurred(truth, 3)),
+                "background dark": np.where(coat, truth, 0.6 * truth),
+                "another image of B": scene(index, folder=3)[1],
+                "inverted": 1 - source,
+            }
+            for name, candidate in candidates.items():
+                errors.setdefault(name, []).append(metrics.errors_by_region(candidate, truth, source)["error"])
+    return {name: metrics.score(values, errors["copy"]) for name, values in errors.items()}
+
+
+def test_the_ends_of_the_scale(scores):
+    assert scores["perfect"] == 1 and scores["copy"] == 0
+
+
+def test_stripes_at_another_place_are_as_good_as_right(scores):
+    assert scores["shifted"] > 0.8
+
+
+def test_missing_contrast_is_not(scores):
+    assert scores["shifted"] > scores["faint"] + 0.2 > scores["flat"] + 0.2
+    assert 0.4 < scores["half done"] < 0.7
+    assert scores["flat"] < 0.35 and scores["grey"] < 0.35 and scores["white"] < 0
+
+
+def test_a_wrecked_background_costs_more_than_the_coat_gains(scores):
+    assert scores["background blurred"] < scores["shifted"] - 0.25
+    assert scores["background dark"] < 0 and scores["another image of B"] < 0 and scores["inverted"] < 0
+
+
+def test_plain_pixels_would_punish_shifted_stripes(monkeypatch):
+    source, truth = scene(0)
+    shifted = striped_half_a_period_off(0, monkeypatch)
+    found = metrics.errors_by_region(shifted, truth, source)
+    flat = metrics.errors_by_region(np.where((source != truth).any(-1, keepdims=True), 0.5, truth), truth, source)
+    assert found["l1"] > flat["l1"] and found["error"] < flat["error"]
+
+
+def test_local_statistics_by_the_definition():
+    rng = np.random.default_rng(0)
+    picture, sigma = rng.random((5, 7, 2)), 1.3
+    mean, std = metrics.local_statistics(picture, sigma)
+    for y, x in ((0, 0), (2, 3), (4, 6)):
+        weights = np.array(
+            [[math.exp(-((y - i) ** 2 + (x - j) ** 2) / (2 * sigma**2)) for j in range(7)] for i in range(5)]
+        )
+        weights /= weights.sum()
+        for c in range(2):
+            values = picture[..., c]
+            expected = (weights * values).sum()
+            assert mean[y, x, c] == pytest.approx(expected)
+            assert std[y, x, c] == pytest.approx(math.sqrt((weights * (values - expected) ** 2).sum()))
+
+
+def test_regions_and_pixels():
+    source, truth = np.zeros((8, 8, 3)), np.zeros((8, 8, 3))
+    truth[:, :4] = 1.0
+    found = metrics.errors_by_region(truth, truth, source)
+    assert set(found.values()) == {0.0}
+    found = metrics.errors_by_region(source, truth, source)
+    assert found["l1"] == found["mse"] == 0.5 and found["object"] > found["background"] > 0
+    assert found["error"] == pytest.approx((found["object"] + found["background"]) / 2)
+    assert metrics.psnr(0.01) == pytest.approx(20) and metrics.psnr(0) == math.inf
+    with pytest.raises(ValueError, match="do not differ"):
+        metrics.score([0.1], [0.0])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Folders as train.py and test.py leave them, with known images for results; returns (root, flags)."""
+    data, images = tmp_path / "data", tmp_path / "results" / "horses" / "test_latest" / "images"
+    for index in range(3):
+        source, truth = ((picture * 255).astype(np.uint8) for picture in scene(index))
+        fake = truth if index else source
+        named = {data / "testA_truth": truth, images / "real_A": source, images / "fake_B": fake, data / "testB": truth}
+        for folder, picture in named.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f"{index}.png")
+    record = tmp_path / "checkpoints" / "horses" / "train_opt.json"
+    record.parent.mkdir(parents=True)
+    options = {"dataroot": str(data), "direction": "AtoB", "seed": 7}
+    record.write_text(json.dumps({"options": options, "recipe": "patchgcl, preset paper", "versions": {"torch": "x"}}))
+    where = ["--checkpoints_dir", tmp_path / "checkpoints", "--results_dir", tmp_path / "results"]
+    return tmp_path, ["--name", "horses", *where]
+
+
+@pytest.fixture
+def evaluate(capsys):
+    """evaluate.py in this process, which spares the import of torch: flags -> exit status, output, errors."""
+
+    def call(*flags) -> tuple[int, str, str]:
+        status = main([str(flag) for flag in flags])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_a_run_is_found_by_name_and_recorded(run):
+    root, flags = run
+    result = run_command(["scripts/evaluate.py", *flags])
+    assert result.returncode == 0, result.stderr
+    record = json.loads((root / "results/horses/test_latest/truth.json").read_text())
+    assert 0.5 < record["score"] < 0.9 and f"score {record['score']:.3f}" in result.stdout.splitlines()[-1]
+    assert record["counts"] == {"images": 3, "not_translated": 0}
+    assert record["run"]["seed"] == 7 and record["run"]["recipe"] == "patchgcl, preset paper"
+    assert "--name horses" in record["command"] and {"commit", "numpy", "torch"} <= record["versions"].keys()
+    assert [row["name"] for row in record["images"]] == ["0", "1", "2"]
+    assert record["images"][0]["score"] == 0 and record["images"][1]["score"] == 1
+
+
+def test_the_data_folder_may_have_moved(run, evaluate):
+    root, flags = run
+    (root / "data").rename(root / "elsewhere")
+    assert evaluate(*flags)[0] == 2
+    assert evaluate(*flags, "--dataroot", root / "elsewhere")[0] == 0
+
+
+def test_what_was_not_translated_is_counted(run, evaluate):
+    root, flags = run
+    (root / "results/horses/test_latest/images/fake_B/2.png").unlink()
+    _, output, _ = evaluate(*flags)
+    assert "2 images" in output and "1 more" in output
+
+
+def test_bad_folders_are_named(run, evaluate, tmp_path):
+    root, flags = run
+    images = root / "results/horses/test_latest/images"
+    fake, source = ("--fake", images / "fake_B"), ("--input", images / "real_A")
+    (root / "data/testA_truth/1.png").rename(root / "data/testA_truth/other.png")
+    for given, complaint in (
+        (flags, "has no image 1"),
+        ((*fake, *source, "--truth", images / "real_A"), "do not differ"),
+        ((*fake, "--real", tmp_path / "none"), f"--real {tmp_path / 'none'} is not a folder"),
+        (("--name", "nobody"), "python test.py --name nobody"),
+    ):
+        status, _, errors = evaluate(*given)
+        assert status == 2 and complaint in errors and errors.count("\n") == 1
+    with pytest.raises(SystemExit):
+        evaluate(*fake)
+
+
+def test_sizes_must_agree(run, evaluate):
+    root, flags = run
+    path = root / "results/horses/test_latest/images/fake_B/1.png"
+    Image.open(path).resize((32, 32)).save(path)
+    status, _, errors = evaluate(*flags)
+    assert status == 2 and str(path) in errors and "size" in errors
+
+
+@pytest.mark.parametrize(("direction", "reference"), [("AtoB", "testB"), ("BtoA", "testA")])
+def test_without_truth_the_target_domain_is_the_reference(run, evaluate, direction, reference):
+    root, flags = run
+    shutil.rmtree(root / "data" / "testA_truth")
+    shutil.rmtree(root / "data" / "testB")
+    record = root / "checkpoints" / "horses" / "train_opt.json"
+    record.write_text(record.read_text().replace("AtoB", direction))
+    assert f"--real {root / 'data' / reference} is not a folder" in evaluate(*flags)[2]
+
+
+def test_weights_without_a_record_need_a_reference(run, evaluate):
+    """As with released weights, which come without train_opt.json."""
+    root, flags = run
+    (root / "checkpoints" / "horses" / "train_opt.json").unlink()
+    assert "--real or --truth" in evaluate(*flags)[2]
+    assert evaluate(*flags, "--truth", root / "data" / "testA_truth")[0] == 0
+
+
+def test_fid_needs_images_of_one_size(tmp_path, evaluate):
+    make_image_folder(tmp_path / "fake", 2)
+    make_image_folder(tmp_path / "real", 1)
+    flags = ("--fake", tmp_path / "fake", "--real", tmp_path / "real")
+    assert "holds one image" in evaluate(*flags)[2]
+    make_image_folder(tmp_path / "real" / "more", 1, size=(20, 20))
+    assert "one size" in evaluate(*flags)[2]
+
+
+def test_missing_weights_are_said_in_one_line(run, evaluate, monkeypatch):
+    pytest.importorskip("torch_fidelity")
+    root, flags = run
+    flags = (*flags, "--real", root / "data" / "testB")
+    assert "none.pth does not exist" in evaluate(*flags, "--inception", root / "none.pth")[2]
+
+    def no_network(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", no_network)
+    status, _, errors = evaluate(*flags)
+    assert status == 2 and "no network" in errors and "--inception PATH" in errors and errors.count("\n") == 1
+
+
+def test_missing_torch_fidelity_is_said_in_one_line(run, evaluate, monkeypatch):
+    root, flags = run
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    status, _, errors = evaluate(*flags, "--real", root / "data" / "testB")
+    assert status == 2 and "scripts/setup.sh --dev" in errors and errors.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def seasons(tmp_path_factory):
+    root = tmp_path_factory.mktemp("seasons")
+    for letter in "AB":
+        (root / letter).mkdir()
+        for path in sorted((YOSEMITE / f"test{letter}").iterdir())[:6]:
+            shutil.copy(path, root / letter)
+    return root
+
+
+needs_weights = pytest.mark.skipif(
+    not (INCEPTION.is_file() and YOSEMITE.is_dir()), reason="needs ../shared with Inception weights and summer2winter"
+)
+
+
+@needs_weights
+def test_fid_is_zero_for_the_same_images_and_positive_for_others(seasons, evaluate):
+    pytest.importorskip("torch_fidelity")
+    found = {}
+    for real in "AB":
+        out = seasons / f"{real}.json"
+        folders = ["--fake", seasons / "A", "--real", seasons / real, "--out", out]
+        status, output, errors = evaluate(*folders, "--inception", INCEPTION, "--feature", "768")
+        assert status == 0, errors
+        assert "FID-768" in output and "warning: FID from fewer than 2048" in output
+        found[real] = json.loads(out.read_text())
+    assert abs(found["A"]["fid"]) < 1e-3 < 0.3 < found["B"]["fid"]
+    assert found["B"]["names"] == ["FID-768", "KID-768"] and found["B"]["kid"]["subset_size"] == 6
+    assert found["B"]["counts"] == {"fake": 6, "real": 6} and len(found["B"]["inception"]["sha256"]) == 64
+
+
+@needs_weights
+def test_nan_is_an_error_and_never_a_number(seasons, evaluate):
+    pytest.importorskip("torch_fidelity")
+    out = seasons / "nan.json"
+    folders = ["--fake", seasons / "A", "--real", seasons / "B", "--out", out]
+    status, output, errors = evaluate(*folders, "--inception", INCEPTION)
+    assert status == 2 and "NaN" in errors and errors.count("\n") == 1
+    assert not out.exists() and "FID" not in output
