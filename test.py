@@ -12,7 +12,7 @@ from tqdm import tqdm
 from data import create_loader
 from models import create_model
 from options import TestOptions
-from options.base_options import recipe, run_dir
+from options.base_options import run_dir
 from util.checkpoint import load_for_inference
 from util.errors import UserError
 from util.gallery import Gallery, unique_names
@@ -42,11 +42,11 @@ def translate(opt: Namespace) -> None:
     folder = Path(opt.results_dir) / opt.name / f"{opt.phase}_{opt.epoch}"
     facts = {
         "command": shlex.join(["python", *sys.argv]),
-        "recipe": recipe(opt),
+        "recipe": opt.recipe,
         "weights": ", ".join(weights),
         **runtime.versions(),
     }
-    print(f"{recipe(opt)}: {len(names)} images, weights {', '.join(weights)}, on {runtime.describe()}")
+    print(f"{opt.recipe}: {len(names)} images, weights {', '.join(weights)}, on {runtime.describe()}")
 
     began = time.perf_counter()
     bar = tqdm(total=len(names), unit="img", disable=None)

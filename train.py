@@ -6,7 +6,7 @@ from argparse import Namespace
 from data import create_loader
 from models import create_model
 from options import TrainOptions
-from options.base_options import describe, recipe, run_dir, save_options
+from options.base_options import describe, run_dir, save_options
 from util.checkpoint import Checkpoint, move_aside
 from util.errors import UserError
 from util.progress import Progress
@@ -19,7 +19,7 @@ def main() -> int:
     """Run the command line; returns the exit status."""
     try:
         opt = TrainOptions().parse()
-        print(describe(opt), f"recipe: {recipe(opt)}", sep="\n", flush=True)
+        print(describe(opt), f"recipe: {opt.recipe}", sep="\n", flush=True)
         return 0 if opt.dry_run else train(opt)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

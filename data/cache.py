@@ -18,7 +18,7 @@ class PixelCache:
     Forked loader processes share the buffer with this one; nothing is decoded or held twice.
 
     Args:
-        sources: what to hold; repeated ones are held once.
+        sources: what to hold.
         device: where.
         flag: value of --cache, for messages.
 
@@ -27,18 +27,17 @@ class PixelCache:
     """
 
     def __init__(self, sources: Sequence[Source], device: torch.device, flag: str) -> None:
-        unique = list(dict.fromkeys(sources))
-        self._place = {source: place for place, source in enumerate(unique)}
-        lengths = [source.channels * source.size[0] * source.size[1] for source in unique]
+        self._place = {source: place for place, source in enumerate(sources)}
+        lengths = [source.channels * source.size[0] * source.size[1] for source in sources]
         ends = torch.tensor(lengths).cumsum(0)
         total = int(ends[-1])
-        check_memory(total, len(unique), device, flag)
+        check_memory(total, len(sources), device, flag)
         self._starts = (ends - torch.tensor(lengths)).tolist()
         self.buffer = torch.empty(total, dtype=torch.uint8, device=device)
-        for start, length, pixels in zip(self._starts, lengths, in_threads(read_source, unique), strict=True):
+        for start, length, pixels in zip(self._starts, lengths, in_threads(read_source, sources), strict=True):
             self.buffer[start : start + length].copy_(pixels.flatten())
         self._table = torch.tensor(
-            [(start, source.size[1], source.size[0]) for start, source in zip(self._starts, unique, strict=True)]
+            [(start, source.size[1], source.size[0]) for start, source in zip(self._starts, sources, strict=True)]
         ).to(device)
 
     def describe(self) -> str:

@@ -86,8 +86,8 @@ class Preprocess:
         mode: value of --preprocess.
         crop_size: side of the square that is cut out, in pixels.
         multiple: sides of finished images are multiples of this: in training by resizing, at test by filling up.
-        is_train: random cuts and flips; otherwise all is deterministic, and cuts are centred.
-        no_flip: no mirroring in training either.
+        is_train: whether to resize to multiples, or to fill up.
+        no_flip: no mirroring.
 
     Raises:
         UserError: an unknown mode, or a crop_size that is no multiple.
@@ -113,7 +113,7 @@ class Preprocess:
         self.crop_size = crop_size
         self.multiple = multiple
         self.is_train = is_train
-        self.flip = is_train and not no_flip
+        self.flip = not no_flip
         self.needs_file_size = self.scale is not resize
 
     def resized(self, size: Size | None, load_size: int, rng: np.random.Generator | None) -> Size:

@@ -19,6 +19,7 @@ from util.registry import find_by_name
 ARCHITECTURE = "architecture"
 DATA = "data"
 RUN = "run"
+TRAINING = "training"
 
 
 class BaseOptions:
@@ -148,11 +149,22 @@ class BaseOptions:
             opt.name += opt.suffix.format(**vars(opt))
             opt.suffix = ""
         opt.is_train = self.is_train
-        opt.given = sorted(given)
+        opt.recipe = self.recipe(opt, parser, {**defaults, **published})
         opt.changed = sorted(key for key, value in defaults.items() if layered[key] != value)
         opt.architecture = parser.members(ARCHITECTURE)
         opt.groups = {group.title: [a.dest for a in group._group_actions] for group in parser._groups.values()}
         return opt
+
+    @staticmethod
+    def recipe(opt: Namespace, parser: OptionParser, published: dict[str, Any]) -> str:
+        """Which recipe a result comes from: model, preset, and every choice of method that departs from it."""
+        names = [name for group in (ARCHITECTURE, opt.model, TRAINING) for name in parser.members(group)]
+        departures = [
+            f"{name}={show_value(getattr(opt, name))}"
+            for name in names
+            if name not in ("model", "preset") and getattr(opt, name) != published[name]
+        ]
+        return f"{opt.model}, preset {opt.preset or 'none'}" + (f", with {', '.join(departures)}" if departures else "")
 
     def check(self, opt: Namespace) -> None:
         """Checks across flags, before any data is touched; raises UserError."""
@@ -186,17 +198,10 @@ def describe(opt: Namespace) -> str:
     return "\n".join(lines)
 
 
-def recipe(opt: Namespace) -> str:
-    """Which recipe a result comes from: model, preset, and the flags that depart from it."""
-    own = [name for name in opt.given if name in opt.groups.get(opt.model, []) and name != "preset"]
-    departures = ", ".join(f"{name}={show_value(getattr(opt, name))}" for name in own)
-    return f"{opt.model}, preset {opt.preset or 'none'}" + (f", with {departures}" if departures else "")
-
-
 def save_options(opt: Namespace, versions: dict[str, str]) -> None:
     """Write the options beside the weights: train_opt.txt for people, train_opt.json for test.py."""
     folder = run_dir(opt)
-    record = {"options": plain_options(opt), "recipe": recipe(opt), "versions": versions}
+    record = {"options": plain_options(opt), "recipe": opt.recipe, "versions": versions}
     with atomic_path(folder / "train_opt.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
-    (folder / "train_opt.txt").write_text(f"recipe: {recipe(opt)}\n{describe(opt)}\n")
+    (folder / "train_opt.txt").write_text(f"recipe: {opt.recipe}\n{describe(opt)}\n")

@@ -109,8 +109,9 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
         return self._groups[title]
 
     def members(self, title: str) -> list[str]:
-        """Names of the options declared in a group."""
-        return [action.dest for action in self.group(title)._group_actions]
+        """Names of the options declared in a group; none for a group that nobody declared."""
+        group = self._groups.get(title)
+        return [action.dest for action in group._group_actions] if group else []
 
     def declared(self) -> dict[str, argparse.Action]:
         """Every option by name, `help` left out."""

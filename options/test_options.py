@@ -43,10 +43,12 @@ class TestOptions(BaseOptions):
     def saved_options(self, first: Namespace) -> dict[str, Any]:
         """What the training run recorded, as far as it still means something at test."""
         path = run_dir(first) / "train_opt.json"
+        self.saved_recipe = None
         if not path.is_file():
             return {}
         try:
-            options = json.loads(path.read_text())["options"]
+            record = json.loads(path.read_text())
+            options, self.saved_recipe = record["options"], record["recipe"]
         except (ValueError, KeyError) as error:
             raise UserError(f"{path} is not a record of training options ({error}); restore or delete it") from None
         parser = self.build_parser(Namespace(model=options["model"], dataset_mode=options["dataset_mode"]))
@@ -61,4 +63,5 @@ class TestOptions(BaseOptions):
                 )
         opt = super().resolve(parser, given, saved)
         opt.max_dataset_size = min(opt.max_dataset_size, opt.num_test)
+        opt.recipe = self.saved_recipe or opt.recipe
         return opt

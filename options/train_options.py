@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from models.losses.gan import OBJECTIVES
 from models.networks.init import INITIALIZERS
-from options.base_options import DATA, BaseOptions
+from options.base_options import DATA, TRAINING, BaseOptions
 from options.parser import OptionParser, natural, positive_int
 from util.errors import UserError
 from util.schedule import POLICIES
@@ -25,7 +25,7 @@ class TrainOptions(BaseOptions):
     @staticmethod
     def add_schedule(parser: OptionParser) -> None:
         """How long, how fast, with what objective."""
-        group = parser.group("training")
+        group = parser.group(TRAINING)
         group.add("--n_epochs", 200, "epochs at the initial learning rate", type=natural)
         group.add(
             "--n_epochs_decay", 200, "further epochs, in which it falls to zero (no random crops then)", type=natural

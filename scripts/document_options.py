@@ -61,9 +61,16 @@ def document() -> str:
     for name in model_names():
         parser = train.build_parser(train.peek(["--model", name]))
         lines += [f"## --model {name}", "", *preset_lines(name), *tables(parser, set(shared.declared()))]
-    lines += ["## test.py", "", "Takes the architecture and the method's options from the training run. Its own:", ""]
+    lines += [
+        "## test.py",
+        "",
+        "Takes the architecture and the method's options from the training run. What is new or has another default:",
+        "",
+    ]
     trained = train.build_parser(train.peek([])).declared()
-    lines += tables(test.build_parser(test.peek([])), set(trained))
+    parser = test.build_parser(test.peek([]))
+    same = {n for n, a in parser.declared().items() if n in trained and row(a) == row(trained[n])}
+    lines += tables(parser, same)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -69,8 +69,8 @@ def test_train_and_test_read_like_prose():
 
 def test_the_top_level_is_what_it_should_be():
     allowed = {
-        "models", "data", "options", "util", "scripts", "train.py", "test.py", "requirements.txt", "README.md", "LICENSE",
-        "tests", "docs", ".ci", "pyproject.toml", ".gitignore",
+        "models", "data", "options", "util", "scripts", "train.py", "test.py", "requirements.txt", "README.md",
+        "LICENSE", "tests", "docs", ".ci", "pyproject.toml", ".gitignore",
     }  # fmt: skip
     made_by_use = {".git", ".venv", "checkpoints", "results", "datasets", "weights"}
     found = {path.name for path in REPO.iterdir() if not path.name.endswith("_cache") and path.name != "__pycache__"}

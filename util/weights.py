@@ -37,9 +37,7 @@ def read_file(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} is damaged or not a file of weights ({reason}); restore it or use another"
-        ) from error
+        raise UserError(f"{path} is damaged or not a file of weights ({reason}); restore it or use another") from error
 
 
 def _there_is(path: Path) -> str:

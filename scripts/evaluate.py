@@ -1,0 +1,222 @@
+"""Measure translated images: against their known truth, or by FID and KID against real images of the target domain.
+
+    python scripts/evaluate.py --name RUN                               what test.py wrote for a run
+    python scripts/evaluate.py --fake DIR --input DIR --truth DIR       against a known truth
+    python scripts/evaluate.py --fake DIR --real DIR                    FID and KID
+
+With --name the data folder decides: where it has testA_truth (testB_truth for BtoA) the pictures are compared with
+that, otherwise with all real images of the target domain, testB (testA). The truth is scored as util/metrics.py defines
+it: 0 for copying the input, 1 for the truth. FID (arXiv 1706.08500) and KID (arXiv 1801.01401) come from
+torch-fidelity, over all images found. Every result is written as JSON together with what it depends on.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from data.image_file import read_image  # noqa: E402
+from data.image_folder import list_images  # noqa: E402
+from util import metrics  # noqa: E402
+from util.errors import UserError  # noqa: E402
+from util.fid import FID_BIAS, fid_and_kid  # noqa: E402
+from util.files import atomic_path  # noqa: E402
+from util.runtime import git_commit  # noqa: E402
+
+LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, this process's by default."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    run = parser.add_argument_group("a run (its folders are found by name)")
+    run.add_argument("--name", help="name of the run, as given to train.py and test.py")
+    run.add_argument("--phase", default="test", help="as given to test.py (default: test)")
+    run.add_argument("--epoch", default="latest", help="as given to test.py (default: latest)")
+    run.add_argument("--checkpoints_dir", type=Path, default=Path("checkpoints"), help="default: checkpoints")
+    run.add_argument("--results_dir", type=Path, default=Path("results"), help="default: results")
+    run.add_argument("--dataroot", type=Path, help="the data folder, if it is not the one the run was trained on")
+    folders = parser.add_argument_group("folders (instead of those found by --name)")
+    folders.add_argument("--fake", type=Path, metavar="DIR", help="translated images")
+    folders.add_argument("--input", type=Path, metavar="DIR", help="what they were translated from, same names")
+    folders.add_argument("--truth", type=Path, metavar="DIR", help="what they should be, same names")
+    folders.add_argument("--real", type=Path, metavar="DIR", help="real images of the TARGET domain: FID and KID")
+    fid = parser.add_argument_group("FID and KID")
+    fid.add_argument(
+        "--inception",
+        type=Path,
+        metavar="PATH",
+        help="weights of Inception-v3 in torch-fidelity's layout; without this flag its own are downloaded once",
+    )
+    fid.add_argument(
+        "--feature",
+        choices=("2048", "768"),
+        default="2048",
+        help="layer to compare. 2048 is the FID of the papers; 768, an earlier layer, gives another number, FID-768, "
+        "which compares only with its like",
+    )
+    fid.add_argument("--batch_size", type=int, default=32, help="images at once (default: 32)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes (default: beside the images)")
+    args = parser.parse_args(argv)
+    if not (args.name or (args.fake and (args.real or (args.truth and args.input)))):
+        parser.error("give --name RUN, or --fake with --real, or --fake with --truth and --input")
+    return args
+
+
+def find_folders(args: argparse.Namespace) -> dict[str, Any]:
+    """Fill in what --name implies; returns what the JSON says of the run (nothing without --name).
+
+    Raises:
+        UserError: the run or its results do not exist.
+    """
+    if not args.name:
+        args.out = args.out or Path(f"{args.fake}_{measure_name(args)}.json")
+        return {}
+    record = args.checkpoints_dir / args.name / "train_opt.json"
+    results = args.results_dir / args.name / f"{args.phase}_{args.epoch}"
+    args.fake = args.fake or results / "images" / "fake_B"
+    args.input = args.input or results / "images" / "real_A"
+    if not args.fake.is_dir():
+        raise UserError(f"--name {args.name}: {args.fake} does not exist; first run: python test.py --name {args.name}")
+    run = {"name": args.name}
+    if record.is_file():
+        saved = json.loads(record.read_text())
+        options = saved["options"]
+        run |= {"recipe": saved["recipe"], "seed": options["seed"], "trained_with": saved["versions"]}
+    elif not (args.real or args.truth):
+        raise UserError(f"--name {args.name}: {record} does not exist; say with --real or --truth what to compare with")
+    if not (args.real or args.truth):
+        source, target = options["direction"].split("to")
+        data = args.dataroot or Path(options["dataroot"])
+        truth = data / f"{args.phase}{source}_truth"
+        args.truth = truth if truth.is_dir() else None
+        args.real = None if args.truth else data / f"{args.phase}{target}"
+    args.out = args.out or results / f"{measure_name(args)}.json"
+    return run
+
+
+def measure_name(args: argparse.Namespace) -> str:
+    """The name of the result file."""
+    return f"fid_{args.feature}" if args.real else "truth"
+
+
+def images_by_name(folder: Path) -> dict[str, Path]:
+    """The images of a folder, by their place in it without suffix, sorted; raises UserError where there are none."""
+    paths = map(Path, list_images(str(folder)))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def read_unit(path: Path) -> np.ndarray:
+    """(H,W,3) values in [0,1]."""
+    return np.asarray(read_image(str(path), 3), dtype=np.float64) / 255
+
+
+def compare_with_truth(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Score every translated image against its truth; returns what the JSON holds, and the table to print.
+
+    Raises:
+        UserError: an image has no truth or input of its name and size, or there is nothing to translate.
+    """
+    fakes, truths, inputs = map(images_by_name, (args.fake, args.truth, args.input))
+    rows = []
+    for name, path in fakes.items():
+        for flag, found in (("truth", truths), ("input", inputs)):
+            if name not in found:
+                raise UserError(f"--{flag} {getattr(args, flag)} has no image {name}, but --fake {args.fake} has")
+        fake, truth, source = map(read_unit, (path, truths[name], inputs[name]))
+        if not fake.shape == truth.shape == source.shape:
+            raise UserError(
+                f"{path} differs in size from its truth or input; translate at full size (test.py's default)"
+            )
+        model, copy = (metrics.errors_by_region(picture, truth, source) for picture in (fake, source))
+        share = metrics.score([model["error"]], [copy["error"]]) if copy["error"] else None
+        rows.append({"name": name, "score": share, "model": model, "copy": copy})
+    try:
+        score = metrics.score(*([row[who]["error"] for row in rows] for who in ("model", "copy")))
+    except ValueError as error:
+        raise UserError(f"--truth {args.truth} is no truth for --input {args.input}: {error}") from None
+    means = {
+        who: {key: float(np.mean([r[who][key] for r in rows])) for key in rows[0][who]} for who in ("copy", "model")
+    }
+    missing = len(truths.keys() - fakes.keys())
+    result = {
+        "score": score,
+        "counts": {"images": len(rows), "not_translated": missing},
+        "means": means,
+        "images": rows,
+    }
+    return result, truth_table(args.truth, result)
+
+
+def truth_table(truth: Path, result: dict[str, Any]) -> str:
+    """The result for people."""
+    count, missing = result["counts"].values()
+    means = result["means"]
+    lines = [f"{count} images against {truth}" + (f" ({missing} more were not translated)" if missing else "")]
+    lines.append(f"{'':20}{'error':>9}{'object':>9}{'backgr.':>9}{'L1':>9}{'PSNR':>9}")
+    perfect = dict.fromkeys(means["copy"], 0.0)
+    for label, row in (("copy of the input", means["copy"]), ("model", means["model"]), ("perfect", perfect)):
+        cells = "".join(f"{row[key]:9.4f}" for key in ("error", "object", "background", "l1"))
+        lines.append(f"{label:20}{cells}{metrics.psnr(row['mse']):9.2f}")
+    lines.append(f"score {result['score']:.3f}: 0 is a copy of the input, 1 a perfect translation")
+    return "\n".join(lines)
+
+
+def compare_sets(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """FID and KID against the real images; returns what the JSON holds, and the lines to print."""
+    result = fid_and_kid(args.fake, args.real, args.inception, args.feature, args.batch_size)
+    counts, (fid, kid) = result["counts"], result["names"]
+    lines = [
+        f"{counts['fake']} images of {args.fake} against {counts['real']} of {args.real}",
+        f"{fid} {result['fid']:.3f}, {kid} x100 {100 * result['kid']['mean']:.3f}",
+    ]
+    if min(counts.values()) < FID_BIAS:
+        lines.insert(0, f"warning: FID from fewer than {FID_BIAS} images is biased upwards; compare equal numbers only")
+    return result, "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Commit and libraries that a result depends on."""
+    found = {"commit": git_commit(), "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found[library] = "not installed"
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = parse_arguments(argv)
+    try:
+        run = find_folders(args)
+        folders = {flag: str(getattr(args, flag)) for flag in ("fake", "input", "truth", "real") if getattr(args, flag)}
+        for flag, folder in folders.items():
+            if not Path(folder).is_dir():
+                raise UserError(f"--{flag} {folder} is not a folder")
+        result, text = compare_sets(args) if args.real else compare_with_truth(args)
+        facts = {"command": shlex.join(["python", *sys.argv]), "run": run, "folders": folders, "versions": versions()}
+        with atomic_path(args.out) as temporary:
+            temporary.write_text(json.dumps({**result, **facts}, indent=2, allow_nan=False) + "\n")
+        print(f"written to {args.out}", text, sep="\n")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

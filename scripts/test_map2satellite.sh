@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# Translate all test images (maps to aerial photographs; A is the photograph) and measure FID and KID; arguments go to test.py.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+translate map2satellite maps BtoA "$@"
