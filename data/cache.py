@@ -15,8 +15,6 @@ GIB = 2**30
 class PixelCache:
     """All sources of an epoch in one flat uint8 buffer, image after image, channel after channel.
 
-    Forked loader processes share the buffer with this one; nothing is decoded or held twice.
-
     Args:
         sources: what to hold.
         device: where.

@@ -33,7 +33,8 @@ class Loader:
         dataset: which images, and how they are cut.
         runtime: the device, and which part of each batch is this process's.
         images_per_step: global images per step, over all processes.
-        num_threads: worker processes that decode; 0 decodes in this one.
+        num_threads: worker processes that decode; 0 decodes in this one. With a cache there is nothing left for workers
+            to do but copy, which is faster without them.
         cache: "none", "ram" or "device".
     """
 
@@ -43,12 +44,11 @@ class Loader:
         self.dataset = dataset
         self.images_per_step = images_per_step
         self._runtime = runtime
-        self._workers = min(num_threads, cpu_count())
+        self._pin = runtime.device.type == "cuda"
         self._cache_kind = cache
         self._cache: PixelCache | None = None
-        self._host: DataLoader | None = None
-        self._stop_workers: Finalize | None = None
-        self._prepared_size: int | None = None
+        self._cached_size = 0
+        self._host = self._make_host(min(num_threads, cpu_count())) if cache == "none" else None
         self._steps = len(self._index_batches(epoch=1))
         for note in dataset.notes:
             self._say(note)
@@ -63,19 +63,11 @@ class Loader:
         Raises:
             UserError: an image that cannot be read, is too small for its crop, or differs in size from its batch.
         """
-        self._prepare(epoch)
         part = self.images_per_step // self._runtime.world_size
         first = part * self._runtime.rank
         batches = [batch[first : first + part] for batch in self._index_batches(epoch)[start:]]
         keys = [[(epoch, index) for index in batch] for batch in batches if batch]
-        if self._host is None:
-            fetched = (make_batch(self.dataset, batch, self._cache.gather) for batch in keys)
-        else:
-            self._host.sampler.keys = keys
-            fetched = iter(self._host)
-        for batch in fetched:
-            if isinstance(batch, UserError):
-                raise batch
+        for batch in self._fetch_cached(epoch, keys) if self._host is None else self._fetch_decoded(keys):
             yield {role: self._finish(pixels) for role, pixels in batch.pixels.items()} | batch.facts
 
     def _index_batches(self, epoch: int) -> list[list[int]]:
@@ -92,37 +84,41 @@ class Loader:
                 full.append(groups.pop(key))
         return full + list(groups.values())
 
-    def _prepare(self, epoch: int) -> None:
-        """Fill the cache for the size of this epoch and start workers, unless they are there already."""
-        size = self.dataset.load_size(epoch) if self._cache_kind != "none" else 0
-        if size == self._prepared_size:
-            return
-        if self._stop_workers:
-            self._stop_workers()
-        self._host = self._cache = None
-        if self._cache_kind != "none":
+    def _fetch_decoded(self, keys: list[Keys]) -> Iterator["RawBatch"]:
+        self._host.sampler.keys = keys
+        for batch in self._host:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+    def _fetch_cached(self, epoch: int, keys: list[Keys]) -> Iterator["RawBatch"]:
+        size = self.dataset.load_size(epoch)
+        if size != self._cached_size:
+            self._cache = None  # before the new one takes its place in memory
             device = self._runtime.device if self._cache_kind == "device" else torch.device("cpu")
             self._cache = PixelCache(self.dataset.sources(epoch), device, self._cache_kind)
+            self._cached_size = size
             self._say(f"cache {self._cache_kind}: {self._cache.describe()}")
-        if self._cache_kind != "device":
-            self._host = self._start_workers()
-        self._prepared_size = size
+        on_device = self._cache_kind == "device"
+        cut = self._cache.gather if on_device else partial(cut_views, self._cache.pixels)
+        for batch in keys:
+            raw = make_batch(self.dataset, batch, cut)
+            yield raw.pin_memory() if self._pin and not on_device else raw
 
-    def _start_workers(self) -> DataLoader:
-        pixels = self._cache.pixels if self._cache else read_source
-        settings = {"persistent_workers": True, "prefetch_factor": 4} if self._workers else {}
+    def _make_host(self, workers: int) -> DataLoader:
+        settings = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
         host = DataLoader(
-            HostBatches(self.dataset, partial(cut_views, pixels)),
+            HostBatches(self.dataset),
             batch_size=None,
             sampler=KeySampler(),
-            num_workers=self._workers,
+            num_workers=workers,
             worker_init_fn=ignore_signals,
-            pin_memory=self._runtime.device.type == "cuda",
+            pin_memory=self._pin,
             generator=torch.Generator(),  # of its own, so that loading does not move the model's random numbers
             **settings,
         )
         # At exit this must come before the queues to the workers close, which have priority 10.
-        self._stop_workers = Finalize(self, stop_workers, args=(host,), exitpriority=20)
+        Finalize(self, stop_workers, args=(host,), exitpriority=20)
         return host
 
     def _finish(self, pixels: Tensor) -> Tensor:
@@ -178,16 +174,15 @@ def cut_views(pixels: Callable[..., Tensor], views: Sequence[View]) -> Tensor:
 
 
 class HostBatches(Dataset):
-    """Batches by their keys, for torch's DataLoader."""
+    """Batches by their keys, decoded from files, for torch's DataLoader."""
 
-    def __init__(self, dataset: BaseDataset, cut: Cut) -> None:
+    def __init__(self, dataset: BaseDataset) -> None:
         self.dataset = dataset
-        self.cut = cut
 
     def __getitem__(self, keys: Keys) -> RawBatch | UserError:
         """The batch; or the user's error as a value, because raised in a worker it would arrive inside a traceback."""
         try:
-            return make_batch(self.dataset, keys, self.cut)
+            return make_batch(self.dataset, keys, partial(cut_views, read_source))
         except UserError as error:
             return error
 

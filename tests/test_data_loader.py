@@ -260,8 +260,8 @@ def test_parts_of_all_ranks_make_up_the_batch(folders):
 
 
 def test_what_workers_need_can_be_pickled(folders):
-    """Where processes are spawned and not forked, the data set and the cache travel by pickle."""
-    loader = make_loader(data_options(folders, cache="ram"))
+    """Where processes are spawned and not forked, the data set travels by pickle."""
+    loader = make_loader(data_options(folders))
     [first, *_] = loader.epoch(1)
     batches = pickle.loads(pickle.dumps(loader._host.dataset))
     keys = [(1, index) for index in loader.dataset.order(1)[:2]]

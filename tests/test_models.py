@@ -1,6 +1,7 @@
 """Every --model with every preset, through the registry: a new model file is covered without touching this one."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -118,6 +119,52 @@ def test_a_bad_loss_stops_before_the_step(tmp_path, name):
     assert model.optimizers["G"].state_dict()["state"][0]["step"] == state
     with pytest.raises(UserError, match=r"not finite.*x\.pt"):
         model.check_finite("x.pt")
+
+
+VARIANTS = [
+    "--gan_mode wgangp --normD none",
+    "--gan_mode hinge",
+    "--gan_mode vanilla --netD pixel",
+    "--gan_mode nonsaturating --netD n_layers --n_layers_D 2",
+    "--gnn_idt false",
+    "--input_nc 1 --output_nc 1",
+    "--input_nc 1 --gnn_idt false",
+    "--direction BtoA --netG resnet_6blocks --no_antialias --no_antialias_up",
+    "--normG batch --normD batch --no_dropout false",
+    "--num_hop 0 --pooling_num 0",
+    "--num_hop 3 --pooling_num 2 --attn_layers 0,1,2,3",
+    "--adjacency_from features --pool_score both --gnn_bias false --detach_input false",
+    "--lr_policy plateau --init_type kaiming",
+]
+
+
+@pytest.mark.parametrize("flags", VARIANTS)
+def test_patchgcl_variants_step_and_reach_every_parameter(tmp_path, flags):
+    _, _, loader, model = build(tmp_path, "patchgcl", None, "--batch_size", "2", *flags.split())
+    losses = step(model, next(iter(loader.epoch(1))))
+    assert all(torch.isfinite(torch.tensor(value)) for value in losses.values()), losses
+    for net_name, net in model.networks.items():
+        for key, parameter in net.named_parameters():
+            assert parameter.grad is not None, f"no gradient for {net_name}.{key}"
+    model.end_epoch()
+    assert model.get_current_visuals()["fake_B"].shape[1] == model.opt.output_nc
+
+
+def test_the_official_recipe_halves_terms_and_levels(tmp_path):
+    """With every loss equal to 1, lambda * 1/2 * (1 + 0.5)/2 against lambda * (1 + 1)."""
+    for preset, expected in (("official", 0.1 * 0.5 * (1 + 0.5) / 2), ("paper", 0.1 * (1 + 1))):
+        _, _, loader, model = build(tmp_path, "patchgcl", preset)
+        model.set_input(next(iter(loader.epoch(1))))
+        module = sys.modules[type(model).__module__]
+        original, module.graph_nce_loss = module.graph_nce_loss, lambda z, *_: torch.ones(len(z), requires_grad=True)
+        try:
+            model.load(model._micro_batches[0])
+            model.forward()
+            terms = model.compute_G_loss()
+        finally:
+            module.graph_nce_loss = original
+        assert terms["GNN"].item() == pytest.approx(expected)
+        assert terms["GNN_Y"].item() == pytest.approx(expected)
 
 
 def test_ema_follows_its_definition(tmp_path):

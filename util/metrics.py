@@ -38,7 +38,7 @@ def texture_error(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """(H,W) error e of two (H,W,C) pictures in [0,1]: difference of their local means plus that of local contrasts."""
     sigma = max(one.shape[:2]) / WINDOW
     (mean_1, std_1), (mean_2, std_2) = local_statistics(one, sigma), local_statistics(other, sigma)
-    return (np.abs(std_1 - std_2)).mean(-1)
+    return (np.abs(mean_1 - mean_2) + np.abs(std_1 - std_2)).mean(-1)
 
 
 def errors_by_region(fake: np.ndarray, truth: np.ndarray, source: np.ndarray) -> dict[str, float]:
