@@ -81,7 +81,11 @@ class BaseOptions:
             "--gpu_ids", None, "-1: CPU, 0: first GPU; default: the best. Several: torchrun --nproc_per_node N train.py"
         )
         run.add("--seed", 0, "seed of the initial weights, the patches and the data order", type=natural)
-        run.add("--deterministic", False, "bit-identical reruns on a GPU, at some speed (a CPU always does so)")
+        run.add(
+            "--deterministic",
+            False,
+            "reruns as alike as torch can make them on a GPU (on a CPU they are bit-identical anyway)",
+        )
         run.add("--verbose", False, "print each network layer by layer")
 
     @staticmethod

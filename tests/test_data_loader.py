@@ -397,6 +397,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, polite", [("SIGINT", True), ("SIGTERM", True), ("SIGINT", False)])
 def test_workers_outlive_a_signal_to_the_group_and_end_with_the_program(folders, name, polite):
     code = SCRIPT.format(repo=str(REPO), root=str(folders), name=name, polite=polite)

@@ -1,12 +1,14 @@
 """The documents tell the truth: options are current, the worked example runs, the commands of the README work."""
 
 import re
+import shlex
 import shutil
 
 import pytest
 
+from options import TestOptions, TrainOptions
 from scripts.document_options import document
-from tests.helpers import REPO, run_command, train_flags
+from tests.helpers import REPO, TINY, make_dataset, run_command, train_flags
 
 
 def test_the_options_page_is_current():
@@ -26,17 +28,51 @@ def checkout(tmp_path):
 
 
 def test_the_worked_example_is_one_new_file(checkout, tmp_path):
-    flags = [flag for flag in train_flags(tmp_path) if flag not in ("patchgcl", "--vgg_weights", "random")]
+    root = tmp_path / "runs"
+    flags = [flag for flag in train_flags(root) if flag not in ("patchgcl", "--vgg_weights", "random")]
     flags[flags.index("--model") + 1 : flags.index("--model") + 1] = ["recover"]
     trained = run_command(["train.py", *flags, "--preset", "strict", "--max_steps", "2"], cwd=checkout)
     assert trained.returncode == 0, trained.stderr
     assert "recipe: recover, preset strict" in trained.stdout
-    where = ["--checkpoints_dir", tmp_path / "checkpoints", "--results_dir", tmp_path / "results", "--gpu_ids", "-1"]
+    where = ["--checkpoints_dir", root / "checkpoints", "--results_dir", root / "results", "--gpu_ids", "-1"]
     translated = run_command(["test.py", "--name", "run", *where], cwd=checkout)
     assert translated.returncode == 0, translated.stderr
     assert "--lambda_recover" in run_command(["train.py", "--model", "recover", "--help"], cwd=checkout).stdout
     covered = run_command(["-m", "pytest", "-q", "tests/test_models.py", "-k", "recover and reaches"], cwd=checkout)
     assert covered.returncode == 0 and "4 passed" in covered.stdout, covered.stdout
+
+
+def documented_commands() -> list[list[str]]:
+    """Every `python train.py ...` and `python test.py ...` in code blocks and inline code of the documents."""
+    found = []
+    for page in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
+        text = page.read_text().replace("\\\n", " ")
+        found += re.findall(r"(?:^|`)python ((?:train|test)\.py [^`\n#]*)", text, re.MULTILINE)
+    return [shlex.split(command) for command in found if "..." not in command]
+
+
+def test_documented_commands_are_understood(tmp_path):
+    commands = documented_commands()
+    assert len(commands) >= 5
+    for script, *flags in commands:
+        flags = flags[:-1] if flags[-1] == "--dataroot" else flags  # the sentence around it goes on in words
+        options = TrainOptions() if script == "train.py" else TestOptions()
+        options.parse(["--dataroot", "x", *flags, "--checkpoints_dir", str(tmp_path)])
+
+
+def test_the_released_commands_of_the_readme_run(tmp_path):
+    """The commands as printed, with small networks, then the released test command."""
+    trained = next(c for c in documented_commands() if "--pooling_ratio" in c)
+    make_dataset(tmp_path / "data")
+    where = ["--checkpoints_dir", tmp_path / "checkpoints", "--dataroot", tmp_path / "data"]
+    result = run_command([*trained, *TINY, *where, "--vgg_weights", "random", "--max_steps", "2"])
+    assert result.returncode == 0, result.stderr
+    assert "pooling_ratio=1.0,0.5" in result.stdout
+    released = ["--CUT_mode", "CUT", "--phase", "test", "--epoch", "latest", "--num_test", "3"]
+    where += ["--results_dir", tmp_path / "results", "--gpu_ids", "-1"]
+    result = run_command(["test.py", "--name", "h2z", *released, *where])
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "results" / "h2z" / "test_latest" / "images" / "fake_B").iterdir())) == 3
 
 
 def test_links_in_the_documents_exist():

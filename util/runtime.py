@@ -65,7 +65,8 @@ class Runtime:
             torch.backends.cudnn.benchmark = not deterministic
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
+            # reflection padding has no deterministic backward on a GPU: torch warns, and names what is left
+            torch.use_deterministic_algorithms(True, warn_only=True)
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         torch.manual_seed(seed + self.rank)
