@@ -57,6 +57,7 @@ class BaseModel(ABC):
         self.losses: dict[str, Tensor] = {}
         self.visual_names: list[str] = []
         self._trained_by: dict[str, list[nn.Module]] = {}
+        self._adam: dict[str, tuple[float, tuple[float, float]]] = {}  # learning rate and momenta that were asked for
         self._micro_batches: list[dict[str, Any]] = []
         self._loaded: int | None = None  # which micro-batch the last forward saw
         self._not_finite: dict[str, Tensor] = {}
@@ -76,10 +77,10 @@ class BaseModel(ABC):
         """Give networks one Adam with the run's learning rate and schedule; `update(name, ...)` steps it."""
         opt = self.opt
         self._trained_by[name] = list(nets)
-        parameters = [p for net in nets for p in net.parameters()]
-        self.optimizers[name] = torch.optim.Adam(
-            parameters, lr=lr or opt.lr, betas=betas or (opt.beta1, opt.beta2), fused=True
-        )
+        self._adam[name] = (lr or opt.lr, betas or (opt.beta1, opt.beta2))
+        rate, momenta = self._adam[name]
+        group = {"params": [p for net in nets for p in net.parameters()], "initial_lr": rate}
+        self.optimizers[name] = torch.optim.Adam([group], lr=rate, betas=momenta, fused=True)
         self.schedulers[name] = create_scheduler(
             self.optimizers[name], opt.lr_policy, opt.n_epochs, opt.n_epochs_decay, opt.lr_decay_iters, opt.epoch_count
         )
@@ -249,10 +250,17 @@ class BaseModel(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
-        for kind in ("networks", "averages", "optimizers", "schedulers"):
+        """Go on from a saved state; a learning rate, momenta or --ema that the options changed take effect."""
+        for kind in ("networks", "optimizers", "schedulers"):
             for name, part in getattr(self, kind).items():
                 part.load_state_dict(state[kind][name])
+        for name, average in self.averages.items():
+            average.load_state_dict(state["averages"].get(name, state["networks"][name]))
+        for name, (rate, momenta) in self._adam.items():
+            for group in self.optimizers[name].param_groups:
+                group["lr"] *= rate / group["initial_lr"]
+                group.update(initial_lr=rate, betas=momenta)
+            self.schedulers[name].base_lrs = [rate]
         self._epoch_loss.copy_(state["epoch_loss"])
 
     def describe(self) -> str:

@@ -67,17 +67,16 @@ pip install "${requirements[@]/#/--requirement=}" --build-constraint .venv/build
 
 # A torch that torchvision was not built for installs without complaint and fails when it is used.
 .venv/bin/python - <<'END'
-import dominate, numpy, PIL, torch, tqdm, visdom
+from importlib.metadata import version
 
-pair = f"torch {torch.__version__}"
+pair = f"torch {version('torch')}, torchvision {version('torchvision')}"
 try:
-    import torchvision
+    import dominate, numpy, PIL, torch, torchvision, tqdm, visdom
 
-    pair += f", torchvision {torchvision.__version__}"
     torchvision.ops.nms(torch.eye(4)[:1], torch.ones(1), 0.5)
 except Exception as error:
     reason = str(error).splitlines()[0]
-    raise SystemExit(f"error: {pair} do not fit together ({reason}): name a pair that does in requirements.txt")
+    raise SystemExit(f"error: the installation does not work ({reason}) with {pair}; name versions that fit in requirements.txt")
 print(f"ready: {pair}, CUDA", torch.version.cuda or "none")
 END
 describe_state >$stamp

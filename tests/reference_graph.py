@@ -62,7 +62,7 @@ def reference_loss(
     edges = [[0.0] * n for _ in range(n)]
     for i in range(n):
         for j in range(n):
-            cosine = float((basis[i] * basis[j]).sum())
+            cosine = (basis[i] * basis[j]).sum().item()
             edges[i][j] = 1.0 if i == j or (cosine > threshold if strict else cosine >= threshold) else 0.0
     total = torch.zeros((), dtype=out.dtype)
     keep, hops, name = n // down_scale, num_hop, f"gnn_{layer}"
@@ -73,7 +73,7 @@ def reference_loss(
             score_in = [torch.sigmoid((w_p * x).sum() + b_p) for x in z]
             score_out = score_in if pool_score == "input" else [torch.sigmoid((w_p * x).sum() + b_p) for x in v]
             k = min(max(2, keep), len(z))
-            kept = sorted(range(len(z)), key=lambda i: -float(score_in[i]))[:k]
+            kept = sorted(range(len(z)), key=lambda i: -score_in[i].item())[:k]
             if pool_adjacency == "two_hop":
                 m = len(z)
                 square = [[sum(edges[i][r] * edges[r][j] for r in range(m)) for j in range(m)] for i in range(m)]

@@ -69,7 +69,7 @@ class Evil:
 
 
 def test_a_file_never_runs_code(tmp_path, capsys):
-    (tmp_path / "w.pth").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Evil(), protocol=2))
     torch.save({"a": Evil()}, tmp_path / "v.pth")
     for name in ("w.pth", "v.pth"):
         with pytest.raises(UserError, match="damaged or not"):
@@ -164,6 +164,8 @@ def test_a_different_architecture_is_refused_and_other_changes_are_told(tmp_path
     with pytest.raises(UserError, match=r"--ngf 8 contradicts the run .* which has 4"):
         checkpoint(tmp_path, "--ngf", "8").resume()
     assert "changed since the last start: lr 0.0002 -> 0.001" in checkpoint(tmp_path, "--lr", "0.001").resume()
+    with pytest.raises(UserError, match=r"--lr_policy cosine contradicts .* which has linear"):
+        checkpoint(tmp_path, "--lr_policy", "cosine").resume()
     with pytest.raises(UserError, match="steps per epoch 10, this command gives 11"):
         checkpoint(tmp_path, progress=Progress(1, 4, 11, 1)).resume()
     saved = {"gone": 1, **vars(train_options(tmp_path))}

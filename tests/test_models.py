@@ -178,6 +178,28 @@ def test_ema_follows_its_definition(tmp_path):
     assert model.inference_net("G") is model.averages["G"]
 
 
+@pytest.mark.parametrize("policy", ["linear", "plateau"])
+def test_changed_rates_and_a_new_average_take_effect_on_resume(tmp_path, policy):
+    schedule = ["--lr_policy", policy, "--n_epochs", "1", "--n_epochs_decay", "3"]
+    opt, runtime, loader, model = build(tmp_path, "patchgcl", None, *schedule)
+    step(model, next(iter(loader.epoch(1))))
+    for _ in range(2):
+        model.end_epoch()
+    half = model.learning_rate
+    Checkpoint(opt, runtime, model, Progress(1, 4, len(loader), 1)).save_latest()
+    changed = [*schedule, "--lr", "0.002", "--beta1", "0.7", "--ema", "0.9"]
+    opt, runtime, _, again = build(tmp_path, "patchgcl", None, *changed)
+    notes = Checkpoint(opt, runtime, again, Progress(1, 4, len(loader), 1)).resume()
+    assert "changed since the last start: lr 0.0002 -> 0.002" in notes
+    assert again.learning_rate == pytest.approx(10 * half)
+    assert again.optimizers["G"].param_groups[0]["betas"] == (0.7, 0.999)
+    for a, b in zip(again.averages["G"].parameters(), model.netG.parameters(), strict=True):
+        assert torch.equal(a, b)
+    again.end_epoch()
+    model.end_epoch()
+    assert again.learning_rate == pytest.approx(10 * model.learning_rate)
+
+
 def test_frozen_networks_get_no_gradient(tmp_path):
     _, _, loader, model = build(tmp_path, "patchgcl", None)
     model.set_input(next(iter(loader.epoch(1))))

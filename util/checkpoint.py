@@ -14,6 +14,8 @@ from util.runtime import Runtime
 from util.weights import atomic_save, load_weights, read_file
 
 STATE = "latest_state.pt"
+FIXED = ("epoch_count", "lr_policy")  # where the schedule began, and its kind: a run keeps them, like its architecture
+SILENT = ("continue_train", "checkpoints_dir", "dry_run")  # no part of what is trained
 
 
 class Checkpoint:
@@ -112,14 +114,14 @@ def compare_options(saved: dict[str, Any], opt: Namespace) -> list[str]:
     """What this command changes in a run under way, a line each.
 
     Raises:
-        UserError: an option that shapes the networks differs.
+        UserError: an option differs that a run keeps for life.
     """
     notes = []
     for name, now in plain_options(opt).items():
         then = saved.get(name, now)
-        if then == now or name in ("continue_train", "checkpoints_dir", "dry_run"):
+        if then == now or name in SILENT:
             continue
-        if name in opt.architecture:
+        if name in opt.architecture or name in FIXED:
             raise UserError(
                 f"--{name} {show_value(now)} contradicts the run in {run_dir(opt)}, which has {show_value(then)}: "
                 "give another --name, or --from_scratch to move that run aside"
