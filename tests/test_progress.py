@@ -1,5 +1,7 @@
 """Counters of a run, counted by hand."""
 
+import time
+
 from util.progress import Progress
 
 
@@ -43,8 +45,16 @@ def test_late_first_epoch_counts_what_is_left():
 
 def test_times_are_per_image_and_reset():
     progress = Progress(1, 1, steps_per_epoch=2, images_per_step=2)
-    for _ in progress.timed([1, 2]):
+
+    def slow_batches():
+        for _ in range(2):
+            time.sleep(0.05)
+            yield {}
+
+    for _ in progress.timed(slow_batches()):
+        time.sleep(0.1)
         progress.advance()
-    times = progress.times()
-    assert times["time"] >= times["data"] >= 0
-    assert progress.times() == {"time": 0.0, "data": 0.0}
+    times = progress.times()  # 4 images: at least 0.3 s in all, of which 0.1 s of waiting
+    assert times["time"] >= 0.3 / 4
+    assert 0.1 / 4 <= times["data"] <= times["time"] - 0.2 / 4
+    assert progress.times()["data"] == 0.0

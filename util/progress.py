@@ -31,8 +31,7 @@ class Progress:
         self.max_steps = max_steps
         self.step = 0  # steps done in this epoch
         self.images = 0  # images done since the run began
-        self._data_seconds = self._step_seconds = 0.0
-        self._timed_images = 0
+        self._since, self._waited, self._timed_images = time.perf_counter(), 0.0, 0
 
     @property
     def total_images(self) -> int:
@@ -71,24 +70,21 @@ class Progress:
         return self.images // frequency > (self.images - self.images_per_step) // frequency
 
     def timed(self, batches: Iterable) -> Iterator:
-        """Pass batches on, noting how long each was waited for and worked on (host time: nothing is synchronised)."""
+        """Pass batches on, noting how long each was waited for (host time: nothing is synchronised)."""
         iterator = iter(batches)
         while True:
             asked = time.perf_counter()
             batch = next(iterator, None)
-            got = time.perf_counter()
-            self._data_seconds += got - asked
+            self._waited += time.perf_counter() - asked
             if batch is None:
                 return
             yield batch
-            self._step_seconds += time.perf_counter() - got
 
     def times(self) -> dict[str, float]:
         """Seconds per image since the last call: `time` for everything, `data` for waiting for images."""
-        images = max(self._timed_images, 1)
-        times = {"time": (self._data_seconds + self._step_seconds) / images, "data": self._data_seconds / images}
-        self._data_seconds = self._step_seconds = 0.0
-        self._timed_images = 0
+        now, images = time.perf_counter(), max(self._timed_images, 1)
+        times = {"time": (now - self._since) / images, "data": self._waited / images}
+        self._since, self._waited, self._timed_images = now, 0.0, 0
         return times
 
     def state_dict(self) -> dict[str, Any]:
