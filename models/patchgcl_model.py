@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.base_model import BaseModel
 from models.losses.gan import discriminator_loss, generator_loss, gradient_penalty
-from models.losses.graph_nce import graph_nce_loss
+from models.losses.graph_nce import multi_level_loss
 from models.networks.graph import POOLED, SCORES, SOURCES, GraphHead
 from models.networks.vgg import LAYER_NAMES, VGG16Features
 from options.parser import float_list, int_list, natural, positive_int
@@ -185,22 +185,13 @@ class PatchGCLModel(BaseModel):
 
     def graph_loss(self, output: Tensor, source: Tensor) -> Tensor:
         """L_GNN per image (B,): mean over VGG layers of the weighted sum over pooling levels (eq. 9)."""
+        opt = self.opt
         with torch.no_grad():
             feats_in = self.vgg(source)
         graphs = self.netF(self.vgg(output), feats_in)
-        losses = [self.layer_loss(levels) for levels in graphs]
         self.log("density", torch.stack([levels[0].density() for levels in graphs]).mean())
-        return torch.stack(losses).mean(0)
-
-    def layer_loss(self, levels) -> Tensor:
-        """One VGG layer's loss per image (B,)."""
-        ratio = self.opt.pooling_ratio
-        loss = sum(
-            ratio[min(p, len(ratio) - 1)]
-            * graph_nce_loss(level.node_in_BND, level.node_out_BND, self.opt.nce_T, self.opt.symmetric_nce)
-            for p, level in enumerate(levels)
-        )
-        return loss / len(levels) if self.opt.average_levels else loss
+        weighting = (opt.nce_T, opt.symmetric_nce, opt.pooling_ratio, opt.average_levels)
+        return torch.stack([multi_level_loss(levels, *weighting) for levels in graphs]).mean(0)
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""

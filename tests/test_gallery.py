@@ -118,6 +118,14 @@ def test_a_label_without_a_column_is_refused(tmp_path):
         gallery.add("a", {"idt_B": picture()})
 
 
+def test_pictures_of_an_earlier_run_do_not_stay_among_the_new_ones(tmp_path):
+    make(tmp_path, ["a", "b", "sub/c"]).close()
+    (tmp_path / "images" / "real_A" / "mine.png").write_text("not the gallery's")
+    make(tmp_path, ["b"]).close()
+    found = sorted(path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.png"))
+    assert [name for name in found if name.startswith("real_A")] == ["real_A/b.png", "real_A/mine.png"]
+
+
 def full_disk(array, path):
     raise OSError(28, "No space left on device")
 

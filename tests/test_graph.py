@@ -1,11 +1,12 @@
 """The graph head and its loss against a loop-based reference, hand-drawn graphs and closed forms."""
 
 import math
+import re
 
 import pytest
 import torch
 
-from models.losses.graph_nce import graph_nce_loss
+from models.losses.graph_nce import graph_nce_loss, multi_level_loss
 from models.networks.graph import (
     GraphHead,
     TAGConv,
@@ -17,6 +18,9 @@ from models.networks.graph import (
     two_hop,
     unit,
 )
+from options import TrainOptions
+from options.parser import show_value
+from tests.helpers import REPO
 from tests.reference_graph import reference_loss
 
 PAPER = {
@@ -51,13 +55,8 @@ def make_case(settings: dict, batch: int = 1, nodes: int = 8) -> tuple:
 def head_loss(head, out, source, ids, settings) -> torch.Tensor:
     """The project's loss of one layer, mean over images."""
     levels = head([out], [source], [ids])[0]
-    ratio = settings["ratio"]
-    loss = sum(
-        ratio[min(p, len(ratio) - 1)]
-        * graph_nce_loss(level.node_in_BND, level.node_out_BND, settings["temperature"], settings["symmetric"])
-        for p, level in enumerate(levels)
-    )
-    return (loss / len(levels) if settings["average_levels"] else loss).mean()
+    weighting = (settings[key] for key in ("temperature", "symmetric", "ratio", "average_levels"))
+    return multi_level_loss(levels, *weighting).mean()
 
 
 def slow_loss(head, out, source, ids, settings) -> torch.Tensor:
@@ -241,3 +240,26 @@ def test_parameter_names_and_count_are_the_released_ones():
     assert sum(p.numel() for p in head.parameters()) == 1_313_795
     assert head.gnn_0.conv1.lin.weight.shape == (256, 768)
     assert head.gnn_0.conv1.lin.weight.std().item() == pytest.approx(0.02, rel=0.01)
+
+
+def test_the_documented_use_in_other_code_runs():
+    text = (REPO / "docs" / "method.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    names = {"feats_out": [torch.randn(2, c, 8, 8, requires_grad=True) for c in (256, 512)]}
+    names["feats_in"] = [torch.randn(2, c, 8, 8) for c in (256, 512)]
+    exec(code, names)
+    names["loss"].backward()
+    assert all(feature.grad.abs().sum() > 0 for feature in names["feats_out"])
+
+
+def test_documented_defaults_are_those_of_the_presets():
+    text = (REPO / "docs" / "method.md").read_text()
+    rows = re.findall(r"\| `--(\w+)` \((.*?); (.*?)\) \|", text)
+    assert len(rows) == 18
+    for preset, column in (("paper", 1), ("official", 2)):
+        opt = TrainOptions().parse(["--dataroot", "x", "--preset", preset])
+        for row in rows:
+            written = row[column]
+            value = opt.pool_hop if row[0] == "pool_hop" else getattr(opt, row[0])
+            shown = "as `--num_hop`" if value is None else show_value(value)
+            assert shown.replace("1.0", "1") == written, row[0]

@@ -1,5 +1,6 @@
 """The result folder of test.py: pictures written while the next batch computes, and the pages that show them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, count
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from util import html
 from util.errors import UserError
+from util.files import atomic_path
 from util.images import save_png, to_uint8
 
 WRITERS = 4
@@ -86,6 +88,7 @@ class Gallery:
         self.pool.shutdown()
         self._raise_write_error()
         try:
+            self._remove_stale()
             self._write_pages()
         except OSError as error:
             raise self._user_error(self.folder, error) from error
@@ -118,6 +121,20 @@ class Gallery:
     def _user_error(path: Path, error: Exception) -> UserError:
         reason = getattr(error, "strerror", None) or error
         return UserError(f"cannot write {path}: {reason}; free space, or choose another --results_dir")
+
+    def _remove_stale(self) -> None:
+        """Remove pictures that an earlier run wrote here and this one did not, so that no measure counts them.
+
+        Only files that a gallery itself recorded in pictures.json are ever removed.
+        """
+        record = self.folder / "pictures.json"
+        now = {picture.file for row in self.rows.values() for picture in row}
+        before = set(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else set()
+        for file in before - now:
+            if file.startswith("images/") and ".." not in file.split("/"):
+                (self.folder / file).unlink(missing_ok=True)
+        with atomic_path(record) as temporary:
+            temporary.write_text(json.dumps(sorted(now), indent=0), encoding="utf-8")
 
     def _write_pages(self) -> None:
         """Write index.html and, beyond ROWS_PER_PAGE rows, further pages that link to each other."""

@@ -3,10 +3,16 @@
 Shape legend: B graphs, N nodes, D node width.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from util.precision import full_precision
+
+if TYPE_CHECKING:
+    from models.networks.graph import GraphLevel
 
 
 def graph_nce_loss(
@@ -32,3 +38,25 @@ def graph_nce_loss(
         if symmetric:
             loss_B = loss_B + (logits_BNN.logsumexp(1) - positive_BN).mean(1)
     return loss_B
+
+
+def multi_level_loss(
+    levels: Sequence["GraphLevel"],
+    temperature: float = 0.07,
+    symmetric: bool = False,
+    ratio: Sequence[float] = (1.0,),
+    average: bool = False,
+) -> Tensor:
+    """The loss of one feature layer over its pooling levels (eq. 9): sum_p ratio_p * loss_p.
+
+    Args:
+        levels: what GraphHead gives for the layer.
+        ratio: weight of each level, the last one repeated.
+        average: divide the sum by the number of levels (released code).
+
+    Returns:
+        loss_B, one per image.
+    """
+    losses = [graph_nce_loss(g.node_in_BND, g.node_out_BND, temperature, symmetric) for g in levels]
+    total_B = sum(ratio[min(p, len(ratio) - 1)] * loss_B for p, loss_B in enumerate(losses))
+    return total_B / len(levels) if average else total_B

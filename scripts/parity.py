@@ -1,0 +1,115 @@
+"""Check the graph head against an export of the released module: `python scripts/parity.py --reference FILE.npz`.
+
+The file holds, for every feature layer i, student_i and teacher_i (features (1,C,H,W) of output and input), ids_i (the
+sampled positions), grad_student_i; for every parameter of the released module its value w:<name> and gradient g:<name>;
+`loss`; and `options`, a Python dict literal of what differs from the README's values. Prints one JSON line; exit status
+0 when everything agrees within the tolerance, 1 when not, 2 when the file cannot be used.
+"""
+
+import argparse
+import ast
+import json
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from models.losses.graph_nce import multi_level_loss  # noqa: E402
+from models.networks.graph import GraphHead  # noqa: E402
+from models.patchgcl_model import PatchGCLModel  # noqa: E402
+from util.errors import UserError  # noqa: E402
+
+README = {"num_hop": 2, "pooling_num": 1, "down_scale": 4, "pooling_ratio": [1, 0.5], "nonzero_th": 0.1}
+
+
+def read_reference(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The arrays in float64 and the options; raises UserError for a file that is not such an export."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            text = str(file["options"]) if "options" in file else "{}"
+            arrays = {name: torch.from_numpy(np.asarray(file[name])) for name in file.files if name != "options"}
+        changed = ast.literal_eval(text)
+    except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
+        raise UserError(f"--reference {path} is not an export of the released module ({error})") from None
+    unknown = sorted(changed.keys() - README.keys())
+    if unknown:
+        raise UserError(f"--reference {path}: unknown option {unknown[0]}; known are {', '.join(README)}")
+    if "student_0" not in arrays or "loss" not in arrays:
+        raise UserError(f"--reference {path} lacks student_0 or loss: it is not an export of the released module")
+    return {n: a.double() if a.is_floating_point() else a for n, a in arrays.items()}, {**README, **changed}
+
+
+def build_head(arrays: dict[str, Tensor], options: dict[str, Any]) -> GraphHead:
+    """The head of the official recipe with the file's weights; widths and layers are read off their shapes."""
+    weights = {name[2:]: value for name, value in arrays.items() if name.startswith("w:")}
+    layers = sum(name.startswith("embed_") and name.endswith(".weight") for name in weights)
+    channels = [weights[f"embed_{i}.linear.weight"].shape[1] for i in range(layers)]
+    official = PatchGCLModel.PRESETS["official"]
+    head = GraphHead(
+        channels, weights["embed_0.linear.weight"].shape[0], num_hop=options["num_hop"], pool_hop=official["pool_hop"],
+        pooling_num=options["pooling_num"], down_scale=options["down_scale"], pool_shrink=official["pool_shrink"],
+        threshold=options["nonzero_th"], strict=official["threshold_test"] == "gt",
+        extra_loop=official["extra_self_loop"], pool_adjacency=official["pool_adjacency"],
+    ).double()  # fmt: skip
+    try:
+        head.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"the weights do not fit the options {options}: {' '.join(str(error).split())}") from None
+    return head
+
+
+def compare(arrays: dict[str, Tensor], options: dict[str, Any]) -> dict[str, float]:
+    """Loss here and there, and the largest differences of loss and gradients."""
+    head = build_head(arrays, options)
+    layers = range(head.layers)
+    students = [arrays[f"student_{i}"].requires_grad_() for i in layers]
+    teachers = [arrays[f"teacher_{i}"] for i in layers]
+    ids = [arrays[f"ids_{i}"].long().reshape(1, -1) for i in layers]
+    ratio = [1.0, *options["pooling_ratio"][1:]]  # the release never reads the first entry
+    graphs = head(students, teachers, ids)
+    loss = torch.stack([multi_level_loss(g, 0.07, symmetric=True, ratio=ratio, average=True) for g in graphs]).mean()
+    loss.backward()
+    feature_pairs = [(students[i].grad, arrays[f"grad_student_{i}"]) for i in layers]
+    parameter_pairs = [(p.grad, arrays[f"g:{name}"]) for name, p in head.named_parameters() if f"g:{name}" in arrays]
+    return {
+        "loss": loss.item(),
+        "loss_reference": arrays["loss"].item(),
+        **differences("loss", [(loss.detach(), arrays["loss"].reshape(()))]),
+        **differences("feature_gradient", feature_pairs),
+        **differences("parameter_gradient", parameter_pairs),
+    }
+
+
+def differences(name: str, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Largest absolute difference, and largest relative to the largest entry of the reference tensor."""
+    absolute = [(found - wanted).abs().max().item() for found, wanted in pairs]
+    scales = [max(wanted.abs().max().item(), 1e-12) for _, wanted in pairs]
+    relative = [difference / scale for difference, scale in zip(absolute, scales, strict=True)]
+    return {f"{name}_absolute": max(absolute, default=0.0), f"{name}_relative": max(relative, default=0.0)}
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", type=Path, required=True, help="the export, an .npz file")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative difference (default: 1e-4)")
+    args = parser.parse_args()
+    try:
+        result = compare(*read_reference(args.reference))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    agrees = all(value <= args.tolerance for name, value in result.items() if name.endswith("_relative"))
+    print(json.dumps({**result, "tolerance": args.tolerance, "agrees": agrees}))
+    return 0 if agrees else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
