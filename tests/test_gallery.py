@@ -84,7 +84,7 @@ def test_a_second_run_replaces_files_and_shows_only_its_own(tmp_path, monkeypatc
     make(tmp_path, ["b"]).close()
     assert page_names(tmp_path) == ["b"] and not (tmp_path / "page_002.html").exists()
     assert (tmp_path / "images/fake_B/b.png").read_bytes() != old
-    assert (tmp_path / "images/fake_B/a.png").exists()
+    assert (tmp_path / "earlier/fake_B/a.png").exists() and not (tmp_path / "images/fake_B/a.png").exists()
 
 
 def test_many_rows_are_split_in_pages_that_link_to_each_other(tmp_path, monkeypatch):
@@ -124,6 +124,7 @@ def test_pictures_of_an_earlier_run_do_not_stay_among_the_new_ones(tmp_path):
     make(tmp_path, ["b"]).close()
     found = sorted(path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.png"))
     assert [name for name in found if name.startswith("real_A")] == ["real_A/b.png", "real_A/mine.png"]
+    assert (tmp_path / "earlier" / "fake_B" / "sub" / "c.png").exists()
 
 
 def full_disk(array, path):

@@ -18,7 +18,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}.tmp")
+    temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:

@@ -44,7 +44,7 @@ def unique_names(paths: Sequence[str | Path], root: str | Path) -> list[str]:
 class Gallery:
     """Writes `folder/images/<label>/<name>.png` on threads of its own and `folder/index.html` at the end.
 
-    A folder with results of an earlier run is fine: files are replaced one by one, and the index shows this run only.
+    A folder with results of an earlier run is fine: files are replaced one by one, others move to `folder/earlier`.
     As a context manager it closes itself; after an exception in the block it only waits for the files under way.
     """
 
@@ -88,7 +88,7 @@ class Gallery:
         self.pool.shutdown()
         self._raise_write_error()
         try:
-            self._remove_stale()
+            self._set_aside_earlier()
             self._write_pages()
         except OSError as error:
             raise self._user_error(self.folder, error) from error
@@ -122,17 +122,20 @@ class Gallery:
         reason = getattr(error, "strerror", None) or error
         return UserError(f"cannot write {path}: {reason}; free space, or choose another --results_dir")
 
-    def _remove_stale(self) -> None:
-        """Remove pictures that an earlier run wrote here and this one did not, so that no measure counts them.
+    def _set_aside_earlier(self) -> None:
+        """Move pictures of an earlier run that this one did not write from images/ to earlier/.
 
-        Only files that a gallery itself recorded in pictures.json are ever removed.
+        So nothing is lost, and whoever measures a folder of images measures one run. Only files that a gallery itself
+        recorded in pictures.json are moved.
         """
         record = self.folder / "pictures.json"
         now = {picture.file for row in self.rows.values() for picture in row}
         before = set(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else set()
-        for file in before - now:
-            if file.startswith("images/") and ".." not in file.split("/"):
-                (self.folder / file).unlink(missing_ok=True)
+        for file in sorted(before - now):
+            target = self.folder / "earlier" / Path(file).relative_to("images")
+            if ".." not in target.parts and (self.folder / file).exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / file).replace(target)
         with atomic_path(record) as temporary:
             temporary.write_text(json.dumps(sorted(now), indent=0), encoding="utf-8")
 
