@@ -170,17 +170,15 @@ class BaseModel(ABC):
         return _Frozen([net for net in self.networks.values() if id(net) not in trained])
 
     def _record(self, player: str, terms: dict[str, Tensor]) -> None:
-        share = 1 / len(self._micro_batches)
         total = sum(terms.values()).detach()
         for name, value in {**terms, player: total}.items():
-            value = value.detach()
-            earlier = self.losses[name] if self._loaded else 0  # of this step's earlier micro-batches
-            self.losses[name] = earlier + value * share
+            self.log(name, value)
             bad = (~torch.isfinite(value)).float()
             self._not_finite[name] = torch.maximum(self._not_finite.get(name, bad), bad)
             self._tripped = torch.maximum(self._tripped, bad)
         if player == "G":
-            self._epoch_loss += torch.stack([total.double() * share, torch.full_like(total.double(), share)])
+            share = torch.full_like(total.double(), 1 / len(self._micro_batches))
+            self._epoch_loss += torch.stack([total.double() * share, share])
 
     def _update_averages(self, players: list[nn.Module]) -> None:
         """EMA: average <- decay * average + (1 - decay) * weights."""
@@ -193,8 +191,9 @@ class BaseModel(ABC):
                         kept.lerp_(new, 1 - self.opt.ema) if kept.is_floating_point() else kept.copy_(new)
 
     def log(self, name: str, value: Tensor) -> None:
-        """Report a 0-d tensor beside the losses."""
-        self.losses[name] = value.detach()
+        """Report a 0-d tensor, the mean over the step's micro-batches."""
+        earlier = self.losses[name] if self._loaded else 0  # of this step's earlier micro-batches
+        self.losses[name] = earlier + value.detach() / len(self._micro_batches)
 
     # -- what the loop asks for -------------------------------------------------------------------------------------
 

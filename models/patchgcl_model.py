@@ -15,8 +15,9 @@ from torch import Tensor
 
 from models.base_model import BaseModel
 from models.losses.gan import discriminator_loss, generator_loss, gradient_penalty
-from models.losses.graph_nce import multi_level_loss
-from models.networks.graph import POOLED, SCORES, SOURCES, GraphHead
+from models.losses.graph_nce import graph_nce_loss, weigh_levels
+from models.networks.adjacency import POOLED
+from models.networks.graph import SCORES, SOURCES, GraphHead, GraphLevel
 from models.networks.vgg import LAYER_NAMES, VGG16Features
 from options.parser import float_list, int_list, natural, positive_int
 from util.errors import UserError
@@ -52,17 +53,26 @@ class PatchGCLModel(BaseModel):
             "VGG16 layers with graphs; 4,7,9: relu3_1, relu4_1, relu4_3 (release)",
             type=int_list,
         )
+        net.add("--graph_features", "vgg", "what graphs are made of", choices=("vgg", "generator"))
+        net.add("--nce_layers", [0, 4, 8, 12, 16], "layers of G, for --graph_features generator", type=int_list)
         net.add("--netF_nc", 256, "width of a graph node", type=positive_int)
         net.add("--num_hop", 2, "hops L of the graph convolution (eq. 2); 0: plain patch-wise contrast", type=natural)
         net.add("--pool_hop", None, "hops on pooled graphs (eqs 7, 8); default: as num_hop; release: 1", type=natural)
         net.add("--pooling_num", 1, "pooling levels P (eq. 9)", type=natural)
 
-        group = parser.group("patchgcl")
+        PatchGCLModel.add_loss_options(parser.group("patchgcl"))
+        return parser
+
+    @staticmethod
+    def add_loss_options(group) -> None:
+        """Flags that shape no network."""
         group.add("--lambda_GAN", 1.0, "weight of the adversarial loss")
         group.add("--lambda_GNN", 0.1, "weight lambda_g of the graph contrastive loss (eq. 10; 0.1 in the README)")
         group.add("--gnn_idt", True, "contrast G(B) with B too (eq. 10, second term)")
         group.add("--num_patches", 256, "patches sampled per image and layer: the nodes of a graph", type=positive_int)
         group.add("--nonzero_th", 0.1, "cosine similarity t that makes an edge (eq. 1; 0.1 is best in table 2)")
+        group.add("--neighbours", 0, "edges to the K most similar patches instead of a threshold; 0: off", type=natural)
+        group.add("--weighted_edges", False, "an edge weighs its cosine instead of 1")
         group.add("--threshold_test", "ge", "an edge is cos >= t (eq. 1) or cos > t (release)", choices=("ge", "gt"))
         group.add(
             "--adjacency_from",
@@ -100,7 +110,6 @@ class PatchGCLModel(BaseModel):
         group.add("--vgg_weights", "imagenet", "of the frozen VGG16: imagenet, random (demos, tests) or a file")
         group.add("--init_F", None, "first weights of the graph head, such as a released <epoch>_net_F.pth")
         group.add("--CUT_mode", "CUT", "no effect; the released test command passes it")
-        return parser
 
     @staticmethod
     def check_options(opt: Namespace) -> None:
@@ -120,14 +129,15 @@ class PatchGCLModel(BaseModel):
             return
         self.visual_names = ["real_A", "fake_B", "real_B", *(["idt_B"] if opt.gnn_idt else [])]
         self.netD = self.add_network("D", self.new_discriminator(opt.output_nc))
-        self.vgg = runtime.place(VGG16Features(opt.attn_layers, opt.vgg_weights))
+        if opt.graph_features == "vgg":
+            self.vgg = runtime.place(VGG16Features(opt.attn_layers, opt.vgg_weights))
         self.netF = self.add_network("F", self.new_head())
         for name in ("G", "D", "F"):
             self.add_optimizer(name, self.networks[name])
 
     def describe(self) -> str:
         """The networks, and whether VGG16 knows anything."""
-        if not self.is_train:
+        if not self.is_train or self.opt.graph_features == "generator":
             return super().describe()
         layers = ", ".join(LAYER_NAMES[i] for i in self.opt.attn_layers)
         warning = " (untrained: for demos and tests only)" if self.opt.vgg_weights == "random" else ""
@@ -136,12 +146,15 @@ class PatchGCLModel(BaseModel):
     def new_head(self) -> GraphHead:
         """The graph head as the options describe it."""
         opt = self.opt
+        from_vgg = opt.graph_features == "vgg"
+        channels = self.vgg.channels if from_vgg else self.netG.feature_channels(opt.nce_layers)
         head = GraphHead(
-            self.vgg.channels, opt.netF_nc, num_hop=opt.num_hop, pool_hop=opt.pool_hop, pooling_num=opt.pooling_num,
+            channels, opt.netF_nc, num_hop=opt.num_hop, pool_hop=opt.pool_hop, pooling_num=opt.pooling_num,
             num_patches=opt.num_patches, down_scale=opt.down_scale, pool_shrink=opt.pool_shrink,
-            threshold=opt.nonzero_th, strict=opt.threshold_test == "gt", adjacency_from=opt.adjacency_from,
-            extra_loop=opt.extra_self_loop, pool_adjacency=opt.pool_adjacency, pool_score=opt.pool_score,
-            detach_input=opt.detach_input, bias=opt.gnn_bias,
+            threshold=opt.nonzero_th, strict=opt.threshold_test == "gt", neighbours=opt.neighbours,
+            weighted=opt.weighted_edges, adjacency_from=opt.adjacency_from, extra_loop=opt.extra_self_loop,
+            pool_adjacency=opt.pool_adjacency, pool_score=opt.pool_score, detach_input=opt.detach_input,
+            bias=opt.gnn_bias,
         )  # fmt: skip
         if opt.init_F:
             load_weights(head, Path(opt.init_F))
@@ -183,15 +196,32 @@ class PatchGCLModel(BaseModel):
             terms[name] = loss_B.mean()
         return terms
 
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What graphs are made of: VGG16's features, or with --graph_features generator those of G's own layers."""
+        if self.opt.graph_features == "vgg":
+            return self.vgg(images)
+        return self.netG.encode(images, self.opt.nce_layers)
+
     def graph_loss(self, output: Tensor, source: Tensor) -> Tensor:
-        """L_GNN per image (B,): mean over VGG layers of the weighted sum over pooling levels (eq. 9)."""
+        """L_GNN per image (B,): mean over feature layers of the weighted sum over pooling levels (eq. 9)."""
         opt = self.opt
         with torch.no_grad():
-            feats_in = self.vgg(source)
-        graphs = self.netF(self.vgg(output), feats_in)
-        self.log("density", torch.stack([levels[0].density() for levels in graphs]).mean())
-        weighting = (opt.nce_T, opt.symmetric_nce, opt.pooling_ratio, opt.average_levels)
-        return torch.stack([multi_level_loss(levels, *weighting) for levels in graphs]).mean(0)
+            feats_in = self.features(source)
+        graphs = self.netF(self.features(output), feats_in)
+        losses = [
+            [graph_nce_loss(g.node_in_BND, g.node_out_BND, opt.nce_T, opt.symmetric_nce) for g in levels]
+            for levels in graphs
+        ]
+        self.log_graphs(graphs, losses)
+        return torch.stack([weigh_levels(layer, opt.pooling_ratio, opt.average_levels) for layer in losses]).mean(0)
+
+    def log_graphs(self, graphs: list[list[GraphLevel]], losses: list[list[Tensor]]) -> None:
+        """Report the topology of the sampled graphs, and the unweighted loss of each level, means over layers."""
+        statistics = [levels[0].statistics() for levels in graphs]
+        for name in statistics[0]:
+            self.log(name, torch.stack([layer[name] for layer in statistics]).mean())
+        for p, of_layers in enumerate(zip(*losses, strict=True)):
+            self.log(f"level_{p}", torch.stack(of_layers).mean())
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""

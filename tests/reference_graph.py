@@ -46,7 +46,8 @@ def info_nce(z: list[Tensor], v: list[Tensor], temperature: float, symmetric: bo
 
 def reference_loss(
     out: Tensor, source: Tensor, ids: list[int], weights: dict[str, Tensor], *, layer: int, num_hop: int, pool_hop: int,
-    pooling_num: int, down_scale: int, pool_shrink: int, threshold: float, strict: bool, adjacency_from: str,
+    pooling_num: int, down_scale: int, pool_shrink: int, threshold: float, strict: bool,
+    neighbours: int, weighted: bool, adjacency_from: str,
     extra_loop: bool, pool_adjacency: str, pool_score: str, detach_input: bool, temperature: float, symmetric: bool,
     ratio: list[float], average_levels: bool,
 ) -> Tensor:  # fmt: skip
@@ -59,11 +60,18 @@ def reference_loss(
     z = [norm(w @ x + b) for x in patches_in]
     basis = [x.detach() for x in z] if adjacency_from == "embedding" else [norm(x.detach()) for x in patches_in]
     n = len(ids)
+    cosines = [[(norm(basis[i]) * norm(basis[j])).sum().item() for j in range(n)] for i in range(n)]
     edges = [[0.0] * n for _ in range(n)]
     for i in range(n):
+        nearest = sorted((j for j in range(n) if j != i), key=lambda j: -cosines[i][j])[:neighbours]
         for j in range(n):
-            cosine = (basis[i] * basis[j]).sum().item()
-            edges[i][j] = 1.0 if i == j or (cosine > threshold if strict else cosine >= threshold) else 0.0
+            passes = cosines[i][j] > threshold if strict else cosines[i][j] >= threshold
+            if i == j:
+                edges[i][j] = 1.0
+            elif neighbours and j in nearest:
+                edges[i][j] = edges[j][i] = cosines[i][j] if weighted else 1.0
+            elif not neighbours and passes:
+                edges[i][j] = cosines[i][j] if weighted else 1.0
     total = torch.zeros((), dtype=out.dtype)
     keep, hops, name = n // down_scale, num_hop, f"gnn_{layer}"
     for level in range(pooling_num + 1):
@@ -76,8 +84,8 @@ def reference_loss(
             kept = sorted(range(len(z)), key=lambda i: -score_in[i].item())[:k]
             if pool_adjacency == "two_hop":
                 m = len(z)
-                square = [[sum(edges[i][r] * edges[r][j] for r in range(m)) for j in range(m)] for i in range(m)]
-                edges = [[1.0 if square[i][j] > 0 else 0.0 for j in kept] for i in kept]
+                reach = [[any(edges[i][r] and edges[r][j] for r in range(m)) for j in range(m)] for i in range(m)]
+                edges = [[1.0 if reach[i][j] else 0.0 for j in kept] for i in kept]
             else:
                 edges = [[edges[i][j] for j in kept] for i in kept]
             z = [score_in[i] * z[i] for i in kept]

@@ -2,14 +2,13 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from models.losses.graph_nce import graph_nce_loss, multi_level_loss
-from models.networks.graph import (
-    GraphHead,
-    TAGConv,
+from models.networks.adjacency import (
     gather_patches,
     induced,
     normalize_adjacency,
@@ -18,6 +17,7 @@ from models.networks.graph import (
     two_hop,
     unit,
 )
+from models.networks.graph import GraphHead, TAGConv
 from options import TrainOptions
 from options.parser import show_value
 from tests.helpers import REPO
@@ -33,7 +33,7 @@ OFFICIAL = {
 }  # fmt: skip
 COMMON = {
     "num_hop": 2, "pooling_num": 1, "down_scale": 2, "threshold": 0.2, "adjacency_from": "embedding",
-    "pool_score": "input", "detach_input": True, "bias": True,
+    "pool_score": "input", "detach_input": True, "bias": True, "neighbours": 0, "weighted": False,
 }  # fmt: skip
 LOSS_ONLY = ("symmetric", "ratio", "average_levels", "temperature")
 
@@ -87,6 +87,11 @@ CASES = [
     *[{**recipe, "threshold": th} for recipe in (PAPER, OFFICIAL) for th in (-1.0, 0.0, 0.6, 1.1)],
     *[{**recipe, "batch": 3} for recipe in (PAPER, OFFICIAL)],
     {**PAPER, "adjacency_from": "features"},
+    {**PAPER, "weighted": True, "batch": 2},
+    {**PAPER, "weighted": True, "pool_adjacency": "two_hop"},
+    {**PAPER, "neighbours": 2, "batch": 2},
+    {**PAPER, "neighbours": 3, "weighted": True},
+    {**PAPER, "neighbours": 50},
     {**PAPER, "pool_score": "both", "pooling_num": 2},
     {**PAPER, "detach_input": False},
     {**PAPER, "bias": False},
@@ -156,11 +161,15 @@ def test_threshold_is_reached_or_passed(strict, edge):
     assert similarity_graph(embed, 0.0, strict)[0, 0, 1] == edge
 
 
-def test_density_counts_edges_between_different_nodes():
+def test_statistics_of_a_path_and_of_single_nodes():
     head, out, source, ids = make_case({**COMMON, **PAPER, "threshold": -1.0})
-    assert head([out], [source], [ids])[0][0].density() == 1
-    head.threshold = 1.1
-    assert head([out], [source], [ids])[0][0].density() == 0
+    level = head([out], [source], [ids])[0][0]
+    complete = {k: v.item() for k, v in level.statistics().items()}
+    assert complete == {"density": 1, "degree": 7, "isolated": 0}
+    path = {k: v.item() for k, v in replace(level, adj_BNN=PATH_GRAPH).statistics().items()}
+    assert path == {"density": 0.5, "degree": 1.5, "isolated": 0}  # 3 of 6 pairs
+    empty = {k: v.item() for k, v in replace(level, adj_BNN=torch.eye(4)[None]).statistics().items()}
+    assert empty == {"density": 0, "degree": 0, "isolated": 1}
 
 
 def test_permuting_positions_permutes_the_graph_and_keeps_the_loss():

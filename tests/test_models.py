@@ -8,7 +8,6 @@ import torch
 import models
 from data import create_loader
 from models import create_model, find_model, model_names
-from models.losses import graph_nce
 from tests.helpers import train_options
 from util.checkpoint import Checkpoint
 from util.errors import UserError
@@ -135,6 +134,9 @@ VARIANTS = [
     "--num_hop 3 --pooling_num 2 --attn_layers 0,1,2,3",
     "--adjacency_from features --pool_score both --gnn_bias false --detach_input false",
     "--lr_policy plateau --init_type kaiming",
+    "--graph_features generator",
+    "--graph_features generator --nce_layers 4,8 --gnn_idt false --no_antialias",
+    "--neighbours 4 --weighted_edges",
 ]
 
 
@@ -155,7 +157,9 @@ def test_the_official_recipe_halves_terms_and_levels(tmp_path, monkeypatch):
     for preset, expected in (("official", 0.1 * 0.5 * (1 + 0.5) / 2), ("paper", 0.1 * (1 + 1))):
         _, _, loader, model = build(tmp_path, "patchgcl", preset)
         model.set_input(next(iter(loader.epoch(1))))
-        monkeypatch.setattr(graph_nce, "graph_nce_loss", lambda z, *_: torch.ones(len(z), requires_grad=True))
+        monkeypatch.setattr(
+            "models.patchgcl_model.graph_nce_loss", lambda z, *_: torch.ones(len(z), requires_grad=True)
+        )
         model.load(model._micro_batches[0])
         model.forward()
         terms = model.compute_G_loss()

@@ -13,7 +13,7 @@ from tests.reference_graph import reference_loss
 RELEASE = {
     "num_hop": 2, "pool_hop": 1, "pooling_num": 1, "down_scale": 4, "pool_shrink": 2, "threshold": 0.1,
     "strict": True, "adjacency_from": "embedding", "extra_loop": True, "pool_adjacency": "two_hop",
-    "pool_score": "input", "detach_input": True,
+    "pool_score": "input", "detach_input": True, "neighbours": 0, "weighted": False,
 }  # fmt: skip
 
 

@@ -40,6 +40,18 @@ def graph_nce_loss(
     return loss_B
 
 
+def weigh_levels(losses: Sequence[Tensor], ratio: Sequence[float] = (1.0,), average: bool = False) -> Tensor:
+    """The loss of one feature layer over its pooling levels (eq. 9): sum_p ratio_p * loss_p.
+
+    Args:
+        losses: loss_B of each level.
+        ratio: weight of each level, the last one repeated.
+        average: divide the sum by the number of levels (released code).
+    """
+    total_B = sum(ratio[min(p, len(ratio) - 1)] * loss_B for p, loss_B in enumerate(losses))
+    return total_B / len(losses) if average else total_B
+
+
 def multi_level_loss(
     levels: Sequence["GraphLevel"],
     temperature: float = 0.07,
@@ -47,16 +59,6 @@ def multi_level_loss(
     ratio: Sequence[float] = (1.0,),
     average: bool = False,
 ) -> Tensor:
-    """The loss of one feature layer over its pooling levels (eq. 9): sum_p ratio_p * loss_p.
-
-    Args:
-        levels: what GraphHead gives for the layer.
-        ratio: weight of each level, the last one repeated.
-        average: divide the sum by the number of levels (released code).
-
-    Returns:
-        loss_B, one per image.
-    """
+    """`graph_nce_loss` of every level that GraphHead gives for one feature layer, weighed as above: loss_B."""
     losses = [graph_nce_loss(g.node_in_BND, g.node_out_BND, temperature, symmetric) for g in levels]
-    total_B = sum(ratio[min(p, len(ratio) - 1)] * loss_B for p, loss_B in enumerate(losses))
-    return total_B / len(levels) if average else total_B
+    return weigh_levels(losses, ratio, average)

@@ -6,76 +6,23 @@ D embedding width, H and W height and width of a map.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from models.networks.adjacency import (
+    POOLED,
+    gather_patches,
+    normalize_adjacency,
+    sample_positions,
+    similarity_graph,
+    take_nodes,
+    unit,
+)
 from util.precision import full_precision
 
-
-def unit(x: Tensor) -> Tensor:
-    """Scale the last axis to length 1; a zero vector stays zero and gets no gradient (the release gives NaN there)."""
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / length.masked_fill(length < 1e-12, torch.inf)
-
-
-def sample_positions(batch: int, positions: int, count: int, device: torch.device) -> Tensor:
-    """Draw `count` of `positions` without replacement for each image: ids_BN; all of them where there are no more.
-
-    Drawn on the device by sorting noise, so that no step waits for the host.
-    """
-    if positions <= count:
-        return torch.arange(positions, device=device).expand(batch, -1)
-    return torch.rand(batch, positions, device=device).topk(count, dim=1, sorted=False).indices
-
-
-def gather_patches(feat_BCHW: Tensor, ids_BN: Tensor) -> Tensor:
-    """Features at the sampled positions (row-major ids): feat_BNC."""
-    flat_BCP = feat_BCHW.flatten(2)
-    picked_BCN = flat_BCP.gather(2, ids_BN[:, None].expand(-1, flat_BCP.shape[1], -1))
-    return picked_BCN.transpose(1, 2)
-
-
-def similarity_graph(embed_BND: Tensor, threshold: float, strict: bool = False) -> Tensor:
-    """Adjacency adj_BNN: 1 where the cosine of two nodes reaches the threshold (paper, eq. 1).
-
-    `strict` asks for more than the threshold (released code). A node is always its own neighbour: its cosine is 1.
-    """
-    unit_BND = unit(embed_BND.detach())
-    cos_BNN = unit_BND @ unit_BND.transpose(1, 2)
-    adj_BNN = (cos_BNN > threshold if strict else cos_BNN >= threshold).to(cos_BNN.dtype)
-    eye_NN = torch.eye(adj_BNN.shape[1], dtype=adj_BNN.dtype, device=adj_BNN.device)
-    return torch.maximum(adj_BNN, eye_NN)
-
-
-def normalize_adjacency(adj_BNN: Tensor, extra_loop: bool = False) -> Tensor:
-    """P = D^-1/2 A^T D^-1/2 with D the in-degrees; `extra_loop` adds I to A first, as the release does."""
-    if extra_loop:
-        adj_BNN = adj_BNN + torch.eye(adj_BNN.shape[1], dtype=adj_BNN.dtype, device=adj_BNN.device)
-    scale_BN = adj_BNN.sum(dim=1).clamp(min=1).rsqrt()
-    return scale_BN[:, :, None] * adj_BNN.transpose(1, 2) * scale_BN[:, None, :]
-
-
-def two_hop(adj_BNN: Tensor, index_BK: Tensor) -> Tensor:
-    """Which kept nodes reach each other within two hops: [(A A) > 0], kept rows and columns only, adj_BKK."""
-    rows_BKN = take_nodes(adj_BNN, index_BK)
-    columns_BNK = take_nodes(adj_BNN.transpose(1, 2), index_BK).transpose(1, 2)
-    return (rows_BKN @ columns_BNK > 0).to(adj_BNN.dtype)
-
-
-def induced(adj_BNN: Tensor, index_BK: Tensor) -> Tensor:
-    """The subgraph of the kept nodes, adj_BKK."""
-    rows_BKN = take_nodes(adj_BNN, index_BK)
-    return take_nodes(rows_BKN.transpose(1, 2), index_BK).transpose(1, 2)
-
-
-def take_nodes(x_BND: Tensor, index_BK: Tensor) -> Tensor:
-    """The chosen nodes of each graph: x_BKD."""
-    return x_BND.gather(1, index_BK[:, :, None].expand(-1, -1, x_BND.shape[2]))
-
-
-POOLED = {"induced": induced, "two_hop": two_hop}  # values of pool_adjacency
-SOURCES = ("embedding", "features")  # of adjacency_from
+SOURCES = ("embedding", "features")  # values of adjacency_from
 SCORES = ("input", "both")  # of pool_score
 
 
@@ -150,11 +97,17 @@ class GraphLevel:
     adj_BNN: Tensor
     position_BN: Tensor
 
-    def density(self) -> Tensor:
-        """Share of all ordered pairs of different nodes that are edges, mean over the graphs, 0-d."""
+    def statistics(self) -> dict[str, Tensor]:
+        """The topology in numbers, 0-d, means over the graphs; self loops do not count.
+
+        density: share of pairs of nodes that are edges; degree: neighbours of a node; isolated: share of nodes that
+        have none. A graph that is complete (density 1) or empty (isolated 1) has no topology to teach.
+        """
         nodes = self.adj_BNN.shape[1]
-        edges = (self.adj_BNN != 0).sum((1, 2)).double() - nodes
-        return (edges / max(nodes * (nodes - 1), 1)).mean().float()
+        degree_BN = (self.adj_BNN != 0).sum(2).float() - 1
+        degree = degree_BN.mean()
+        isolated = (degree_BN == 0).float().mean()
+        return {"density": degree / max(nodes - 1, 1), "degree": degree, "isolated": isolated}
 
 
 class GraphHead(nn.Module):
@@ -173,6 +126,8 @@ class GraphHead(nn.Module):
         down_scale: the first pooling keeps N // down_scale nodes,
         pool_shrink: each further one divides by this.
         threshold, strict: adjacency is cos >= threshold, or > when strict.
+        neighbours: if positive, a k-nearest-neighbour graph takes the place of the threshold.
+        weighted: edges weigh their cosine instead of 1.
         adjacency_from: "embedding" (Fig. 10, release) or "features" (eq. 1 as written).
         extra_loop: weight 2 on the diagonal (release).
         pool_adjacency: "induced" subgraph (paper) or "two_hop" reachability (release).
@@ -185,13 +140,17 @@ class GraphHead(nn.Module):
     def __init__(
         self, channels: Sequence[int], width: int = 256, *, num_hop: int = 2, pool_hop: int | None = None,
         pooling_num: int = 1, num_patches: int = 256, down_scale: int = 4, pool_shrink: int = 4,
-        threshold: float = 0.1, strict: bool = False, adjacency_from: str = "embedding", extra_loop: bool = False,
+        threshold: float = 0.1, strict: bool = False, neighbours: int = 0, weighted: bool = False,
+        adjacency_from: str = "embedding", extra_loop: bool = False,
         pool_adjacency: str = "induced", pool_score: str = "input", detach_input: bool = True, bias: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         self.layers = len(channels)
         self.num_patches, self.down_scale, self.pool_shrink = num_patches, down_scale, pool_shrink
-        self.threshold, self.strict, self.adjacency_from = threshold, strict, adjacency_from
+        self.graph = partial(
+            similarity_graph, threshold=threshold, strict=strict, neighbours=neighbours, weighted=weighted
+        )
+        self.adjacency_from = adjacency_from
         self.extra_loop, self.detach_input, self.pool_score = extra_loop, detach_input, pool_score
         self.pool_adjacency = POOLED[pool_adjacency]
         pool_hop = num_hop if pool_hop is None else pool_hop
@@ -236,7 +195,7 @@ class GraphHead(nn.Module):
         feat_in_BNC, feat_out_BNC = gather_patches(in_BCHW, position_BN), gather_patches(out_BCHW, position_BN)
         embed_in_BND, embed_out_BND = embed(feat_in_BNC), embed(feat_out_BNC)
         source = embed_in_BND if self.adjacency_from == "embedding" else feat_in_BNC
-        adj_BNN = similarity_graph(source, self.threshold, self.strict)
+        adj_BNN = self.graph(source)
         levels = [self.level(gnn, embed_in_BND, embed_out_BND, adj_BNN, position_BN)]
         keep = position_BN.shape[1] // self.down_scale
         pools = zip(self.get_submodule(f"pools_{i}"), self.get_submodule(f"gnn_pools_{i}"), strict=True)
