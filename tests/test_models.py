@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from data import create_loader
@@ -50,6 +51,40 @@ def test_a_step_is_finite_and_reaches_every_parameter(tmp_path, name, preset, ba
                 assert torch.isfinite(parameter.grad).all(), f"gradient of {net_name}.{key} is not finite"
         moved = [k for k, v in net.state_dict().items() if not torch.equal(v, before[f"{net_name}.{k}"])]
         assert moved, f"net{net_name} did not move"
+
+
+class HostTraffic(TorchDispatchMode):
+    """Notes every operator that would make the host wait for a device: reading values, or sizes that depend on them."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "repeat_interleave")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self.operators = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operators += 1
+        name = function.overloadpacket.__name__
+        if any(name.startswith(waiting) for waiting in self.WAITING):
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "preset"), RECIPES)
+def test_a_step_never_waits_for_the_device(tmp_path, name, preset):
+    _, _, loader, model = build(tmp_path, name, preset, "--ema", "0.9")
+    batch = next(iter(loader.epoch(1)))
+    model.set_input(batch)
+    model.optimize_parameters()  # builds optimiser states
+    with HostTraffic() as traffic:
+        model.set_input(batch)
+        model.optimize_parameters()
+    assert traffic.operators > 100  # it does see the step
+    assert traffic.seen == []
+    with HostTraffic() as traffic:
+        model.losses["G"].item()
+    assert traffic.seen == ["_local_scalar_dense"]
 
 
 @pytest.mark.parametrize(("name", "preset"), RECIPES)
