@@ -59,6 +59,7 @@ class PatchGCLModel(BaseModel):
         net.add("--num_hop", 2, "hops L of the graph convolution (eq. 2); 0: plain patch-wise contrast", type=natural)
         net.add("--pool_hop", None, "hops on pooled graphs (eqs 7, 8); default: as num_hop; release: 1", type=natural)
         net.add("--pooling_num", 1, "pooling levels P (eq. 9)", type=natural)
+        net.add("--gnn_bias", True, "bias in the graph convolutions (release; none in eq. 2)")
 
         PatchGCLModel.add_loss_options(parser.group("patchgcl"))
         return parser
@@ -106,7 +107,6 @@ class PatchGCLModel(BaseModel):
         group.add("--symmetric_nce", False, "add the loss with input and output exchanged (release)")
         group.add("--nce_T", 0.07, "temperature of InfoNCE (release; none in eqs 4, 9: give 1)")
         group.add("--detach_input", True, "no gradient through the input's nodes (release; the paper is silent)")
-        group.add("--gnn_bias", True, "bias in the graph convolutions (release; none in eq. 2)")
         group.add("--vgg_weights", "imagenet", "of the frozen VGG16: imagenet, random (demos, tests) or a file")
         group.add("--init_F", None, "first weights of the graph head, such as a released <epoch>_net_F.pth")
         group.add("--CUT_mode", "CUT", "no effect; the released test command passes it")

@@ -208,4 +208,5 @@ def save_options(opt: Namespace, versions: dict[str, str]) -> None:
     record = {"options": plain_options(opt), "recipe": opt.recipe, "versions": versions}
     with atomic_path(folder / "train_opt.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
-    (folder / "train_opt.txt").write_text(f"recipe: {opt.recipe}\n{describe(opt)}\n")
+    with atomic_path(folder / "train_opt.txt") as temporary:
+        temporary.write_text(f"recipe: {opt.recipe}\n{describe(opt)}\n")

@@ -235,6 +235,17 @@ def test_changed_rates_and_a_new_average_take_effect_on_resume(tmp_path, policy)
     assert again.learning_rate == pytest.approx(10 * model.learning_rate)
 
 
+@pytest.mark.parametrize(
+    "flags", ["--gnn_bias false", "--num_hop 1", "--pooling_num 2", "--attn_layers 4,7", "--netF_nc 128", "--ngf 8"]
+)
+def test_whatever_shapes_a_network_is_refused_on_resume(tmp_path, flags):
+    opt, runtime, loader, model = build(tmp_path, "patchgcl", None)
+    Checkpoint(opt, runtime, model, Progress(1, 4, len(loader), 1)).save_latest()
+    opt, runtime, loader, other = build(tmp_path, "patchgcl", None, *flags.split())
+    with pytest.raises(UserError, match=f"{flags.split()[0]} .* contradicts the run"):
+        Checkpoint(opt, runtime, other, Progress(1, 4, len(loader), 1)).resume()
+
+
 def test_frozen_networks_get_no_gradient(tmp_path):
     _, _, loader, model = build(tmp_path, "patchgcl", None)
     model.set_input(next(iter(loader.epoch(1))))
