@@ -29,16 +29,17 @@ def main() -> int:
     return 0
 
 
-def translate(opt: Namespace) -> None:
-    """Translate every image of the phase, each at its own size, and write the gallery."""
+def translate(opt: Namespace) -> Gallery:
+    """Translate every image of the phase, each at its own size; returns the gallery, written."""
     runtime = Runtime.from_options(opt)
     loader = create_loader(opt, runtime)
     model = create_model(opt, runtime)
     weights = load_for_inference(model, run_dir(opt), opt.epoch, use_average=not opt.no_ema)
     if opt.eval:
         model.eval()
-    source = loader.dataset.domains["A"]
-    names = dict(zip(source.paths, unique_names(source.paths, source.folder), strict=True))
+    names = {}
+    for domain in loader.dataset.domains.values():
+        names.update(zip(domain.paths, unique_names(domain.paths, domain.folder), strict=True))
     folder = Path(opt.results_dir) / opt.name / f"{opt.phase}_{opt.epoch}"
     facts = {
         "command": shlex.join(["python", *sys.argv]),
@@ -46,25 +47,24 @@ def translate(opt: Namespace) -> None:
         "weights": ", ".join(weights),
         **runtime.versions(),
     }
-    print(f"{opt.recipe}: {len(names)} images, weights {', '.join(weights)}, on {runtime.describe()}")
+    count = len(loader.dataset)
+    print(f"{opt.recipe}: {count} images, weights {', '.join(weights)}, on {runtime.describe()}")
 
     began = time.perf_counter()
-    bar = tqdm(total=len(names), unit="img", disable=None)
-    with (
-        torch.inference_mode(),
-        bar,
-        Gallery(folder, opt.easy_label or opt.name, ("real_A", "fake_B"), facts) as gallery,
-    ):
+    bar = tqdm(total=count, unit="img", disable=None)
+    with torch.inference_mode(), bar, Gallery(folder, opt.easy_label or opt.name, facts) as gallery:
         for batch in loader.epoch(1):
-            fake_B = model.translate(batch["A"])
-            for path, (height, width), real, fake in zip(
-                batch["A_paths"], batch["A_size"], batch["A"], fake_B, strict=True
-            ):
-                pictures = {"real_A": real[:, :height, :width], "fake_B": fake[:, :height, :width]}
-                gallery.add(names[path], pictures)
-            bar.update(len(fake_B))
+            role = "A" if "A" in batch else "B"
+            with runtime.autocast():
+                pictures = model.show(batch)
+            for index, path in enumerate(batch[f"{role}_paths"]):
+                height, width = batch[f"{role}_size"][index]
+                row = {label: images[index, :, :height, :width].float() for label, images in pictures.items()}
+                gallery.add(names[path], row, *model.explain(row))
+            bar.update(len(batch[role]))
     seconds = time.perf_counter() - began
-    print(f"{len(names)} images in {seconds:.1f} s ({len(names) / seconds:.1f} images/s): {folder / 'index.html'}")
+    print(f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s): {folder / 'index.html'}")
+    return gallery
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from models import create_model
 from options import TrainOptions
 from options.base_options import describe, run_dir, save_options
 from util.checkpoint import Checkpoint, move_aside
+from util.cuda_graph import create_step
 from util.errors import UserError
+from util.profiler import StepProfiler
 from util.progress import Progress
 from util.runtime import Runtime
 from util.stop_signal import StopSignal
@@ -47,10 +49,13 @@ def train(opt: Namespace) -> int:
     visualizer.message(f"{model.describe()}\n{len(loader.dataset)} images per epoch, on {runtime.describe()}")
     for note in notes:
         visualizer.message(note)
+    step = create_step(model, runtime, visualizer.message)
+    profiler = StepProfiler(opt.profile, run_dir(opt), visualizer.message)
     try:
         with StopSignal() as stop:
-            run_epochs(opt, runtime, loader, model, progress, checkpoint, visualizer, stop)
+            run_epochs(opt, runtime, loader, model, step, progress, checkpoint, visualizer, profiler, stop)
     finally:
+        profiler.close()
         visualizer.close()
         runtime.close()
     if stop.requested:
@@ -60,19 +65,18 @@ def train(opt: Namespace) -> int:
     return 0
 
 
-def run_epochs(opt, runtime, loader, model, progress, checkpoint, visualizer, stop) -> None:
+def run_epochs(opt, runtime, loader, model, step, progress, checkpoint, visualizer, profiler, stop) -> None:
     """The training loop."""
     for epoch in progress.epochs():
         for batch in progress.timed(loader.epoch(epoch, start=progress.step)):
-            model.set_input(batch)
-            model.optimize_parameters()
+            step(batch)
             progress.advance()
-
+            profiler.advance()
             visualizer.advance(loader.images_per_step)
             if progress.due(opt.print_freq):
                 model.check_finite(checkpoint.last_saved)
                 losses = runtime.mean(model.get_current_losses())
-                visualizer.print_losses(epoch, progress.images, losses, progress.times())
+                visualizer.print_losses(epoch, progress.images, losses, progress.times() | runtime.memory())
             if progress.due(opt.display_freq) or progress.due(opt.update_html_freq):
                 pictures = model.get_current_visuals()
                 visualizer.display(pictures, epoch, progress.images, save=progress.due(opt.update_html_freq))

@@ -49,14 +49,20 @@ class BaseDataset(ABC):
         self.opt = opt
         self.is_train = opt.is_train
         self.notes: list[str] = []  # what the user should be told once
-        multiple = getattr(opt, "size_multiple", 4)
-        self.preprocess = Preprocess(opt.preprocess, opt.crop_size, multiple, opt.is_train, opt.no_flip)
+        self.preprocess = Preprocess(opt.preprocess, opt.crop_size, opt.size_multiple, opt.is_train, opt.no_flip)
         self.domains = {role: self._find_domain(role) for role in roles}
         self._file_sizes: dict[str, Size] = {}
 
+    def letter(self, role: str) -> str:
+        """The letter of a role's folder: with --direction BtoA the input comes from domain B."""
+        return role if self.opt.direction == "AtoB" else {"A": "B", "B": "A"}[role]
+
+    def find_files(self, role: str) -> tuple[str, list[str]]:
+        """The folder that a role is read from, and its images."""
+        return find_images(self.opt.dataroot, self.opt.phase, self.letter(role), self.is_train)
+
     def _find_domain(self, role: str) -> Domain:
-        letter = role if self.opt.direction == "AtoB" else {"A": "B", "B": "A"}[role]
-        folder, paths = find_images(self.opt.dataroot, self.opt.phase, letter, self.is_train)
+        folder, paths = self.find_files(role)
         paths = paths[: min(len(paths), self.opt.max_dataset_size)]
         if self.opt.skip_bad_images:
             paths = self._without_bad(paths)
@@ -110,9 +116,15 @@ class BaseDataset(ABC):
         """Whether each image is resized in the same way every time."""
         return not self.preprocess.zoom
 
+    def file_size(self, path: str) -> Size:
+        """Width and height of an image, read from its file once."""
+        if path not in self._file_sizes:
+            self._file_sizes[path] = read_size(path)
+        return self._file_sizes[path]
+
     def _source(self, role: str, path: str, epoch: int, rng: np.random.Generator | None) -> Source:
         size = None
         if self.preprocess.needs_file_size:
-            size = self._file_sizes.get(path) or self._file_sizes.setdefault(path, read_size(path))
+            size = self.file_size(path)
         resized = self.preprocess.resized(size, self.load_size(epoch), rng)
         return Source(path, self.domains[role].channels, resized)

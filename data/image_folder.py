@@ -62,14 +62,28 @@ def find_images(dataroot: str, phase: str, letter: str, is_train: bool) -> tuple
         if not is_image(dataroot):
             raise UserError(f"--dataroot {dataroot} is not an image; known are {' '.join(SUFFIXES)}")
         return os.path.dirname(dataroot), [dataroot]
-    tried = [phase + letter] + (["val" + letter] if phase == "test" else [])
-    for name in tried:
-        folder = os.path.join(dataroot, name)
-        if os.path.isdir(folder):
-            return folder, list_images(folder)
-    if is_train or any(_DOMAIN_FOLDER.fullmatch(name) for name in os.listdir(dataroot)):
+    folder = domain_folder(dataroot, phase, letter)
+    if folder:
+        return folder, list_images(folder)
+    tried = _names(phase, letter)
+    if is_train or has_domains(dataroot):
         raise UserError(f"--dataroot {dataroot} has no folder {' or '.join(tried)}; give {_wanted(phase, is_train)}")
     return dataroot, list_images(dataroot)
+
+
+def domain_folder(dataroot: str, phase: str, letter: str) -> str | None:
+    """The folder of a domain's images, None if there is none."""
+    folders = (os.path.join(dataroot, name) for name in _names(phase, letter))
+    return next(filter(os.path.isdir, folders), None)
+
+
+def _names(phase: str, letter: str) -> list[str]:
+    return [phase + letter] + (["val" + letter] if phase == "test" else [])
+
+
+def has_domains(dataroot: str) -> bool:
+    """Whether this is a folder with images by domain (trainA, testB, ...), not an image or a folder of inputs alone."""
+    return os.path.isdir(dataroot) and any(_DOMAIN_FOLDER.fullmatch(name) for name in os.listdir(dataroot))
 
 
 def _wanted(phase: str, is_train: bool) -> str:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.util import Finalize
@@ -68,7 +69,7 @@ class Loader:
         batches = [batch[first : first + part] for batch in self._index_batches(epoch)[start:]]
         keys = [[(epoch, index) for index in batch] for batch in batches if batch]
         for batch in self._fetch_cached(epoch, keys) if self._host is None else self._fetch_decoded(keys):
-            yield {role: self._finish(pixels) for role, pixels in batch.pixels.items()} | batch.facts
+            yield {role: self._runtime.images(pixels) for role, pixels in batch.pixels.items()} | batch.facts
 
     def _index_batches(self, epoch: int) -> list[list[int]]:
         order, size = self.dataset.order(epoch), self.images_per_step
@@ -77,7 +78,8 @@ class Loader:
         groups: dict[Any, list[int]] = {}  # at test a batch holds images of one size, so that none affects another
         full = []
         for index in order:
-            key = tuple(view.box[2:] for view in self.dataset.plan(epoch, index).values()) if size > 1 else None
+            plan = self.dataset.plan(epoch, index)
+            key = tuple((role, *view.box[2:]) for role, view in plan.items()) if size > 1 else None
             group = groups.setdefault(key, [])
             group.append(index)
             if len(group) == size:
@@ -86,7 +88,9 @@ class Loader:
 
     def _fetch_decoded(self, keys: list[Keys]) -> Iterator["RawBatch"]:
         self._host.sampler.keys = keys
-        for batch in self._host:
+        with signals_held():
+            batches = iter(self._host)  # starts the workers, the first time
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -120,10 +124,6 @@ class Loader:
         # At exit this must come before the queues to the workers close, which have priority 10.
         Finalize(self, stop_workers, args=(host,), exitpriority=20)
         return host
-
-    def _finish(self, pixels: Tensor) -> Tensor:
-        """The one place where bytes become numbers: uint8 0..255 -> float32 -1..1, on the device."""
-        return self._runtime.to_device(pixels).to(torch.float32).div_(127.5).sub_(1)
 
     def _say(self, text: str) -> None:
         if self._runtime.is_main:
@@ -200,10 +200,27 @@ class KeySampler:
         return len(self.keys)
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block ends, here and in processes started in it: see `ignore_signals`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_signals(worker: int) -> None:
-    """Workers leave Ctrl-C and SIGTERM, which reach the whole process group, to the main process: it stops them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Workers leave Ctrl-C and SIGTERM, which reach the whole process group, to the main process: it stops them.
+
+    A worker is born with both held back, so that none can end it before this line is reached.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def stop_workers(host: DataLoader) -> None:

@@ -1,6 +1,7 @@
 """What is cut from which image: the geometry of each --preprocess, and views turned into pixels."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -23,12 +24,16 @@ class Source:
         channels: 1 (luminance) or 3 (RGB).
         size: (width, height) after resizing.
         region: the part of the upright file to take, in its pixels; None for all of it.
+        bilinear: resize with that filter instead of the bicubic one.
+        kept: many samples in a row are cut from it, so that the file is decoded once.
     """
 
     path: str
     channels: int
     size: Size
     region: Box | None = None
+    bilinear: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ def keep(size: Size, load_size: int, crop_size: int) -> Size:
 SCALERS = {"resize": resize, "scale_width": scale_width, "scale_shortside": scale_shortside, "none": keep}
 CUTTERS = ("crop", "trim")
 ZOOM_RANGE = (0.8, 1.0)
+KEPT_IMAGES = 2  # per process: one of each domain
 MODES = (
     "resize_and_crop, resize, crop, scale_width, scale_width_and_crop, scale_shortside, scale_shortside_and_crop, "
     "zoom_and_crop, trim, none"
@@ -107,7 +113,7 @@ class Preprocess:
             below = crop_size - crop_size % multiple
             raise UserError(
                 f"--crop_size {crop_size} is not a multiple of {multiple}, which the networks need; "
-                f"use {below or multiple} or {below + multiple}"
+                f"use {f'{below} or ' if below else ''}{below + multiple}"
             )
         self.mode = mode
         self.crop_size = crop_size
@@ -147,13 +153,24 @@ class Preprocess:
 
 
 def read_source(source: Source) -> Tensor:
-    """Decode and resize a source: uint8 (C, height, width)."""
-    image = read_image(source.path, source.channels)
+    """Decode and resize a source: uint8 (C, height, width). A kept one is shared, so it must not be written to."""
+    return _kept_pixels(source) if source.kept else _pixels(source, read_image(source.path, source.channels))
+
+
+_kept_image = lru_cache(KEPT_IMAGES)(read_image)
+
+
+@lru_cache(KEPT_IMAGES)
+def _kept_pixels(source: Source) -> Tensor:
+    return _pixels(source, _kept_image(source.path, source.channels))
+
+
+def _pixels(source: Source, image: Image.Image) -> Tensor:
     if source.region is not None:
         left, top, width, height = source.region
         image = image.crop((left, top, left + width, top + height))
     if image.size != source.size:
-        image = image.resize(source.size, Image.Resampling.BICUBIC)
+        image = image.resize(source.size, Image.Resampling.BILINEAR if source.bilinear else Image.Resampling.BICUBIC)
     array = np.array(image).reshape(image.height, image.width, source.channels)
     return torch.from_numpy(array).permute(2, 0, 1)
 

@@ -1,8 +1,9 @@
-"""Two folders of unpaired images; at test only the input domain is read."""
+"""Two folders of unpaired images; at test only the input domain is read, unless the method translates both."""
 
 from argparse import Namespace
 
 from data.base_dataset import BaseDataset
+from data.image_folder import domain_folder
 from data.transforms import View
 
 
@@ -10,15 +11,26 @@ class UnalignedDataset(BaseDataset):
     """A in random order, each with a B drawn uniformly at random (CUT, section 4); with --serial_batches both in order.
 
     The two are cut and mirrored independently. The smaller domain is gone through again until the epoch ends.
+    At test each sample is one image: those of A, then those of B where the method wants them and they are there.
     """
 
     def __init__(self, opt: Namespace) -> None:
-        super().__init__(opt, roles="AB" if opt.is_train else "A")
+        letter = "B" if opt.direction == "AtoB" else "A"
+        both = opt.is_train or (opt.test_roles == "AB" and domain_folder(opt.dataroot, opt.phase, letter))
+        super().__init__(opt, roles="AB" if both else "A")
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:
+        if not self.is_train:
+            role, number = self._at_test(index)
+            return {role: self.view(role, number, epoch, None)}
         rng = self.rng(epoch, index)
-        views = {"A": self.view("A", index, epoch, rng)}
-        if "B" in self.domains:
-            number = index if self.opt.serial_batches else int(rng.integers(len(self.domains["B"].paths)))
-            views["B"] = self.view("B", number, epoch, rng)
-        return views
+        view_A = self.view("A", index, epoch, rng)
+        number = index if self.opt.serial_batches else int(rng.integers(len(self.domains["B"].paths)))
+        return {"A": view_A, "B": self.view("B", number, epoch, rng)}
+
+    def __len__(self) -> int:
+        return super().__len__() if self.is_train else sum(len(domain.paths) for domain in self.domains.values())
+
+    def _at_test(self, index: int) -> tuple[str, int]:
+        count = len(self.domains["A"].paths)
+        return ("A", index) if index < count else ("B", index - count)

@@ -8,18 +8,22 @@ official` is the released code with the values of its README. w is lambda_GNN in
 """
 
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.base_model import BaseModel
-from models.losses.gan import discriminator_loss, generator_loss, gradient_penalty
+from models.losses.gan import discriminator_terms, generator_loss
 from models.losses.graph_nce import graph_nce_loss, weigh_levels
 from models.networks.adjacency import POOLED
 from models.networks.graph import SCORES, SOURCES, GraphHead, GraphLevel
+from models.networks.graph_maps import MapHead
 from models.networks.vgg import LAYER_NAMES, VGG16Features
-from options.parser import float_list, int_list, natural, positive_int
+from options.parser import float_list, int_list, natural, positive_int, show_value
+from util import graph_figures
 from util.errors import UserError
 from util.runtime import Runtime
 from util.weights import load_weights
@@ -62,7 +66,23 @@ class PatchGCLModel(BaseModel):
         net.add("--gnn_bias", True, "bias in the graph convolutions (release; none in eq. 2)")
 
         PatchGCLModel.add_loss_options(parser.group("patchgcl"))
+        if not is_train:
+            PatchGCLModel.add_picture_options(parser.group("graph pictures"))
         return parser
+
+    @staticmethod
+    def add_picture_options(group) -> None:
+        """Flags of test.py for what the graph head learned (docs/graph_pictures.md)."""
+        group.add("--show_graph", False, "show pooling scores, kept patches, graph spectrum and one patch's neighbours")
+        group.add("--save_graph", False, "write the numbers behind these pictures, arrays/<image>.npz")
+        group.add(
+            "--graph_query",
+            [0.5, 0.5],
+            "x,y of the patch whose neighbours are shown: fractions of the image, or pixels where one is above 1",
+            type=float_list,
+        )
+        group.add("--graph_nodes", 4096, "thin larger feature maps to at most so many patches", type=positive_int)
+        group.add("--graph_clusters", 5, "eigenvectors and clusters of the spectrum, 2 to 20", type=positive_int)
 
     @staticmethod
     def add_loss_options(group) -> None:
@@ -121,19 +141,38 @@ class PatchGCLModel(BaseModel):
             )
         if opt.nce_T <= 0:
             raise UserError(f"--nce_T {opt.nce_T}: a temperature is positive (1 for none)")
+        if not opt.is_train and (opt.show_graph or opt.save_graph):
+            PatchGCLModel.check_picture_options(opt)
+
+    @staticmethod
+    def check_picture_options(opt: Namespace) -> None:
+        """Flags of --show_graph and --save_graph."""
+        if len(opt.graph_query) != 2 or min(opt.graph_query) < 0:
+            raise UserError(f"--graph_query {show_value(opt.graph_query)}: expected x,y, such as 0.5,0.5 or 120,80")
+        if not 2 <= opt.graph_clusters <= 20:
+            raise UserError(f"--graph_clusters {opt.graph_clusters}: expected 2 to 20")
+        if opt.show_graph:
+            graph_figures.require_matplotlib()
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)
         self.netG = self.add_network("G", self.new_generator(opt.input_nc, opt.output_nc), average=True)
-        if not self.is_train:
-            return
-        self.visual_names = ["real_A", "fake_B", "real_B", *(["idt_B"] if opt.gnn_idt else [])]
-        self.netD = self.add_network("D", self.new_discriminator(opt.output_nc))
-        if opt.graph_features == "vgg":
-            self.vgg = runtime.place(VGG16Features(opt.attn_layers, opt.vgg_weights))
-        self.netF = self.add_network("F", self.new_head())
-        for name in ("G", "D", "F"):
-            self.add_optimizer(name, self.networks[name])
+        self.explains = not self.is_train and (opt.show_graph or opt.save_graph)
+        if self.is_train:
+            self.visual_names = ["real_A", "fake_B", "real_B", *(["idt_B"] if opt.gnn_idt else [])]
+            self.netD = self.add_network("D", self.new_discriminator(opt.output_nc))
+        if self.explains:
+            path = Path(opt.checkpoints_dir) / opt.name / f"{opt.epoch}_net_F.pth"
+            if not path.is_file():
+                flag = "--show_graph" if opt.show_graph else "--save_graph"
+                raise UserError(f"{flag} needs the graph head of the training run: {path} does not exist")
+        if self.is_train or self.explains:
+            if opt.graph_features == "vgg":
+                self.vgg = runtime.place(VGG16Features(opt.attn_layers, opt.vgg_weights))
+            self.netF = self.add_network("F", self.new_head())
+        if self.is_train:
+            for name in ("G", "D", "F"):
+                self.add_optimizer(name, self.networks[name])
 
     def describe(self) -> str:
         """The networks, and whether VGG16 knows anything."""
@@ -148,7 +187,8 @@ class PatchGCLModel(BaseModel):
         opt = self.opt
         from_vgg = opt.graph_features == "vgg"
         channels = self.vgg.channels if from_vgg else self.netG.feature_channels(opt.nce_layers)
-        head = GraphHead(
+        kind = partial(MapHead, nodes=opt.graph_nodes) if self.explains else GraphHead
+        head = kind(
             channels, opt.netF_nc, num_hop=opt.num_hop, pool_hop=opt.pool_hop, pooling_num=opt.pooling_num,
             num_patches=opt.num_patches, down_scale=opt.down_scale, pool_shrink=opt.pool_shrink,
             threshold=opt.nonzero_th, strict=opt.threshold_test == "gt", neighbours=opt.neighbours,
@@ -156,7 +196,7 @@ class PatchGCLModel(BaseModel):
             pool_adjacency=opt.pool_adjacency, pool_score=opt.pool_score, detach_input=opt.detach_input,
             bias=opt.gnn_bias,
         )  # fmt: skip
-        if opt.init_F:
+        if opt.init_F and self.is_train:
             load_weights(head, Path(opt.init_F))
         return head
 
@@ -175,12 +215,7 @@ class PatchGCLModel(BaseModel):
 
     def compute_D_loss(self) -> dict[str, Tensor]:
         """Tell translated images from real ones."""
-        fake = self.fake_B.detach()
-        D_real, D_fake = discriminator_loss(self.netD(self.real_B), self.netD(fake), self.opt.gan_mode)
-        terms = {"D_real": D_real, "D_fake": D_fake}
-        if self.opt.gan_mode == "wgangp":
-            terms["D_gp"] = gradient_penalty(self.netD, self.real_B, fake)
-        return terms
+        return discriminator_terms(self.netD, self.real_B, self.fake_B, self.opt.gan_mode)
 
     def compute_G_loss(self) -> dict[str, Tensor]:
         """Fool D, and keep each output's patch graph that of its input."""
@@ -226,3 +261,20 @@ class PatchGCLModel(BaseModel):
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""
         return self.inference_net("G")(real_A)
+
+    def explain(self, pictures: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The graph head's view of an image and its translation, for --show_graph and --save_graph."""
+        opt = self.opt
+        if not self.explains:
+            return {}, {}
+        real, fake = pictures["real_A"], pictures["fake_B"]
+        height, width = real.shape[1:]
+        in_pixels = max(opt.graph_query) > 1
+        x, y = (v / side if in_pixels else v for v, side in zip(opt.graph_query, (width, height), strict=True))
+        if max(x, y) > 1:
+            raise UserError(f"--graph_query {show_value(opt.graph_query)} lies outside an image {width} x {height}")
+        layers = self.netF.maps(self.features(fake[None]), self.features(real[None]), (x, y), opt.graph_clusters)
+        from_vgg = opt.graph_features == "vgg"
+        names = [LAYER_NAMES[i] for i in opt.attn_layers] if from_vgg else [f"G_{i}" for i in opt.nce_layers]
+        figures = graph_figures.draw_figures(names, layers, real, fake) if opt.show_graph else {}
+        return figures, graph_figures.to_arrays(names, layers, real) if opt.save_graph else {}

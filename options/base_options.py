@@ -10,15 +10,17 @@ from typing import Any
 import data
 import models
 from data.transforms import MODES
-from models.networks import DISCRIMINATORS, GENERATORS
-from options.parser import OptionParser, natural, positive_int, show_value, size_limit
+from models.networks import DISCRIMINATORS, GENERATORS, generator_size_multiple, training_size
+from options.parser import OptionParser, natural, positive_int, power_of_two, show_value, size_limit
 from util.errors import UserError
 from util.files import atomic_path
 from util.registry import find_by_name
+from util.runtime import PRECISIONS
 
 ARCHITECTURE = "architecture"
 DATA = "data"
 RUN = "run"
+SPEED = "speed"
 TRAINING = "training"
 
 
@@ -51,6 +53,9 @@ class BaseOptions:
         for action in parser.declared().values():
             if action.dest in names:
                 first.add_argument(*action.option_strings, default=action.default)
+        first.set_defaults(dataset_mode=None)  # unless it is given, the model decides
+        if self.is_train:
+            first.set_defaults(model=models.implied_model(argv) or first.get_default("model"))
         first.set_defaults(**{key: value for key, value in (saved or {}).items() if key in first.declared()})
         return first.parse_known_args(argv)[0]
 
@@ -59,8 +64,10 @@ class BaseOptions:
         parser = OptionParser(description=self.description)
         self.add_shared(parser)
         self.add_phase(parser)
-        for owner in (models.find_model(first.model), data.find_dataset(first.dataset_mode)):
-            owner.modify_commandline_options(parser, self.is_train)
+        parser.set_defaults(model=first.model)
+        models.find_model(first.model).modify_commandline_options(parser, self.is_train)
+        mode = first.dataset_mode or parser.get_default("dataset_mode")
+        data.find_dataset(mode).modify_commandline_options(parser, self.is_train)
         return parser
 
     def add_shared(self, parser: OptionParser) -> None:
@@ -68,6 +75,7 @@ class BaseOptions:
         self.add_run(parser)
         self.add_architecture(parser)
         self.add_data(parser)
+        self.add_speed(parser)
 
     @staticmethod
     def add_run(parser: OptionParser) -> None:
@@ -84,7 +92,7 @@ class BaseOptions:
         run.add(
             "--deterministic",
             False,
-            "reruns as alike as torch can make them on a GPU (on a CPU they are bit-identical anyway)",
+            "bit-identical reruns on a GPU too, at the price of slower convolutions (on a CPU they are anyway)",
         )
         run.add("--verbose", False, "print each network layer by layer")
 
@@ -102,12 +110,21 @@ class BaseOptions:
         net.add("--ngf", 64, "filters in the generator's first and last convolution", type=positive_int)
         net.add("--netD", "basic", f"discriminator: {', '.join(DISCRIMINATORS)}; basic is the PatchGAN of 3 layers")
         net.add("--ndf", 64, "filters in the discriminator's first convolution", type=positive_int)
-        net.add("--n_layers_D", 3, "strided layers, for --netD n_layers", type=positive_int)
+        net.add(
+            "--n_layers_D",
+            3,
+            "strided layers n, for --netD n_layers and tilestylegan2 (tiles of 4 * 2^n pixels)",
+            type=positive_int,
+        )
         net.add("--normG", "instance", "normalisation in G", choices=("instance", "batch", "none"))
         net.add("--normD", "instance", "normalisation in D", choices=("instance", "batch", "none"))
         net.add("--no_dropout", True, "no dropout in the generator's residual blocks")
         net.add("--no_antialias", False, "strided convolutions instead of blurred down-sampling, in G and D")
         net.add("--no_antialias_up", False, "learned transposed convolutions instead of bilinear up-sampling")
+        net.add(
+            "--stylegan2_size", None, "image size StyleGAN2 nets are made for; default: by crop_size", type=power_of_two
+        )
+        net.add("--stylegan2_G_num_downsampling", 1, "halvings in --netG stylegan2", type=int, choices=(1, 2))
 
     @staticmethod
     def add_data(parser: OptionParser) -> None:
@@ -116,7 +133,11 @@ class BaseOptions:
         images.add(
             "--dataroot", None, "folder with trainA, trainB, testA; test.py also takes an image or a folder of images"
         )
-        images.add("--dataset_mode", "unaligned", f"how images are read: {', '.join(data.dataset_modes())}")
+        images.add(
+            "--dataset_mode",
+            "unaligned",
+            f"how images are read: {', '.join(data.dataset_modes())}; models choose theirs",
+        )
         images.add("--direction", "AtoB", "which domain is translated into which", choices=("AtoB", "BtoA"))
         images.add("--batch_size", 1, "images per step; the paper uses 1", type=positive_int)
         images.add("--load_size", 286, "images are scaled to this size, before the crop", type=positive_int)
@@ -136,6 +157,22 @@ class BaseOptions:
             "--skip_bad_images", False, "check all images first, go on without the unreadable ones, say how many"
         )
 
+    @staticmethod
+    def add_speed(parser: OptionParser) -> None:
+        """How fast, at equal results up to rounding."""
+        speed = parser.group(SPEED)
+        speed.add(
+            "--amp", "auto", "precision of the networks; auto: bf16 on a GPU, else off", choices=tuple(PRECISIONS)
+        )
+        speed.add("--tf32", True, "a GPU's float32 convolutions may round factors to 10 bits")
+        speed.add(
+            "--channels_last",
+            "auto",
+            "layout of images and networks; auto: on for a GPU",
+            choices=("auto", "on", "off"),
+        )
+        speed.add("--compile", False, "compile what lies between convolutions; the first steps take a minute or two")
+
     def add_phase(self, parser: OptionParser) -> None:
         """Flags of this phase only."""
         raise NotImplementedError
@@ -153,7 +190,10 @@ class BaseOptions:
             opt.name += opt.suffix.format(**vars(opt))
             opt.suffix = ""
         opt.is_train = self.is_train
+        opt.size_multiple = generator_size_multiple(opt.netG)
+        opt.test_roles = model.TEST_ROLES
         opt.recipe = self.recipe(opt, parser, {**defaults, **published})
+        opt.stylegan2_size = opt.stylegan2_size or training_size(opt.netG, opt.netD, opt.crop_size)
         opt.changed = sorted(key for key, value in defaults.items() if layered[key] != value)
         opt.architecture = parser.members(ARCHITECTURE)
         opt.groups = {group.title: [a.dest for a in group._group_actions] for group in parser._groups.values()}

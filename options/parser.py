@@ -46,6 +46,13 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def power_of_two(text: str) -> int:
+    """Read 8, 16, 32 and so on."""
+    if not text.isdecimal() or int(text) < 8 or int(text).bit_count() != 1:
+        raise argparse.ArgumentTypeError(f"expected a power of two of at least 8, got {text!r}")
+    return int(text)
+
+
 def natural(text: str) -> int:
     """Read a whole number of at least 0."""
     if not text.isdecimal():
@@ -107,6 +114,18 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
             self._action_groups.append(group)
             self._groups[title] = group
         return self._groups[title]
+
+    def retitle(self, title: str, new: str) -> None:
+        """Rename a group: a method built on another one has that one's flags as its own."""
+        group = self._groups.pop(title)
+        group.title = new
+        self._groups[new] = group
+
+    def alias(self, flag: str, name: str) -> None:
+        """A further spelling of a declared option, as a release has it."""
+        action = self.declared()[name]
+        action.option_strings.append(flag)
+        self._option_string_actions[flag] = action
 
     def members(self, title: str) -> list[str]:
         """Names of the options declared in a group; none for a group that nobody declared."""

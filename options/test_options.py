@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from typing import Any
 
+import models
 from options.base_options import ARCHITECTURE, DATA, BaseOptions, run_dir
 from options.parser import OptionParser, size_limit
 from util.errors import UserError
@@ -21,6 +22,7 @@ OWN_AT_TEST = (
     "skip_bad_images",
     "phase",
 )
+CHOSEN_BY_MODEL = ("model", "preset", "dataset_mode")  # a model that only applies weights may apply any run's
 
 
 class TestOptions(BaseOptions):
@@ -34,7 +36,13 @@ class TestOptions(BaseOptions):
         group = parser.group("results")
         group.add("--results_dir", "./results", "results go to RESULTS_DIR/NAME/PHASE_EPOCH")
         group.add("--epoch", "latest", "which weights: latest, or the number of a saved epoch")
-        group.add("--num_test", float("inf"), "translate only the first N images", type=size_limit, metavar="N")
+        group.add(
+            "--num_test",
+            float("inf"),
+            "translate only the first N images (of each domain, where both are translated)",
+            type=size_limit,
+            metavar="N",
+        )
         group.add("--eval", False, "evaluation mode: batch norm uses its running statistics, dropout is off")
         group.add("--no_ema", False, "use the plain weights although the run kept a moving average")
         parser.group(DATA).add("--phase", "test", "reads DATAROOT/<phase>A (<phase>B for BtoA)")
@@ -53,7 +61,8 @@ class TestOptions(BaseOptions):
             raise UserError(f"{path} is not a record of training options ({error}); restore or delete it") from None
         parser = self.build_parser(Namespace(model=options["model"], dataset_mode=options["dataset_mode"]))
         kept = [*parser.members(ARCHITECTURE), *parser.members(DATA), *parser.members(options["model"])]
-        return {name: options[name] for name in kept if name in options and name not in OWN_AT_TEST}
+        own = OWN_AT_TEST if models.find_model(first.model).TRAINABLE else (*OWN_AT_TEST, *CHOSEN_BY_MODEL)
+        return {name: options[name] for name in kept if name in options and name not in own}
 
     def resolve(self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]) -> Namespace:
         for name in parser.members(ARCHITECTURE):

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from models.losses.gan import OBJECTIVES
 from models.networks.init import INITIALIZERS
-from options.base_options import DATA, TRAINING, BaseOptions
+from options.base_options import DATA, SPEED, TRAINING, BaseOptions
 from options.parser import OptionParser, natural, positive_int
 from util.errors import UserError
 from util.schedule import POLICIES
@@ -46,6 +46,9 @@ class TrainOptions(BaseOptions):
         )
         group.add("--ema", 0.0, "decay of a moving average of G, 0.999 say, which test.py then uses; 0 is off")
         group.add("--max_steps", None, "stop after N steps in total, for a trial", type=positive_int, metavar="N")
+        speed = parser.group(SPEED)
+        speed.add("--cuda_graph", False, "record the whole training step once and replay it: no launch costs on a GPU")
+        speed.add("--profile", 0, "trace N steps, from the tenth on, for Perfetto or chrome://tracing", type=natural)
 
     @staticmethod
     def add_logs(parser: OptionParser) -> None:
@@ -63,6 +66,13 @@ class TrainOptions(BaseOptions):
         group.add("--display_env", "main", "visdom environment")
         group.add("--display_ncols", 4, "pictures per row in visdom; 0 gives each a window", type=natural)
         group.add("--display_winsize", 256, "width of pictures on page and panel, in pixels", type=positive_int)
+        group.add(
+            "--use_tensorboard", False, "losses and pictures for TensorBoard too, in CHECKPOINTS_DIR/NAME/tensorboard"
+        )
+        group.add(
+            "--use_wandb", False, "losses and pictures to Weights & Biases too; WANDB_MODE=offline keeps them here"
+        )
+        group.add("--wandb_project_name", "patchgcl", "project in Weights & Biases")
 
     @staticmethod
     def add_checkpoints(parser: OptionParser) -> None:

@@ -4,10 +4,10 @@
     python scripts/evaluate.py --fake DIR --input DIR --truth DIR       against a known truth
     python scripts/evaluate.py --fake DIR --real DIR                    FID and KID
 
-With --name the data folder decides: where it has testA_truth (testB_truth for BtoA) the pictures are compared with
-that, otherwise with all real images of the target domain, testB (testA). The truth is scored as util/metrics.py defines
-it: 0 for copying the input, 1 for the truth. FID (arXiv 1706.08500) and KID (arXiv 1801.01401) come from
-torch-fidelity, over all images found. Every result is written as JSON together with what it depends on.
+With --name the data decide: aligned pairs are their own truth; a folder testA_truth (testB_truth for BtoA) is one too;
+without either, pictures are compared with all real images of the target domain, testB (testA). The truth is scored as
+util/metrics.py defines it: 0 for copying the input, 1 for the truth. FID (arXiv 1706.08500) and KID (arXiv 1801.01401)
+come from torch-fidelity, over all images found. Every result is written as JSON together with what it depends on.
 """
 
 import argparse
@@ -100,7 +100,8 @@ def find_folders(args: argparse.Namespace) -> dict[str, Any]:
     if not (args.real or args.truth):
         source, target = options["direction"].split("to")
         data = args.dataroot or Path(options["dataroot"])
-        truth = data / f"{args.phase}{source}_truth"
+        paired = options["dataset_mode"] == "aligned"  # test.py then wrote the other half of each pair as real_B
+        truth = results / "images" / "real_B" if paired else data / f"{args.phase}{source}_truth"
         args.truth = truth if truth.is_dir() else None
         args.real = None if args.truth else data / f"{args.phase}{target}"
     args.out = args.out or results / f"{measure_name(args)}.json"

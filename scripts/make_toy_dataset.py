@@ -1,9 +1,13 @@
 """Draw a toy data set with known truth: plain animals (A), striped ones (B), and each test image of A as it is in B.
 
     python scripts/make_toy_dataset.py --out datasets/toy
+    python scripts/make_toy_dataset.py --out datasets/toy_aligned --kind aligned
+    python scripts/make_toy_dataset.py --out datasets/toy_single --kind single --size 256
 
 Writes trainA, trainB, testA, testB and testA_truth. No scene of A occurs in B, so the data are unpaired; testA_truth
-holds, under the same name, the same scene as in testA with nothing but the coat changed. Stripes follow from the
+holds, under the same name, the same scene as in testA with nothing but the coat changed. Aligned: train and test, each
+file a scene of the unpaired set's trainA or testA, plain on the left, striped on the right. Single: one image in trainA
+and trainB, and trainA's again as testA, with its truth. Stripes follow from the
 animal's shape alone, so the true translation is one definite picture. Image i of a folder depends on the seed, the
 folder and i, not on how many images are drawn; another --size shows the same scenes larger or smaller.
 
@@ -193,26 +197,42 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
     return pictures[0], pictures[1]
 
 
-def write_scene(out: Path, size: int, seed: int, task: tuple[str, int]) -> None:
-    """Draw image `index` of one folder and write it, with its truth for testA."""
+KINDS = {  # folder of scenes -> the folders that a scene is written to, with what is shown of it
+    "unpaired": {
+        "trainA": {"trainA": "plain"},
+        "trainB": {"trainB": "striped"},
+        "testA": {"testA": "plain", "testA_truth": "striped"},
+        "testB": {"testB": "striped"},
+    },
+    "aligned": {"trainA": {"train": "both"}, "testA": {"test": "both"}},
+    "single": {
+        "trainA": {"trainA": "plain", "testA": "plain", "testA_truth": "striped"},
+        "trainB": {"trainB": "striped"},
+    },
+}
+
+
+def write_scene(out: Path, kind: str, size: int, seed: int, task: tuple[str, int]) -> None:
+    """Draw scene `index` of one folder and write what the kind of data set shows of it."""
     folder, index = task
     rng = np.random.default_rng([seed, FOLDERS.index(folder), index])
     plain, striped = draw_scene(rng, size)
-    Image.fromarray(striped if folder.endswith("B") else plain).save(out / folder / f"{index:04d}.png")
-    if folder == "testA":
-        Image.fromarray(striped).save(out / "testA_truth" / f"{index:04d}.png")
+    shown = {"plain": plain, "striped": striped, "both": np.concatenate([plain, striped], axis=1)}
+    for target, what in KINDS[kind][folder].items():
+        Image.fromarray(shown[what]).save(out / target / f"{index:04d}.png")
 
 
-def write_dataset(out: Path, size: int, train: int, test: int, seed: int) -> None:
+def write_dataset(out: Path, kind: str, size: int, train: int, test: int, seed: int) -> None:
     """Draw all folders under a temporary name and rename them at the end, so that `out` is never half a data set."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    for folder in (*FOLDERS, "testA_truth"):
-        (part / folder).mkdir(parents=True)
-    counts = {folder: train if folder.startswith("train") else test for folder in FOLDERS}
+    for targets in KINDS[kind].values():
+        for folder in targets:
+            (part / folder).mkdir(parents=True)
+    counts = {folder: train if folder.startswith("train") else test for folder in KINDS[kind]}
     tasks = [(folder, index) for folder, count in counts.items() for index in range(count)]
     with ProcessPoolExecutor() as pool:
-        list(pool.map(partial(write_scene, part, size, seed), tasks, chunksize=8))
+        list(pool.map(partial(write_scene, part, kind, size, seed), tasks, chunksize=8))
     part.rename(out)
 
 
@@ -220,6 +240,7 @@ def main() -> None:
     """Read the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist yet")
+    parser.add_argument("--kind", choices=tuple(KINDS), default="unpaired", help="what is drawn (default: unpaired)")
     parser.add_argument("--size", type=int, default=64, help="width and height in pixels, at least 32 (default: 64)")
     parser.add_argument("--train", type=int, default=200, help="training images per domain (default: 200)")
     parser.add_argument("--test", type=int, default=40, help="test images per domain (default: 40)")
@@ -230,10 +251,11 @@ def main() -> None:
             parser.error(f"--{flag} {getattr(args, flag)} is too small: give {least} or more")
     if args.out.exists():
         parser.error(f"--out {args.out} exists already: delete it or name another folder")
+    if args.kind == "single":
+        args.train = args.test = 1
     write_dataset(**vars(args))
-    print(
-        f"{args.out}: per domain {args.train} training and {args.test} test images of {args.size} x {args.size} pixels"
-    )
+    what = {"unpaired": "per domain", "aligned": "pairs:", "single": "per domain"}[args.kind]
+    print(f"{args.out}: {what} {args.train} training and {args.test} test images of {args.size} x {args.size} pixels")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ TINY = [
     "--num_threads", "0", "--gpu_ids", "-1", "--display_id", "0",
 ]  # fmt: skip
 
+SINGLE = ["--crops_per_epoch", "8", "--max_dataset_size", "1", "--batch_size", "1", "--num_patches", "16"]
+
 
 def make_dataset(root: Path, count: int = 4, size: tuple[int, int] = (40, 36)) -> Path:
     """A data set with trainA, trainB, testA and testB; returns its folder."""
@@ -72,8 +74,9 @@ def train_flags(root: Path, *extra: str, model: str = "patchgcl") -> list[str]:
     options = TrainOptions()
     declared = options.build_parser(options.peek(["--model", model])).declared()
     vgg = ["--vgg_weights", "random"] if "vgg_weights" in declared else []
+    single = SINGLE if "crops_per_epoch" in declared else []
     where = ["--dataroot", str(data), "--name", "run", "--checkpoints_dir", str(root / "checkpoints")]
-    return [*where, "--model", model, *TINY, *vgg, *extra]
+    return [*where, "--model", model, *TINY, *vgg, *single, *extra]
 
 
 def train_options(root: Path, *extra: str, model: str = "patchgcl") -> Namespace:

@@ -39,7 +39,7 @@ def test_the_other_domain_is_not_needed_and_not_loaded(mixed, mode):
 
 
 @pytest.mark.parametrize("cache", ["none", "ram", "device"])
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
 def test_every_image_comes_once_at_its_own_size_whatever_the_batch(mixed, batch_size, cache):
     loader = make_loader(test_options(mixed, batch_size=batch_size, cache=cache))
     images = by_path(loader)
@@ -117,3 +117,20 @@ def test_single_is_not_for_training(tmp_path):
     opt.is_train = True
     with pytest.raises(UserError, match="--dataset_mode unaligned"):
         data.find_dataset("single")(opt)
+
+
+def test_a_method_for_both_directions_gets_every_image_of_both_domains(tmp_path):
+    make_image_folder(tmp_path / "testA", count=3)
+    make_image_folder(tmp_path / "testB", count=2, seed=1)
+    loader = make_loader(test_options(tmp_path, test_roles="AB", batch_size=2))
+    batches = list(loader.epoch(1))
+    assert sorted((key, len(value)) for batch in batches for key, value in batch.items() if len(key) == 1) == [
+        ("A", 1), ("A", 2), ("B", 2),
+    ]  # fmt: skip
+    assert all(("A" in batch) != ("B" in batch) for batch in batches)
+    limited = make_loader(test_options(tmp_path, test_roles="AB", max_dataset_size=1))
+    assert len(limited) == 2
+    (tmp_path / "testB").rename(tmp_path / "elsewhere")  # without it A alone is translated
+    assert len(make_loader(test_options(tmp_path, test_roles="AB"))) == 3
+    alone = make_loader(test_options(tmp_path / "testA", test_roles="AB"))  # a folder of inputs has no second domain
+    assert len(alone) == 3 and all("B" not in batch for batch in alone.epoch(1))

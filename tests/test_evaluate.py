@@ -139,7 +139,7 @@ def run(tmp_path):
             Image.fromarray(picture).save(folder / f"{index}.png")
     record = tmp_path / "checkpoints" / "horses" / "train_opt.json"
     record.parent.mkdir(parents=True)
-    options = {"dataroot": str(data), "direction": "AtoB", "seed": 7}
+    options = {"dataroot": str(data), "dataset_mode": "unaligned", "direction": "AtoB", "seed": 7}
     record.write_text(json.dumps({"options": options, "recipe": "patchgcl, preset paper", "versions": {"torch": "x"}}))
     where = ["--checkpoints_dir", tmp_path / "checkpoints", "--results_dir", tmp_path / "results"]
     return tmp_path, ["--name", "horses", *where]
@@ -167,6 +167,16 @@ def test_a_run_is_found_by_name_and_recorded(run):
     assert "--name horses" in record["command"] and {"commit", "numpy", "torch"} <= record["versions"].keys()
     assert [row["name"] for row in record["images"]] == ["0", "1", "2"]
     assert record["images"][0]["score"] == 0 and record["images"][1]["score"] == 1
+
+
+def test_aligned_pairs_are_their_own_truth(run, evaluate):
+    root, flags = run
+    record = root / "checkpoints" / "horses" / "train_opt.json"
+    record.write_text(record.read_text().replace('"unaligned"', '"aligned"'))
+    (root / "data" / "testA_truth").rename(root / "results/horses/test_latest/images/real_B")
+    status, output, _ = evaluate(*flags)
+    assert status == 0 and "real_B" in output
+    assert 0.5 < json.loads((root / "results/horses/test_latest/truth.json").read_text())["score"] < 0.9
 
 
 def test_the_data_folder_may_have_moved(run, evaluate):

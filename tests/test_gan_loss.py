@@ -1,4 +1,4 @@
-"""Adversarial losses against closed forms, and the gradient penalty against slopes known by hand."""
+"""Adversarial losses against closed forms, and the gradient penalties against slopes known by hand."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from models.losses.gan import OBJECTIVES, discriminator_loss, generator_loss, gradient_penalty
+from models.losses.gan import OBJECTIVES, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
 from models.networks.patch_discriminator import NLayerDiscriminator
 
 
@@ -156,3 +156,39 @@ def test_a_flat_discriminator_gives_a_finite_penalty():
     assert penalty.item() == pytest.approx(10)
     penalty.backward()
     assert torch.isfinite(weight.grad).all()
+
+
+# -- R1 ----------------------------------------------------------------------------------------------------------------
+
+
+def test_r1_of_a_linear_discriminator_depends_on_its_weights_only():
+    slope = torch.randn(2, 4, 3, dtype=torch.float64)
+    real = torch.randn(5, 2, 4, 3, dtype=torch.float64)
+    penalty = r1_penalty(lambda x: (x * slope).sum((1, 2, 3)), real, weight=3.0)
+    assert penalty.item() == pytest.approx(0.5 * 3 * sum(v**2 for v in slope.flatten().tolist()))
+
+
+def test_r1_of_a_quadratic_discriminator_is_the_mean_over_images():
+    """D(x) = x^T M x for each image, with slope (M + M^T) x; its derivative with respect to M by hand."""
+    matrix = torch.randn(6, 6, dtype=torch.float64, requires_grad=True)
+    real = torch.randn(4, 1, 2, 3, dtype=torch.float64)
+    penalty = r1_penalty(lambda x: torch.einsum("bi,ij,bj->b", x.flatten(1), matrix, x.flatten(1)), real, weight=0.7)
+    penalty.backward()
+    both = (matrix + matrix.T).detach()
+    expected, gradient = 0.0, torch.zeros(6, 6, dtype=torch.float64)
+    for image in real.flatten(1):
+        slope = both @ image
+        expected += 0.5 * 0.7 * (slope**2).sum().item() / 4
+        gradient += 0.7 / 4 * (torch.outer(slope, image) + torch.outer(image, slope))
+    assert penalty.item() == pytest.approx(expected)
+    torch.testing.assert_close(matrix.grad, gradient)
+
+
+def test_r1_sums_the_scores_of_an_image_and_leaves_it_alone():
+    real = torch.randn(3, 1, 2, 2, requires_grad=True)
+    weight = torch.ones(1, requires_grad=True)
+    penalty = r1_penalty(lambda x: 0.5 * weight * x.square(), real)  # a map of scores; the slope is x
+    assert penalty.item() == pytest.approx(0.5 * real.square().sum().item() / 3, rel=1e-5)
+    penalty.backward()
+    assert real.grad is None
+    assert weight.grad.item() == pytest.approx(2 * penalty.item(), rel=1e-5)

@@ -184,6 +184,30 @@ def test_permuting_positions_permutes_the_graph_and_keeps_the_loss():
     )
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()))
+def test_permuting_256_positions_permutes_every_level_whatever_the_flags(case):
+    settings = {**COMMON, **case}
+    settings.pop("batch", None)
+    head, *_ = make_case(settings)
+    out, source = torch.randn(2, 2, 5, 20, 20, dtype=torch.float64)
+    ids = torch.stack([torch.randperm(400)[:256] for _ in range(2)])
+    order = torch.randperm(256)
+    first, second = (head([out], [source], [i])[0] for i in (ids, ids[:, order]))
+    assert len(first) == settings["pooling_num"] + 1 and not torch.equal(ids, ids[:, order])
+    for level, (a, b) in enumerate(zip(first, second, strict=True)):
+        for image in range(2):
+            place = {position: i for i, position in enumerate(b.position_BN[image].tolist())}
+            assert len(place) == len(a.position_BN[image])
+            match = torch.tensor([place[position] for position in a.position_BN[image].tolist()])
+            if level == 0:
+                assert torch.equal(order[match], torch.arange(256))
+            for x, y in ((a.node_in_BND, b.node_in_BND), (a.node_out_BND, b.node_out_BND)):
+                torch.testing.assert_close(x[image], y[image, match])
+            torch.testing.assert_close(a.adj_BNN[image], b.adj_BNN[image][match][:, match])
+    losses = [head_loss(head, out, source, i, settings) for i in (ids, ids[:, order])]
+    torch.testing.assert_close(*losses)
+
+
 def test_images_of_a_batch_do_not_mix():
     settings = {**COMMON, **OFFICIAL}
     head, out, source, ids = make_case(settings, batch=3)

@@ -57,4 +57,6 @@ def test_times_are_per_image_and_reset():
     times = progress.times()  # 4 images: at least 0.3 s in all, of which 0.1 s of waiting
     assert times["time"] >= 0.3 / 4
     assert 0.1 / 4 <= times["data"] <= times["time"] - 0.2 / 4
+    assert 0.1 <= times["step"] <= 2 * times["time"] - 2 * times["data"] + 1e-9
+    assert times["images/s"] == 1 / times["time"]
     assert progress.times()["data"] == 0.0

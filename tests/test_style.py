@@ -9,7 +9,17 @@ from tests.helpers import REPO
 
 SOURCES = sorted(
     path
-    for folder in (".", "models", "models/networks", "models/losses", "data", "options", "util", "scripts")
+    for folder in (
+        ".",
+        "models",
+        "models/networks",
+        "models/losses",
+        "data",
+        "options",
+        "util",
+        "scripts",
+        "scripts/benchmarking",
+    )
     for path in (REPO / folder).glob("*.py")
 )
 FORWARDS = [path for path in SOURCES if path.parent.name in ("networks", "losses")]

@@ -114,3 +114,21 @@ def test_an_existing_folder_is_left_alone(toy):
     result = draw(toy, "--seed", 5)
     assert result.returncode == 2 and "exists already" in result.stderr
     assert contents(toy) == before
+
+
+def test_aligned_pairs_are_the_unpaired_scenes_with_their_truth(toy, tmp_path):
+    assert draw(tmp_path / "pairs", "--kind", "aligned").returncode == 0
+    assert {path.parent.name for path in (tmp_path / "pairs").rglob("*.png")} == {"train", "test"}
+    pair = np.asarray(Image.open(tmp_path / "pairs" / "test" / "0000.png"))
+    assert pair.shape == (32, 64, 3)
+    for half, folder in ((pair[:, :32], "testA"), (pair[:, 32:], "testA_truth")):
+        assert np.array_equal(half, np.asarray(Image.open(toy / folder / "0000.png")))
+
+
+def test_a_single_image_is_its_own_test(toy, tmp_path):
+    out = tmp_path / "single"
+    assert draw(out, "--kind", "single").returncode == 0
+    files = contents(out)
+    assert set(files) == {f"{folder}/0000.png" for folder in ("trainA", "trainB", "testA", "testA_truth")}
+    assert files["testA/0000.png"] == files["trainA/0000.png"] == contents(toy)["trainA/0000.png"]
+    assert files["testA_truth/0000.png"] != files["testA/0000.png"]

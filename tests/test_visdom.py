@@ -76,6 +76,7 @@ def server(tmp_path_factory):
 def started(folder, port: int, env: str, images_done: int = 0, **changes) -> Visualizer:
     fields = {"name": "run", "no_html": True, "display_id": 20, "display_server": "http://localhost"}
     window = {"display_port": port, "display_env": env, "display_ncols": 3, "display_winsize": 64}
+    fields |= {"use_tensorboard": False, "use_wandb": False}
     log = Visualizer(Namespace(**{**fields, **window, **changes}), folder, total_images=1000)
     log.start(images_done)
     return log

@@ -24,7 +24,8 @@ TIMES = {"time": 0.123, "data": 0.001}
 def options(**changes) -> Namespace:
     defaults = {"name": "run <1>", "no_html": False, "display_id": 0, "display_server": "http://localhost"}
     window = {"display_port": 8097, "display_env": "main", "display_ncols": 4, "display_winsize": 256}
-    return Namespace(**{**defaults, **window, **changes})
+    libraries = {"use_tensorboard": False, "use_wandb": False}
+    return Namespace(**{**defaults, **window, **libraries, **changes})
 
 
 def started(folder, images_done: int = 0, sinks: list | None = None, monkeypatch=None, **changes) -> Visualizer:
@@ -266,7 +267,7 @@ def test_a_browser_shows_pictures_and_curves_of_a_run(tmp_path):
         browser.open(folder / "web/index.html")
         images = browser.images()
         assert len(images) == 6 and all(image["width"] == 8 for image in images), images
-        assert browser.evaluate("[...document.querySelectorAll('.row h3')].map(h => h.innerText)") == [
+        assert browser.evaluate("[...document.querySelectorAll('.row h3')].map(h => h.textContent)") == [
             f"epoch 1, images {images}" for images in (300, 200, 100)
         ]
         charts = browser.evaluate("[...document.querySelectorAll('.chart')].map(c => c.innerText.split('\\n')[0])")

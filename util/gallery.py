@@ -1,12 +1,13 @@
 """The result folder of test.py: pictures written while the next batch computes, and the pages that show them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, count
 from os.path import abspath
 from pathlib import Path, PurePosixPath
 from threading import BoundedSemaphore
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +20,12 @@ from util.images import save_png, to_uint8
 WRITERS = 4
 WAITING_PICTURES = 64  # so many may wait for the disk; then `add` waits, and memory stays bounded
 ROWS_PER_PAGE = 500
+
+
+def save_npz(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write named arrays as one compressed .npz file, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def unique_names(paths: Sequence[str | Path], root: str | Path) -> list[str]:
@@ -44,44 +51,51 @@ def unique_names(paths: Sequence[str | Path], root: str | Path) -> list[str]:
 class Gallery:
     """Writes `folder/images/<label>/<name>.png` on threads of its own and `folder/index.html` at the end.
 
+    Figures go to `folder/figures/<label>/<name>.png`, arrays to `folder/arrays/<name>.npz`.
     A folder with results of an earlier run is fine: files are replaced one by one, others move to `folder/earlier`.
     As a context manager it closes itself; after an exception in the block it only waits for the files under way.
     """
 
-    def __init__(
-        self, folder: Path, title: str, columns: Sequence[str], description: Mapping[str, str], size: int = 256
-    ) -> None:
-        """`columns`: the labels in the order shown; `description`: a table of facts; `size`: width on the page."""
+    def __init__(self, folder: Path, title: str, description: Mapping[str, str], size: int = 256) -> None:
+        """`description`: a table of facts; `size`: width on the page."""
         self.folder = Path(folder)
         self.title = title
-        self.columns = list(columns)
         self.description = dict(description)
         self.size = size
-        self.rows: dict[str, list[html.Picture]] = {}
+        self.rows: list[tuple[str, list[html.Picture]]] = []
+        self.files: set[str] = set()
         self.error: tuple[Path, Exception] | None = None
         self.pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="gallery")
         self.free = BoundedSemaphore(WAITING_PICTURES)
 
-    def add(self, name: str, images: Mapping[str, Tensor]) -> None:
-        """Queue the pictures of one input: {label: (C,H,W) in [-1, 1] or uint8}; `name` as from `unique_names`.
+    def add(
+        self,
+        name: str,
+        images: Mapping[str, Tensor],
+        figures: Mapping[str, Tensor] | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Queue a row of pictures: {label: (C,H,W) in [-1, 1] or uint8}, shown in order; `name` as from `unique_names`.
 
-        Raises ValueError for a label without a column, a name used before, or a name that leaves the folder, and
-        UserError as soon as a picture could not be written.
+        `figures` are shown below at full width, `arrays` only written. Raises ValueError for a name used before with
+        one of the labels or that leaves the folder, and UserError as soon as a file could not be written.
         """
         self._raise_write_error()
-        parts = PurePosixPath(f"{name}.png").parts
-        if name.startswith("/") or ".." in parts or name in self.rows:
+        figures = figures or {}
+        files = {label: f"images/{label}/{name}.png" for label in images}
+        files |= {label: f"figures/{label}/{name}.png" for label in figures}
+        numbers = f"arrays/{name}.npz"
+        taken = self.files & {*files.values(), *([numbers] if arrays else [])}
+        if name.startswith("/") or ".." in PurePosixPath(f"{name}.png").parts or taken:
             raise ValueError(f"result name {name!r} is absolute, leaves the folder or was used before")
-        if unknown := set(images) - set(self.columns):
-            raise ValueError(f"no column for {sorted(unknown)}; the columns are {self.columns}")
         row = []
-        for label in (column for column in self.columns if column in images):
-            array = to_uint8(images[label])
-            file = f"images/{label}/{name}.png"
-            row.append(html.Picture(label, file, width=array.shape[1], height=array.shape[0]))
-            self.free.acquire()
-            self.pool.submit(self._write, array, self.folder / file)
-        self.rows[name] = row
+        for label, file in files.items():
+            array = to_uint8(figures[label] if label in figures else images[label])
+            row.append(html.Picture(label, file, array.shape[1], array.shape[0], is_figure=label in figures))
+            self._queue(save_png, array, file)
+        if arrays:
+            self._queue(save_npz, arrays, numbers)
+        self.rows.append((name, row))
 
     def close(self) -> None:
         """Wait for the files, then write the pages. UserError names the first file that could not be written."""
@@ -102,11 +116,16 @@ class Gallery:
         else:
             self.pool.shutdown(cancel_futures=True)
 
-    def _write(self, array: np.ndarray, path: Path) -> None:
-        """Encode and write one picture (worker thread); once a write failed the rest is skipped."""
+    def _queue(self, save: Callable[[Any, Path], None], value: Any, file: str) -> None:
+        self.files.add(file)
+        self.free.acquire()
+        self.pool.submit(self._write, save, value, self.folder / file)
+
+    def _write(self, save: Callable[[Any, Path], None], value: Any, path: Path) -> None:
+        """Encode and write one file (worker thread); once a write failed the rest is skipped."""
         try:
             if self.error is None:
-                save_png(array, path)
+                save(value, path)
         except Exception as error:  # whatever it is, it is raised in the main thread, by `add` or `close`
             self.error = self.error or (path, error)
         finally:
@@ -123,16 +142,16 @@ class Gallery:
         return UserError(f"cannot write {path}: {reason}; free space, or choose another --results_dir")
 
     def _set_aside_earlier(self) -> None:
-        """Move pictures of an earlier run that this one did not write from images/ to earlier/.
+        """Move files of an earlier run that this one did not write to earlier/, those of images/ right into it.
 
         So nothing is lost, and whoever measures a folder of images measures one run. Only files that a gallery itself
         recorded in pictures.json are moved.
         """
         record = self.folder / "pictures.json"
-        now = {picture.file for row in self.rows.values() for picture in row}
+        now = self.files
         before = set(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else set()
         for file in sorted(before - now):
-            target = self.folder / "earlier" / Path(file).relative_to("images")
+            target = self.folder / "earlier" / file.removeprefix("images/")
             if ".." not in target.parts and (self.folder / file).exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (self.folder / file).replace(target)
@@ -141,16 +160,15 @@ class Gallery:
 
     def _write_pages(self) -> None:
         """Write index.html and, beyond ROWS_PER_PAGE rows, further pages that link to each other."""
-        names = sorted(self.rows)
-        chunks = [names[start : start + ROWS_PER_PAGE] for start in range(0, len(names), ROWS_PER_PAGE)] or [[]]
+        rows = sorted(self.rows, key=lambda row: row[0])
+        chunks = [rows[start : start + ROWS_PER_PAGE] for start in range(0, len(rows), ROWS_PER_PAGE)] or [[]]
         files = ["index.html", *(html.numbered_page(number) for number in range(2, len(chunks) + 1))]
-        starts = range(1, len(names) + 2, ROWS_PER_PAGE)
+        starts = range(1, len(rows) + 2, ROWS_PER_PAGE)
         spans = [f"{start}-{start + len(chunk) - 1}" for start, chunk in zip(starts, chunks, strict=False)]
         targets = dict(zip(spans, files, strict=True))
-        summary = f"{len(names)} inputs · {sum(map(len, self.rows.values()))} pictures"
+        summary = f"{len(rows)} inputs · {sum(len(pictures) for _, pictures in rows)} pictures"
         for span, file, chunk in zip(spans, files, chunks, strict=True):
             navigation = [html.links(targets, current=span)] if len(chunks) > 1 else []
-            rows = html.picture_rows([(name, self.rows[name]) for name in chunk], self.size)
-            body = [html.fact_table(self.description), *navigation, rows, *navigation]
+            body = [html.fact_table(self.description), *navigation, html.picture_rows(chunk, self.size), *navigation]
             html.write_page(self.folder / file, html.page(self.title, summary, body))
         html.remove_pages_after(self.folder, len(chunks))

@@ -63,12 +63,13 @@ SMOOTHING = 12  # span of the smoothed curve, in drawn points
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of a page: its caption, its file relative to the page, and its size in pixels."""
+    """One image of a page: its caption, its file relative to the page, its size in pixels; a figure needs all of it."""
 
     label: str
     file: str
     width: int
     height: int
+    is_figure: bool = False
 
 
 def url(path: str) -> str:
@@ -125,19 +126,22 @@ def fact_table(facts: Mapping[str, str]) -> tags.table:
 def picture_rows(rows: Iterable[tuple[str, Sequence[Picture]]], size: int) -> tags.div:
     """Return one card per (heading, pictures); pictures are `size` pixels wide and link to their files.
 
-    Narrow cards stand side by side. Images load when they come into view, so that thousands of them are no burden.
+    A figure is as wide as its file, on a line of its own where pictures leave too little room. Narrow cards stand side
+    by side. Images load when they come into view, so that thousands of them are no burden.
     """
     return tags.div(*(_picture_row(printable(heading), pictures, size) for heading, pictures in rows), cls="rows")
 
 
 def _picture_row(heading: str, pictures: Sequence[Picture], size: int) -> tags.section:
     figures = []
-    for picture in pictures:
+    widths = [picture.width if picture.is_figure else size for picture in pictures]
+    for picture, width in zip(pictures, widths, strict=True):
         label, link = printable(picture.label), url(picture.file)
         image = tags.img(src=link, alt=label, loading="lazy", width=picture.width, height=picture.height)
         link_to_file = tags.a(image, href=link, target="_blank")
-        figures.append(tags.figure(link_to_file, tags.figcaption(label), style=f"width: {size}px"))
-    width = len(figures) * (size + CARD_GAP) - CARD_GAP + CARD_FRAME
+        figures.append(tags.figure(link_to_file, tags.figcaption(label), style=f"width: {width}px"))
+    side_by_side = sum(not picture.is_figure for picture in pictures) * (size + CARD_GAP) - CARD_GAP
+    width = max(side_by_side, *widths) + CARD_FRAME
     return tags.section(tags.h3(heading), tags.div(*figures, cls="pictures"), cls="row", style=f"width: {width}px")
 
 

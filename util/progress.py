@@ -81,9 +81,12 @@ class Progress:
             yield batch
 
     def times(self) -> dict[str, float]:
-        """Seconds per image since the last call: `time` for everything, `data` for waiting for images."""
+        """Since the last call: seconds per image, `time` in all and `data` of that for images to come; seconds per
+        `step` without that; images per second."""
         now, images = time.perf_counter(), max(self._timed_images, 1)
-        times = {"time": (now - self._since) / images, "data": self._waited / images}
+        elapsed = now - self._since
+        step = (elapsed - self._waited) / images * self.images_per_step
+        times = {"time": elapsed / images, "data": self._waited / images, "step": step, "images/s": images / elapsed}
         self._since, self._waited, self._timed_images = now, 0.0, 0
         return times
 

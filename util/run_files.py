@@ -43,6 +43,18 @@ def append(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
+def saved_record(run_dir: Path) -> dict:
+    """The options, recipe and versions that the run has saved; empty where it has not."""
+    path = run_dir / "train_opt.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def numbers_of(record: Mapping) -> dict[str, float | None]:
+    """The numbers of a record by name: losses under their own, the rest (epoch, seconds, ...) under run/."""
+    rest = {key: value for key, value in record.items() if key not in ("images", "losses", "nonfinite")}
+    return dict(record["losses"]) | {f"run/{key}": value for key, value in rest.items()}
+
+
 class RunLog:
     """The text files: written in the training loop itself, because they are cheap and must not be lost."""
 

@@ -1,4 +1,4 @@
-"""The only file that knows hardware: device, seeds, random states, determinism and several processes.
+"""The only file that knows hardware: device, precision, layout, seeds, determinism and several processes.
 
 On one CPU everything here does nothing or the plain thing, so that models and the loop are written once.
 """
@@ -9,7 +9,7 @@ import subprocess
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,16 @@ import torchvision
 from torch import Tensor, nn
 
 from util.errors import UserError
+
+PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off": None}  # values of --amp
+
+
+@runtime_checkable
+class Compilable(Protocol):
+    """A module that can have its parts compiled."""
+
+    def compile_parts(self) -> None:
+        """From now on run compiled code; values change by rounding alone."""
 
 
 def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
@@ -46,6 +56,13 @@ def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", int(gpu_ids))
 
 
+def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:
+    """The type that --amp asks for, None for float32; auto: bfloat16 on GPUs that compute in it, float32 elsewhere."""
+    if amp == "auto":
+        amp = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "off"
+    return PRECISIONS[amp]
+
+
 class Runtime:
     """Where and how the program runs; a null object on one CPU.
 
@@ -53,9 +70,24 @@ class Runtime:
         gpu_ids: value of --gpu_ids, None for the best device.
         seed: seeds torch on this process; further processes add their rank.
         deterministic: ask for bit-identical reruns on a GPU.
+        amp: auto, bf16, fp16 or off; see `choose_precision`.
+        tf32: let a GPU's convolutions round float32 factors to 10 bits. Matrix products, those of graphs and
+            contrastive losses among them, never do.
+        channels_last: auto (on a GPU), on or off; the layout in which a GPU's tensor cores convolve.
+        compile: compile what lies between convolutions.
+        cuda_graph: record a training step once, then replay it.
+
+    Attributes:
+        device, rank, world_size, is_main: this process and its place among all.
+        amp_dtype: what autocast computes in, None for float32.
+        memory_format: torch.channels_last or torch.contiguous_format, for images and networks.
+        capture: whether training steps are recorded and replayed; `no_capture`: why not, although asked for.
     """
 
-    def __init__(self, gpu_ids: str | None = None, seed: int = 0, deterministic: bool = False) -> None:
+    def __init__(
+        self, gpu_ids: str | None = None, seed: int = 0, deterministic: bool = False, *, amp: str = "auto",
+        tf32: bool = True, channels_last: str = "auto", compile: bool = False, cuda_graph: bool = False,
+    ) -> None:  # fmt: skip
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
         self.is_main = self.rank == 0
@@ -63,9 +95,19 @@ class Runtime:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             torch.backends.cudnn.benchmark = not deterministic
+            torch.backends.cudnn.allow_tf32 = tf32
+        self.amp_dtype = choose_precision(amp, self.device)
+        self.compile = compile
+        self.no_capture = None
+        if cuda_graph and (self.device.type != "cuda" or self.world_size > 1):
+            self.no_capture = "it needs a GPU" if self.device.type != "cuda" else "it is for one process"
+        self.capture = cuda_graph and not self.no_capture
+        on_gpu = self.device.type == "cuda"
+        last = on_gpu if channels_last == "auto" else channels_last == "on"
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            # reflection padding has no deterministic backward on a GPU: torch warns, and names what is left
+            # where torch has no deterministic operator for a GPU it warns, and names it; ours have none of these
             torch.use_deterministic_algorithms(True, warn_only=True)
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
@@ -74,19 +116,38 @@ class Runtime:
     @classmethod
     def from_options(cls, opt: Namespace) -> "Runtime":
         """The runtime that a command line asks for."""
-        return cls(opt.gpu_ids, opt.seed, opt.deterministic)
+        speed = {"amp": opt.amp, "tf32": opt.tf32, "channels_last": opt.channels_last, "compile": opt.compile}
+        return cls(opt.gpu_ids, opt.seed, opt.deterministic, **speed, cuda_graph=opt.is_train and opt.cuda_graph)
 
-    def to_device(self, tensor: Tensor) -> Tensor:
-        """Move a tensor; pinned memory is copied without waiting."""
-        return tensor.to(self.device, non_blocking=True)
+    def autocast(self) -> torch.autocast:
+        """The context in which networks run: convolutions and matrix products in `amp_dtype`, weights in float32."""
+        enabled = self.amp_dtype is not None
+        return torch.autocast(self.device.type, self.amp_dtype, enabled=enabled, cache_enabled=not self.capture)
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (B,C,H,W), 0..255 -> images on the device, float32, -1..1; pinned memory is not waited for."""
+        pixels = pixels.to(self.device, non_blocking=True)
+        return pixels.to(torch.float32, memory_format=self.memory_format).div_(127.5).sub_(1)
+
+    def learning_rate(self, value: float) -> float | Tensor:
+        """A learning rate as an optimiser needs it: a recorded step reads it from the device."""
+        return torch.tensor(value, device=self.device) if self.capture else value
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device and make it equal on all processes."""
-        module.to(self.device)
+        """Move a module to the device, in its layout, compile it if asked, and make it equal on all processes."""
+        module.to(self.device, memory_format=self.memory_format)
+        if self.compile:
+            for part in self.compiles(module):
+                part.compile_parts()
         if self.world_size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, src=0)
         return module
+
+    @staticmethod
+    def compiles(module: nn.Module) -> list[Compilable]:
+        """The parts of a module that --compile compiles."""
+        return [part for part in module.modules() if isinstance(part, Compilable)]
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average gradients over all processes, in one message.
@@ -153,7 +214,21 @@ class Runtime:
         """The device in words."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine() + " CPU"
         shape = f"{self.world_size} processes" if self.world_size > 1 else f"{torch.get_num_threads()} threads"
-        return f"{self.device} ({name}, {shape})"
+        precision = str(self.amp_dtype or torch.float32).removeprefix("torch.")
+        speed = {
+            "channels_last": self.memory_format == torch.channels_last,
+            "compiled": self.compile,
+            "recorded steps": self.capture,
+        }
+        return f"{self.device} ({', '.join([name, shape, precision, *(k for k, on in speed.items() if on)])})"
+
+    def memory(self) -> dict[str, float]:
+        """The most GPU memory in use since the last call, in GB; nothing on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        peak = torch.cuda.max_memory_allocated(self.device) / 1e9
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return {"memory": peak}
 
     def versions(self) -> dict[str, str]:
         """What a result depends on: commit, library versions, hardware."""

@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind, through sinks that cannot stop or slow it: console, log files, page, visdom."""
+"""What a run shows and leaves behind, through sinks that cannot stop or slow it: console, log files, page, others."""
 
 import math
 import sys
@@ -17,9 +17,11 @@ from tqdm import tqdm
 
 from util.images import to_uint8
 from util.run_files import RunLog, TrainingPage
+from util.tensorboard_display import TensorBoardDisplay
 from util.visdom_display import VisdomDisplay
+from util.wandb_display import WandbDisplay
 
-WAITING_FRAMES = 8  # displays that may wait for the page and visdom; a ninth pushes out the oldest
+WAITING_FRAMES = 8  # displays that may wait for the page and other logs; a ninth pushes out the oldest
 CLOSE_SECONDS = 60.0  # how long the end of a run waits for a sink that hangs
 
 
@@ -42,8 +44,8 @@ class Sink(Protocol):
     name: str
     live: bool  # whether it also shows frames that are not saved
 
-    def start(self, records: Sequence[dict], images_done: int) -> None:
-        """Connect or open; `records` are those of the run that is being resumed."""
+    def start(self, records: Sequence[dict], images_done: int) -> str | None:
+        """Connect or open; `records` are those of the run that is being resumed. Returns where to look, for the log."""
 
     def losses(self, records: Sequence[dict]) -> None:
         """Take over the records that came since the last call."""
@@ -108,9 +110,9 @@ class BackgroundWriter:
 
     name = "pictures"
 
-    def __init__(self, sinks: Sequence[Sink], guard: Callable) -> None:
+    def __init__(self, sinks: Sequence[Sink], guard: Callable, say: Callable[[str], None]) -> None:
         """`guard(sink, action, *arguments)` runs an action of a sink and switches the sink off if it raises."""
-        self.sinks, self.guard = sinks, guard
+        self.sinks, self.guard, self.say = sinks, guard, say
         self.records: list[dict] = []
         self.frames: deque[Frame] = deque()
         self.dropped = 0
@@ -151,7 +153,9 @@ class BackgroundWriter:
 
     def _run(self) -> None:
         for sink in self.sinks:
-            self.guard(sink, sink.start, *self.start_arguments)
+            where = self.guard(sink, sink.start, *self.start_arguments)
+            if where:
+                self.say(where)
         while True:
             with self.news:
                 self.news.wait_for(lambda: self.records or self.frames or self.closing)
@@ -171,18 +175,20 @@ class BackgroundWriter:
 class Visualizer:
     """The one object that the training loop reports to.
 
-    Console and text files are served in the loop, page and visdom by a thread. A sink that raises is switched off with
+    Console and text files are served in the loop, the others by a thread. A sink that raises is switched off with
     one line; the others and the training go on. With `enabled=False` (every rank but the first) no method does a thing.
     """
 
     def __init__(self, opt: Namespace, run_dir: Path, total_images: int, enabled: bool = True) -> None:
-        """Reads from `opt`: name, no_html, display_id, display_server, display_port, display_env, display_ncols,
-        display_winsize. `total_images`: images of the whole run, for the bar and the time left."""
+        """Reads the logging options from `opt`; UserError where a library that they ask for is not installed.
+
+        `total_images`: images of the whole run, for the bar and the time left.
+        """
         self.enabled = enabled
         self.console = Console(total_images)
         self.log = RunLog(Path(run_dir))
         self.off: set[str] = set()
-        self.writer = BackgroundWriter(make_sinks(opt, Path(run_dir)), self._guard)
+        self.writer = BackgroundWriter(make_sinks(opt, Path(run_dir)), self._guard, self.message)
 
     def start(self, images_done: int) -> None:
         """Begin, or go on after `images_done` images: what was logged beyond them is dropped, it will come again."""
@@ -228,7 +234,7 @@ class Visualizer:
         if not self.enabled:
             return
         if not self.writer.close():
-            self.message(f"warning: the page or visdom did not finish within {CLOSE_SECONDS:.0f} s and is left behind")
+            self.message(f"warning: a log did not finish within {CLOSE_SECONDS:.0f} s and is left behind")
         if self.writer.dropped:
             self.message(f"warning: {self.writer.dropped} displays were dropped in all")
         self._guard(self.console, self.console.close)
@@ -238,7 +244,7 @@ class Visualizer:
         pictures = {label: to_uint8(batch[0]) for label, batch in visuals.items()}
         kept_all = self.writer.add_frame(Frame(epoch, images, pictures, save))
         if not kept_all and self.writer.dropped == 1:
-            self.message("warning: pictures come faster than page and visdom take them; some will not be shown")
+            self.message("warning: pictures come faster than the logs take them; some will not be shown")
 
     def _guard(self, sink: object, action: Callable, *arguments: object) -> object:
         """Run one action of a sink that is not off; if it raises, switch the sink off and say so, once."""
@@ -254,13 +260,17 @@ class Visualizer:
 
 
 def make_sinks(opt: Namespace, run_dir: Path) -> list[Sink]:
-    """Return the background sinks that `opt` asks for; a further one (TensorBoard, W&B) is one more line here."""
+    """Return the background sinks that `opt` asks for; a further one is one more line here."""
     sinks: list[Sink] = []
     if not opt.no_html:
         sinks.append(TrainingPage(run_dir / "web", opt.name, opt.display_winsize))
     if opt.display_id is None or opt.display_id > 0:
         where = (opt.display_server, opt.display_port, opt.display_env)
         sinks.append(VisdomDisplay(opt.name, *where, opt.display_id, opt.display_ncols, opt.display_winsize))
+    if opt.use_tensorboard:
+        sinks.append(TensorBoardDisplay(run_dir))
+    if opt.use_wandb:  # last, because it may wait for a server
+        sinks.append(WandbDisplay(opt.wandb_project_name, opt.name, run_dir))
     return sinks
 
 

@@ -60,6 +60,8 @@ def load_weights(net: nn.Module, path: Path) -> None:
     state = {key.removeprefix("module."): value for key, value in state.items()}  # DataParallel's prefix
     statistics = (".running_mean", ".running_var", ".num_batches_tracked")  # InstanceNorm kept them before torch 0.4
     state = {key: value for key, value in state.items() if key in wanted or not key.endswith(statistics)}
+    counters = {key: value for key, value in wanted.items() if key.endswith(".num_batches_tracked")}
+    state = counters | state  # batch norm does not count before torch 0.4.1
     problem = _mismatch(wanted, state)
     if problem:
         raise UserError(f"{path} does not fit this network: {problem}")

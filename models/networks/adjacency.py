@@ -48,14 +48,27 @@ def similarity_graph(
     cos_BNN = unit_BND @ unit_BND.transpose(1, 2)
     eye_NN = torch.eye(cos_BNN.shape[1], dtype=cos_BNN.dtype, device=cos_BNN.device)
     if neighbours:
-        others_BNN = cos_BNN - 4 * eye_NN  # a node is no candidate for its own neighbours
-        nearest_BNk = others_BNN.topk(min(neighbours, cos_BNN.shape[1] - 1), dim=2).indices
-        chosen_BNN = torch.zeros_like(cos_BNN).scatter(2, nearest_BNk, 1.0)
+        chosen_BNN = torch.zeros_like(cos_BNN).scatter(2, nearest_others(cos_BNN, eye_NN, neighbours), 1.0)
         edge_BNN = torch.maximum(chosen_BNN, chosen_BNN.transpose(1, 2))
     else:
-        edge_BNN = (cos_BNN > threshold if strict else cos_BNN >= threshold).to(cos_BNN.dtype)
-    adj_BNN = edge_BNN * cos_BNN if weighted else edge_BNN
-    return adj_BNN * (1 - eye_NN) + eye_NN
+        edge_BNN = reaches(cos_BNN, threshold, strict)
+    return finish_edges(edge_BNN, cos_BNN, eye_NN, weighted)
+
+
+def nearest_others(cos_BMN: Tensor, self_MN: Tensor, neighbours: int) -> Tensor:
+    """For each of M rows the nodes most similar to it, itself (where self is 1) left out: ids_BMk."""
+    return (cos_BMN - 4 * self_MN).topk(min(neighbours, cos_BMN.shape[2] - 1), dim=2).indices
+
+
+def reaches(cos_BMN: Tensor, threshold: float, strict: bool) -> Tensor:
+    """1 where the cosine reaches the threshold, or passes it where `strict`."""
+    return (cos_BMN > threshold if strict else cos_BMN >= threshold).to(cos_BMN.dtype)
+
+
+def finish_edges(edge_BMN: Tensor, cos_BMN: Tensor, self_MN: Tensor, weighted: bool) -> Tensor:
+    """Weigh the edges if asked, and give each node (where self is 1) a loop of weight 1."""
+    adj_BMN = edge_BMN * cos_BMN if weighted else edge_BMN
+    return adj_BMN * (1 - self_MN) + self_MN
 
 
 def normalize_adjacency(adj_BNN: Tensor, extra_loop: bool = False) -> Tensor:

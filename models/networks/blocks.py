@@ -1,24 +1,14 @@
-"""Parts that several networks share: look-up by name, normalisation, fixed-filter resampling, taps into a chain."""
+"""What generators and discriminators share: normalisation by name, and the check of layers asked for."""
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from util.errors import UserError
+from util.precision import full_precision
 from util.registry import find_by_name
-
-
-def collect(layers: nn.Sequential, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-    """Outputs of the layers with the `wanted` indices, in the order asked; nothing after the last of them runs."""
-    outputs = {}
-    for index, layer in enumerate(islice(layers, max(wanted) + 1)):
-        x = layer(x)
-        if index in wanted:
-            outputs[index] = x
-    return [outputs[index] for index in wanted]
 
 
 class InstanceNorm(nn.Module):
@@ -42,7 +32,17 @@ class InstanceNorm(nn.Module):
             raise UserError(
                 "instance normalisation of a 1x1 map is always 0: use larger images (--crop_size, --load_size)"
             )
-        return F.group_norm(x, x.shape[1], eps=self.eps)
+        return standardize(x, self.eps) if x.is_cuda else F.group_norm(x, x.shape[1], eps=self.eps)
+
+
+def standardize(x: Tensor, eps: float) -> Tensor:
+    """Instance normalisation written out, in the layout and precision of x (B,C,H,W), statistics in float32.
+
+    For GPUs: torch's own operators there fall out of the channels-last layout, and these fuse when compiled.
+    """
+    wide = full_precision(x)
+    variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
+    return ((wide - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -65,39 +65,13 @@ def needs_bias(norm: str) -> bool:
     return norm == "instance"
 
 
-def binomial_filter(taps: Sequence[float], channels: int, gain: float = 1.0) -> Tensor:
-    """The separable filter taps x taps, scaled to sum `gain`, repeated for a depthwise convolution: (C,1,K,K)."""
-    line = torch.tensor(taps)
-    square = torch.outer(line, line)
-    return (gain * square / square.sum()).repeat(channels, 1, 1, 1)
+def check_layers(layers: Sequence[int], count: int, there_is: str) -> None:
+    """See that all layers asked for, at least one, are among 0 to count-1; `there_is` has a {} for the last one.
 
-
-class BlurDown(nn.Module):
-    """Anti-aliased halving: blur with [1,2,1]x[1,2,1]/16, then keep every second pixel (Zhang 2019, arXiv 1904.11486).
-
-    The filter is a buffer `filt`, so that state dicts equal the released ones.
+    Raises:
+        UserError: the first layer that is not, or that none was asked for.
     """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("filt", binomial_filter([1.0, 2.0, 1.0], channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) -> (B,C,ceil(H/2),ceil(W/2)); the border is reflected."""
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.filt, stride=2, groups=x.shape[1])
-
-
-class BlurUp(nn.Module):
-    """Anti-aliased doubling: insert zeros, then blur with [1,3,3,1]x[1,3,3,1]/16, the border repeated (Zhang 2019).
-
-    That is bilinear interpolation, which is what runs, in less than half the time of a transposed convolution. The
-    filter `filt` is kept for state dicts equal to the released ones.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("filt", binomial_filter([1.0, 3.0, 3.0, 1.0], channels, gain=4.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) -> (B,C,2H,2W)."""
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    wrong = [index for index in layers if not 0 <= index < count]
+    if wrong or not layers:
+        asked = f"layer {wrong[0]}" if wrong else "no layer"
+        raise UserError(f"--nce_layers names {asked}: {there_is.format(count - 1)}")

@@ -152,7 +152,7 @@ class GraphHead(nn.Module):
         )
         self.adjacency_from = adjacency_from
         self.extra_loop, self.detach_input, self.pool_score = extra_loop, detach_input, pool_score
-        self.pool_adjacency = POOLED[pool_adjacency]
+        self.pool_adjacency = pool_adjacency
         pool_hop = num_hop if pool_hop is None else pool_hop
         for i, count in enumerate(channels):
             self.add_module(f"embed_{i}", Embedding(count, width))
@@ -194,8 +194,7 @@ class GraphHead(nn.Module):
         embed, gnn = self.get_submodule(f"embed_{i}"), self.get_submodule(f"gnn_{i}")
         feat_in_BNC, feat_out_BNC = gather_patches(in_BCHW, position_BN), gather_patches(out_BCHW, position_BN)
         embed_in_BND, embed_out_BND = embed(feat_in_BNC), embed(feat_out_BNC)
-        source = embed_in_BND if self.adjacency_from == "embedding" else feat_in_BNC
-        adj_BNN = self.graph(source)
+        adj_BNN = self.adjacency(self.compared(feat_in_BNC, embed_in_BND))
         levels = [self.level(gnn, embed_in_BND, embed_out_BND, adj_BNN, position_BN)]
         keep = position_BN.shape[1] // self.down_scale
         pools = zip(self.get_submodule(f"pools_{i}"), self.get_submodule(f"gnn_pools_{i}"), strict=True)
@@ -204,11 +203,27 @@ class GraphHead(nn.Module):
             keep //= self.pool_shrink
         return levels
 
+    def compared(self, feat_BNC: Tensor, embed_BND: Tensor) -> Tensor:
+        """What nodes are compared by to find edges."""
+        return embed_BND if self.adjacency_from == "embedding" else feat_BNC
+
+    def adjacency(self, source_BND: Tensor) -> Tensor:
+        """Edges between similar nodes: adj_BNN (eq. 1)."""
+        return self.graph(source_BND)
+
+    def propagation(self, adj_BNN: Tensor) -> Tensor:
+        """The normalised adjacency P of the convolutions, prop_BNN."""
+        return normalize_adjacency(adj_BNN, self.extra_loop)
+
+    def restrict(self, adj_BNN: Tensor, index_BK: Tensor) -> Tensor:
+        """The adjacency of kept nodes, adj_BKK."""
+        return POOLED[self.pool_adjacency](adj_BNN, index_BK)
+
     def level(
         self, gnn: nn.Module, in_BND: Tensor, out_BND: Tensor, adj_BNN: Tensor, position_BN: Tensor
     ) -> GraphLevel:
         """Both images through one graph convolution on the shared adjacency (eqs 2, 7, 8)."""
-        prop_BNN = normalize_adjacency(adj_BNN, self.extra_loop)
+        prop_BNN = self.propagation(adj_BNN)
         node_in_BND = gnn(in_BND, prop_BNN)
         if self.detach_input:
             node_in_BND = node_in_BND.detach()
@@ -222,5 +237,5 @@ class GraphHead(nn.Module):
         index_BK = score_in_BN.topk(keep, dim=1).indices
         in_BKD = take_nodes(score_in_BN[:, :, None] * level.node_in_BND, index_BK)
         out_BKD = take_nodes(score_out_BN[:, :, None] * level.node_out_BND, index_BK)
-        adj_BKK = self.pool_adjacency(level.adj_BNN, index_BK)
+        adj_BKK = self.restrict(level.adj_BNN, index_BK)
         return self.level(gnn, in_BKD, out_BKD, adj_BKK, level.position_BN.gather(1, index_BK))

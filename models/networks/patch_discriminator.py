@@ -4,7 +4,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from models.networks.blocks import BlurDown, needs_bias, norm_layer
+from models.networks.blocks import needs_bias, norm_layer
+from models.networks.chain import Chain
+from models.networks.resampling import BlurDown
 
 
 class NLayerDiscriminator(nn.Module):
@@ -36,7 +38,7 @@ class NLayerDiscriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2, inplace=True))  # in place: one activation less to keep for backward
             layers += [BlurDown(after)] if halves and antialias else []
         layers.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
-        self.model = nn.Sequential(*layers)
+        self.model = Chain(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,input_nc,H,W) -> scores (B,1,h,w), unbounded; 256x256 gives 30x30 with n_layers 3."""
@@ -57,7 +59,7 @@ class PixelDiscriminator(nn.Module):
     def __init__(self, input_nc: int, ndf: int = 64, norm: str = "instance") -> None:
         super().__init__()
         bias = needs_bias(norm)
-        self.net = nn.Sequential(
+        self.net = Chain(
             nn.Conv2d(input_nc, ndf, 1),
             nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(ndf, 2 * ndf, 1, bias=bias),

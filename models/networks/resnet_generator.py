@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.networks.blocks import BlurDown, BlurUp, collect, needs_bias, norm_layer
+from models.networks.blocks import check_layers, needs_bias, norm_layer
+from models.networks.chain import Chain
+from models.networks.resampling import BlurDown, BlurUp, ReflectionPad
 from util.errors import UserError
 
 
@@ -19,20 +21,20 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, channels: int, norm: str, use_dropout: bool) -> None:
         super().__init__()
-        self.conv_block = nn.Sequential(
-            nn.ReflectionPad2d(1),
+        self.conv_block = Chain(
+            ReflectionPad(1),
             nn.Conv2d(channels, channels, 3, bias=needs_bias(norm)),
             norm_layer(norm, channels),
             nn.ReLU(),
             *([nn.Dropout(0.5)] if use_dropout else []),
-            nn.ReflectionPad2d(1),
+            ReflectionPad(1),
             nn.Conv2d(channels, channels, 3, bias=needs_bias(norm)),
             norm_layer(norm, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> the same shape."""
-        return x + self.conv_block(x)
+        return self.conv_block(x, residual=x)
 
 
 class ResnetGenerator(nn.Module):
@@ -64,14 +66,14 @@ class ResnetGenerator(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.input_nc = input_nc
-        layers = [nn.ReflectionPad2d(3), nn.Conv2d(input_nc, ngf, 7, bias=needs_bias(norm)), *_activated(norm, ngf)]
+        layers = [ReflectionPad(3), nn.Conv2d(input_nc, ngf, 7, bias=needs_bias(norm)), *_activated(norm, ngf)]
         for width in (ngf, 2 * ngf):
             layers += _halving(width, norm, antialias)
         layers += [ResnetBlock(4 * ngf, norm, use_dropout) for _ in range(n_blocks)]
         for width in (4 * ngf, 2 * ngf):
             layers += _doubling(width, norm, antialias_up)
-        layers += [nn.ReflectionPad2d(3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh()]
-        self.model = nn.Sequential(*layers)
+        layers += [ReflectionPad(3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh()]
+        self.model = Chain(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in [-1,1]; C is input_nc before, output_nc after.
@@ -94,7 +96,7 @@ class ResnetGenerator(nn.Module):
             UserError: there is no such layer.
         """
         self._check(layers)
-        return collect(self.model, x, layers)
+        return self.model.collect(x, layers)
 
     def feature_channels(self, layers: Sequence[int]) -> list[int]:
         """Channels of what `encode` returns for these layers; raises UserError as it does."""
@@ -106,11 +108,7 @@ class ResnetGenerator(nn.Module):
         return [widths[index] for index in layers]
 
     def _check(self, layers: Sequence[int]) -> None:
-        last = len(self.model) - 1
-        wrong = [index for index in layers if not 0 <= index <= last]
-        if wrong or not layers:
-            asked = f"layer {wrong[0]}" if wrong else "no layer"
-            raise UserError(f"--nce_layers names {asked}: this generator has layers 0 to {last}")
+        check_layers(layers, len(self.model), "this generator has layers 0 to {}")
 
 
 def _activated(norm: str, channels: int) -> list[nn.Module]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 
-from models.networks.blocks import collect
+from models.networks.chain import Chain
 from util.errors import UserError
 from util.weights import read_file
 
@@ -64,24 +64,24 @@ class VGG16Features(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B,3,H,W) or (B,1,H,W) in [-1,1] -> one (B,C,h,w) per layer, in the order asked."""
         normalized = x * self.scale + self.shift  # (B,3,H,W): broadcasting repeats a grey image's one channel
-        return collect(self.features, normalized, self.taps)
+        return self.features.collect(normalized, self.taps)
 
 
-def _convolutions(count: int) -> nn.Sequential:
+def _convolutions(count: int) -> Chain:
     """The first `count` convolutions, each with its ReLU, and the poolings between them, numbered as in torchvision."""
     layers: list[nn.Module] = []
     before = 3
     for block, (convs, width) in enumerate(BLOCKS):
         for n in range(convs):
             if count == 0:
-                return nn.Sequential(*layers)
+                return Chain(*layers)
             if block > 0 and n == 0:
                 layers.append(nn.MaxPool2d(2))
             # A ReLU may work in place: only ReLUs are tapped, and what follows one leaves its input alone.
             layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
             before = width
             count -= 1
-    return nn.Sequential(*layers)
+    return Chain(*layers)
 
 
 def _read_weights(source: str, wanted: dict[str, Tensor]) -> dict[str, Tensor]:

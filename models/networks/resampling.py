@@ -1,0 +1,136 @@
+"""Borders, halving and doubling of maps, with backward passes that give the same bits every time on a GPU too.
+
+Torch's own backward of reflection padding and of bilinear interpolation adds with atomics on a GPU: slow in half
+precision, and in another order each time. On a CPU torch's operators are used as they are.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+
+class ReflectionPad(nn.Module):
+    """Mirror `width` pixels beyond each edge, the edge itself not repeated."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C,H+2*width,W+2*width)."""
+        return reflect_pad(x, self.width)
+
+    def extra_repr(self) -> str:
+        return str(self.width)
+
+
+def reflect_pad(x: Tensor, width: int) -> Tensor:
+    """(B,C,H,W) -> (B,C,H+2*width,W+2*width), mirrored; H and W must be larger than `width`."""
+    return _Reflect.apply(x, width) if x.is_cuda else F.pad(x, (width,) * 4, mode="reflect")
+
+
+class _Reflect(torch.autograd.Function):
+    """Reflection padding put together from slices, one axis after the other; layout is kept."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, width: int) -> Tensor:
+        """(B,C,H,W) -> (B,C,H+2*width,W+2*width)."""
+        ctx.width = width
+        for dim in (2, 3):
+            before = x.narrow(dim, 1, width).flip(dim)
+            after = x.narrow(dim, x.shape[dim] - 1 - width, width).flip(dim)
+            x = torch.cat([before, x, after], dim)
+        return x
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        """Fold the mirrored borders back, each onto the pixels that it came from."""
+        width = ctx.width
+        for dim in (3, 2):
+            size = grad.shape[dim] - 2 * width
+            folded = grad.narrow(dim, width, size).clone()
+            folded.narrow(dim, 1, width).add_(grad.narrow(dim, 0, width).flip(dim))
+            folded.narrow(dim, size - 1 - width, width).add_(grad.narrow(dim, width + size, width).flip(dim))
+            grad = folded
+        return grad, None
+
+
+def binomial_filter(taps: Sequence[float], channels: int, gain: float = 1.0) -> Tensor:
+    """The separable filter taps x taps, scaled to sum `gain`, repeated for a depthwise convolution: (C,1,K,K)."""
+    line = torch.tensor(taps)
+    square = torch.outer(line, line)
+    return (gain * square / square.sum()).repeat(channels, 1, 1, 1)
+
+
+def filter_and_halve(padded: Tensor, filt: Tensor, line: Sequence[float]) -> Tensor:
+    """Depthwise convolution of (B,C,H,W) with stride 2 and no border; `filt` (C,1,K,K) is line x line.
+
+    Compiled code sums shifted slices instead, which fuse with their neighbours where a convolution would not.
+    """
+    if not torch.compiler.is_compiling():
+        return F.conv2d(padded, filt, stride=2, groups=padded.shape[1])
+    last = len(line) - 1
+    for dim in (2, 3):
+        index = [slice(None)] * dim
+        padded = sum(tap * padded[(*index, slice(k, padded.shape[dim] - last + k, 2))] for k, tap in enumerate(line))
+    return padded
+
+
+class BlurDown(nn.Module):
+    """Anti-aliased halving: blur with [1,2,1]x[1,2,1]/16, then keep every second pixel (Zhang 2019, arXiv 1904.11486).
+
+    The filter is a buffer `filt`, so that state dicts equal the released ones.
+    """
+
+    LINE = (0.25, 0.5, 0.25)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("filt", binomial_filter(self.LINE, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C,ceil(H/2),ceil(W/2)); the border is reflected."""
+        return filter_and_halve(reflect_pad(x, 1), self.filt, self.LINE)
+
+
+class BlurUp(nn.Module):
+    """Anti-aliased doubling: insert zeros, then blur with [1,3,3,1]x[1,3,3,1]/16, the border repeated (Zhang 2019).
+
+    That is bilinear interpolation, which is what runs, in less than half the time of a transposed convolution. The
+    filter `filt` is kept for state dicts equal to the released ones; on a GPU the backward pass uses it.
+    """
+
+    LINE = (0.25, 0.75, 0.75, 0.25)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("filt", binomial_filter(self.LINE, channels, gain=4.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C,2H,2W)."""
+        return _Double.apply(x, self.filt) if x.is_cuda else double(x)
+
+
+def double(x: Tensor) -> Tensor:
+    """Bilinear interpolation (B,C,H,W) -> (B,C,2H,2W)."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class _Double(torch.autograd.Function):
+    """Bilinear doubling; its adjoint is the filter of `BlurUp` with stride 2 on the gradient, its border repeated."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, filt: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C,2H,2W)."""
+        ctx.save_for_backward(filt)
+        return double(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        """(B,C,2H,2W) -> (B,C,H,W)."""
+        (filt,) = ctx.saved_tensors
+        padded = F.pad(grad, (1,) * 4, mode="replicate")
+        return filter_and_halve(padded, filt.to(grad.dtype), BlurUp.LINE), None

@@ -1,0 +1,158 @@
+"""How losses move networks: freezing, accumulation, mixed precision, the guard against bad losses, moving averages.
+
+Nothing here reads a value on the host or keeps Python state from step to step, so that a whole step can be recorded
+and replayed (util/cuda_graph.py).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from util.errors import UserError
+from util.loss_scale import create_loss_scale
+from util.runtime import Runtime
+
+Terms = Callable[[], dict[str, Tensor]]  # returns the terms of one player's loss, already weighted
+
+
+class TrainingStep:
+    """The step of a model: micro-batches in, networks moved, losses noted.
+
+    Attributes:
+        networks: name -> module, saved as <epoch>_net_<name>.pth.
+        averages: name -> moving average of a network.
+        memories: name -> module with what else a step remembers, saved in the run's state.
+        optimizers: name -> Adam of a player.
+        losses: name -> 0-d tensor on the device, of the last step.
+    """
+
+    def __init__(self, runtime: Runtime, ema: float, accumulate: int) -> None:
+        self.runtime = runtime
+        self.device = runtime.device
+        self.networks: dict[str, nn.Module] = {}
+        self.averages: dict[str, nn.Module] = {}
+        self.memories: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.losses: dict[str, Tensor] = {}
+        self._ema = ema
+        self._accumulate = accumulate
+        self._trained_by: dict[str, list[nn.Module]] = {}
+        self._micro_batches: list[dict[str, Any]] = []
+        self._loaded: int | None = None  # which micro-batch the last forward saw
+        self._loss_scale = create_loss_scale(runtime.amp_dtype, self.device)
+        self._not_finite: dict[str, Tensor] = {}
+        self._tripped = torch.zeros((), device=self.device)
+        self._epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)  # sum of G's loss, steps
+
+    def set_input(self, batch: dict[str, Any]) -> None:
+        """Take a batch from the loader, cut into the micro-batches of --accumulate."""
+        parts = self._accumulate
+        self._loaded = None
+        self._micro_batches = [
+            {key: value[k * len(value) // parts : (k + 1) * len(value) // parts] for key, value in batch.items()}
+            for k in range(parts)
+        ]
+
+    def update(self, *names: str, loss: Terms) -> None:
+        """Step the named optimisers down the sum of the terms that `loss()` returns, all other networks frozen.
+
+        Several micro-batches add up to exactly the gradient of one large batch: each player sees all of them before
+        it moves. A term that is not finite, on any process, stops all further steps on the device itself, so that
+        the weights stay good until `check_finite` reports it.
+        """
+        self._update([(names, loss)])
+
+    def update_at_once(self, **losses: Terms) -> None:
+        """Like an `update` for each name, but all gradients are taken before any player moves."""
+        self._update([((name,), loss) for name, loss in losses.items()])
+
+    def _update(self, moves: list[tuple[tuple[str, ...], Terms]]) -> None:
+        names = [name for group, _ in moves for name in group]
+        for name in names:
+            self.optimizers[name].zero_grad(set_to_none=True)
+        for _ in self._forwarded_micro_batches():
+            for group, loss in moves:
+                with _Frozen(self._others(group)):
+                    with self.runtime.autocast():
+                        terms = loss()
+                    total = sum(terms.values())
+                    self._loss_scale.scale(total / len(self._micro_batches)).backward()
+                self._record(group[0], terms, total.detach())
+        players = [net for name in names for net in self._trained_by[name]]
+        self._step(names, [p for net in players for p in net.parameters() if p.grad is not None])
+        self._update_averages(players)
+
+    def _forwarded_micro_batches(self) -> Iterator[int]:
+        for index, batch in enumerate(self._micro_batches):
+            if self._loaded != index:
+                self.load(batch)
+                with self.runtime.autocast():
+                    self.forward()
+                self._loaded = index
+            yield index
+
+    def _others(self, players: tuple[str, ...]) -> list[nn.Module]:
+        moving = {id(net) for name in players for net in self._trained_by[name]}
+        return [net for net in self.networks.values() if id(net) not in moving]
+
+    def _step(self, names: list[str], parameters: list[nn.Parameter]) -> None:
+        self.runtime.average_gradients(parameters)
+        self.runtime.any(self._tripped)
+        skip = self._loss_scale.unscale([p.grad for p in parameters], self._tripped)
+        for name in names:
+            self.optimizers[name].found_inf = skip  # a fused Adam skips its step where this is 1
+            self.optimizers[name].step()
+
+    def _record(self, player: str, terms: dict[str, Tensor], total: Tensor) -> None:
+        for name, value in {**terms, player: total}.items():
+            self.log(name, value)
+            bad = (~torch.isfinite(value)).float()
+            if name not in self._not_finite:
+                self._not_finite[name] = torch.zeros_like(bad)
+            for flag in (self._not_finite[name], self._tripped):
+                torch.maximum(flag, bad, out=flag)
+        if player == "G":
+            share = torch.full_like(total.double(), 1 / len(self._micro_batches))
+            self._epoch_loss += torch.stack([total.double() * share, share])
+
+    def _update_averages(self, players: list[nn.Module]) -> None:
+        """EMA: average <- decay * average + (1 - decay) * weights."""
+        for name, average in self.averages.items():
+            if any(self.networks[name] is net for net in players):
+                with torch.no_grad():
+                    for kept, new in zip(
+                        average.state_dict().values(), self.networks[name].state_dict().values(), strict=True
+                    ):
+                        kept.lerp_(new, 1 - self._ema) if kept.is_floating_point() else kept.copy_(new)
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Report a 0-d tensor, the mean over the step's micro-batches."""
+        earlier = self.losses[name] if self._loaded else 0  # of this step's earlier micro-batches
+        self.losses[name] = earlier + value.detach() / len(self._micro_batches)
+
+    def check_finite(self, last_checkpoint: str) -> None:
+        """Raise UserError when a loss of any step so far was not finite; the weights are those before that step."""
+        bad = self.runtime.mean(self._not_finite)
+        names = [name for name, value in bad.items() if value]
+        if names:
+            raise UserError(
+                f"loss {', '.join(names)} is not finite: training stopped before that step. Last good checkpoint: "
+                f"{last_checkpoint}. Look at the input images, or lower --lr; the same command continues from there"
+            )
+
+
+class _Frozen:
+    """While entered, the given networks' parameters get no gradients (those of the input still flow through)."""
+
+    def __init__(self, nets: list[nn.Module]) -> None:
+        self.parameters = [p for net in nets for p in net.parameters() if p.requires_grad]
+
+    def __enter__(self) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)

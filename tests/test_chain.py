@@ -1,0 +1,150 @@
+"""Chains of layers and the resampling between them: the same numbers as torch's own layers, forward and backward."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.networks import chain as chain_module
+from models.networks import create_discriminator, create_generator
+from models.networks.blocks import InstanceNorm, standardize
+from models.networks.chain import Chain
+from models.networks.resampling import BlurDown, BlurUp, _Double, _Reflect, double, filter_and_halve, reflect_pad
+
+
+def image(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gradient(function, x, weights):
+    x = x.clone().requires_grad_()
+    (function(x) * weights).sum().backward()
+    return x.grad
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("size", [(4, 5), (7, 4)])
+def test_reflection_from_slices_is_torchs(width, size):
+    x = image(2, 3, *size)
+    expected = F.pad(x, (width,) * 4, mode="reflect")
+    assert torch.equal(_Reflect.apply(x, width), expected)
+    weights = image(*expected.shape, seed=1)
+    torch.testing.assert_close(
+        gradient(lambda x: _Reflect.apply(x, width), x, weights), gradient(lambda x: reflect_pad(x, width), x, weights)
+    )
+    small = image(1, 1, 4, 4).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: _Reflect.apply(x, width) ** 2, small)  # gradient penalties need it
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (4, 5)])
+def test_the_adjoint_of_doubling_is_torchs(size):
+    x, filt = image(2, 3, *size), BlurUp(3).double().filt
+    assert torch.equal(_Double.apply(x, filt), double(x))
+    weights = image(2, 3, 2 * size[0], 2 * size[1], seed=1)
+    torch.testing.assert_close(gradient(lambda x: _Double.apply(x, filt), x, weights), gradient(double, x, weights))
+    small = image(1, 3, *size).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: _Double.apply(x, filt) ** 2, small)
+
+
+@pytest.mark.parametrize("blur", [BlurDown, BlurUp])
+@pytest.mark.parametrize("size", [(6, 9), (7, 8)])
+def test_slices_filter_as_a_convolution_does(monkeypatch, blur, size):
+    """What compiled code runs."""
+    filt, x = blur(3).double().filt, image(2, 3, *size)
+    expected = filter_and_halve(x, filt, blur.LINE)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(filter_and_halve(x, filt, blur.LINE), expected)
+
+
+def test_instance_norm_written_out_is_torchs_and_keeps_the_layout():
+    x = (3 + 2 * image(2, 5, 6, 7)).to(memory_format=torch.channels_last)
+    y = standardize(x, 1e-5)
+    torch.testing.assert_close(y, F.instance_norm(x, eps=1e-5))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    half = standardize(x.bfloat16(), 1e-5)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half, standardize(x.bfloat16().float(), 1e-5).bfloat16())  # statistics in float32
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_dropping_cancelled_biases_changes_nothing(norm, plain):
+    """Outputs and gradients of all else are those of the layers one by one, with large biases."""
+    netG = create_generator("resnet_4blocks", 3, 3, 4, norm=norm, antialias=plain, antialias_up=plain).double()
+    netD = create_discriminator("basic", 3, 4, norm=norm, antialias=plain).double()
+    for net in (netG, netD):
+        for parameter in net.parameters():
+            nn.init.normal_(parameter, 0, 0.3)
+        other = copy.deepcopy(net)
+        for chain in other.modules():
+            if isinstance(chain, Chain):
+                chain._has_dead_bias = lambda index: False
+        x = image(2, 3, 32, 32)
+        results = [n(x) for n in (net, other)]
+        torch.testing.assert_close(*results)
+        for result in results:
+            result.square().mean().backward()
+        dead = {id(b) for c in net.modules() if isinstance(c, Chain) for b in c.dead_biases()}
+        assert bool(dead) == (norm == "instance")
+        for (key, p), q in zip(net.named_parameters(), other.parameters(), strict=True):
+            if id(p) in dead:
+                assert p.grad is None and q.grad.abs().max() < 1e-12, key
+            else:
+                torch.testing.assert_close(p.grad, q.grad, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_layout_survives_every_layer():
+    net = create_generator("resnet_4blocks", 3, 3, 8).to(memory_format=torch.channels_last)
+    x = image(2, 3, 32, 32).float().to(memory_format=torch.channels_last)
+    for index, tap in enumerate(net.encode(x, range(len(net.model)))):
+        assert tap.is_contiguous(memory_format=torch.channels_last), f"layer {index}"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_layout_survives_every_layer_on_a_gpu():
+    net = create_generator("resnet_4blocks", 3, 3, 8).cuda().to(memory_format=torch.channels_last)
+    x = image(2, 3, 32, 32).float().cuda().to(memory_format=torch.channels_last)
+    with torch.autocast("cuda", torch.bfloat16):
+        for index, tap in enumerate(net.encode(x, range(len(net.model)))):
+            assert tap.is_contiguous(memory_format=torch.channels_last), f"layer {index}"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gradients_have_the_same_bits_every_time_on_a_gpu():
+    net = create_generator("resnet_4blocks", 3, 3, 8).cuda()
+    x = image(2, 3, 64, 64).float().cuda()
+    gradients = []
+    for _ in range(2):
+        net.zero_grad(set_to_none=True)
+        net(x).square().mean().backward()
+        gradients.append([p.grad for p in net.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_copies_of_a_compiled_chain_run_their_own_layers(monkeypatch):
+    monkeypatch.setattr(chain_module, "run_compiled", lambda: chain_module.run_layers)
+    chain = Chain(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+    chain.compile_parts()
+    other = copy.deepcopy(chain)
+    nn.init.constant_(other[1].weight, 5.0)
+    x = image(1, 3, 5, 5).float()
+    torch.testing.assert_close(other(x), 5 * chain(x))
+    assert other.compiled and not other[2].inplace
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")
+def test_compiled_parts_compute_the_same():
+    chain = Chain(nn.Conv2d(3, 4, 3), InstanceNorm(), nn.LeakyReLU(0.2, inplace=True), BlurDown(4), nn.Conv2d(4, 2, 3))
+    plain = copy.deepcopy(chain)
+    chain.compile_parts()
+    x = image(2, 3, 16, 16).float()
+    results = [net(x) for net in (chain, plain)]
+    torch.testing.assert_close(*results)
+    for result in results:
+        result.square().mean().backward()
+    torch.testing.assert_close(chain[0].weight.grad, plain[0].weight.grad)
+    residual = image(2, 2, 5, 5).float()
+    torch.testing.assert_close(chain(x, residual), results[0] + residual)

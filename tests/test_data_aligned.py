@@ -1,0 +1,161 @@
+"""Pairs: both halves cut at the same place, mirrored together, the right way round, whatever the cache or the phase."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+from data.transforms import cut_view, read_source
+from tests.helpers import make_image_folder
+from tests.test_data_loader import assert_same, data_options, make_loader, test_options
+from util.errors import UserError
+
+WIDTH, HEIGHT = 60, 48  # of one half
+MODES = [
+    "resize_and_crop", "resize", "crop", "scale_width", "scale_width_and_crop", "scale_shortside",
+    "scale_shortside_and_crop", "zoom_and_crop", "trim", "none",
+]  # fmt: skip
+
+
+def make_pairs(folder, count=5, size=(WIDTH, HEIGHT), negate=True) -> list[np.ndarray]:
+    """Files whose right half is the negative of the left one, so that a pair shows where it was cut."""
+    halves = []
+    for path in make_image_folder(folder, count, size):
+        left = np.asarray(Image.open(path))
+        Image.fromarray(np.concatenate([left, 255 - left if negate else left], 1)).save(path)
+        halves.append(left)
+    return halves
+
+
+def aligned(root, **changes):
+    return data_options(root, dataset_mode="aligned", **changes)
+
+
+def aligned_test(root, **changes):
+    return test_options(root, dataset_mode="aligned", **changes)
+
+
+def to_bytes(image: torch.Tensor) -> np.ndarray:
+    return ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    make_pairs(tmp_path / "train")
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_both_halves_are_cut_at_the_same_place_and_mirrored_together(pairs, mode):
+    """Every pixel of B must be the negative of the same pixel of A, in every mode, and crops and flips must vary."""
+    dataset = data.find_dataset("aligned")(aligned(pairs, preprocess=mode))
+    flips = set()
+    for index in range(20):
+        plan = dataset.plan(1, index)
+        assert plan["A"].box == plan["B"].box and plan["A"].flip == plan["B"].flip
+        a, b = (cut_view(read_source(view.source), view).numpy().astype(int) for view in plan.values())
+        assert a.shape == b.shape and a.std() > 10
+        assert np.abs(a + b - 255).max() <= 2  # bicubic resizing rounds and clips each half by itself
+        flips.add(plan["A"].flip)
+    assert flips == {True, False}
+    varied = {dataset.plan(1, index)["A"].box[:2] for index in range(40)}
+    assert len(varied) > 4 or not ("crop" in mode or mode == "trim") or mode.startswith("scale_width")
+
+
+def test_the_left_half_is_a_and_the_direction_swaps(tmp_path):
+    [left] = make_pairs(tmp_path / "test", count=1)
+    for direction, first, second in (("AtoB", left, 255 - left), ("BtoA", 255 - left, left)):
+        [batch] = make_loader(aligned_test(tmp_path, direction=direction, preprocess="none")).epoch(1)
+        assert np.array_equal(to_bytes(batch["A"][0])[:HEIGHT, :WIDTH], first)
+        assert np.array_equal(to_bytes(batch["B"][0])[:HEIGHT, :WIDTH], second)
+        assert batch["A_size"] == batch["B_size"] == [(HEIGHT, WIDTH)]
+
+
+def test_channels_stay_with_their_role(pairs):
+    batch = next(make_loader(aligned(pairs, direction="BtoA", input_nc=1, output_nc=3)).epoch(1))
+    assert batch["A"].shape == (2, 1, 32, 32) and batch["B"].shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize(("cache", "workers"), [("none", 2), ("ram", 0), ("device", 0)])
+def test_workers_and_caches_give_identical_batches(pairs, cache, workers, epoch):
+    plain = list(make_loader(aligned(pairs)).epoch(epoch))
+    assert_same(plain, make_loader(aligned(pairs, cache=cache, num_threads=workers)).epoch(epoch))
+    assert_same(plain[1:], make_loader(aligned(pairs)).epoch(epoch, start=1))
+
+
+def test_pairs_come_in_another_order_each_epoch_and_each_once(pairs):
+    dataset = data.find_dataset("aligned")(aligned(pairs))
+    assert len(dataset) == 5
+    orders = [tuple(dataset.order(epoch)) for epoch in range(1, 6)]
+    assert len(set(orders)) > 1 and all(sorted(order) == list(range(5)) for order in orders)
+    assert dataset.plan(1, 3) == data.find_dataset("aligned")(aligned(pairs)).plan(1, 3) != dataset.plan(2, 3)
+
+
+def test_two_folders_with_equal_names_are_pairs_too(tmp_path):
+    for letter in "AB":
+        make_pairs(tmp_path / f"train{letter}", count=3)
+    for path in (tmp_path / "trainB").iterdir():
+        path.rename(path.with_suffix(".bmp"))  # the ending does not matter
+    dataset = data.find_dataset("aligned")(aligned(tmp_path))
+    plan = dataset.plan(1, 1)
+    assert plan["A"].box == plan["B"].box and plan["A"].source.region is None
+    assert plan["A"].source.path.endswith("trainA/image_001.png")
+    assert plan["B"].source.path.endswith("trainB/image_001.bmp")
+    swapped = data.find_dataset("aligned")(aligned(tmp_path, direction="BtoA")).plan(1, 1)
+    assert swapped["A"].source.path == plan["B"].source.path
+
+
+def test_at_test_every_pair_comes_once_whatever_the_batch(tmp_path):
+    make_pairs(tmp_path / "val", count=3)
+    make_pairs(tmp_path / "val" / "wide", count=2, size=(80, 48))
+    for batch_size in (1, 2, 5):
+        loader = make_loader(aligned_test(tmp_path, batch_size=batch_size))
+        batches = list(loader.epoch(1))
+        paths = [path for batch in batches for path in batch["A_paths"]]
+        assert len(paths) == len(set(paths)) == 5 and all(b["A_paths"] == b["B_paths"] for b in batches)
+        assert all(batch["A"].shape == batch["B"].shape for batch in batches)
+    alone = make_loader(aligned_test(tmp_path / "val" / "wide" / "image_000.png"))
+    assert next(alone.epoch(1))["A_size"] == [(48, 80)]
+    assert len(make_loader(aligned_test(tmp_path / "val" / "wide"))) == 2  # a folder of pairs, without phases
+
+
+def message(opt) -> str:
+    with pytest.raises(UserError) as caught:
+        list(make_loader(opt).epoch(1))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_missing_is_said_in_one_line(tmp_path):
+    assert "has no folder train with images that hold A and B side by side" in message(aligned(tmp_path))
+    assert "has no folder test or val" in message(aligned_test(tmp_path / "nowhere"))
+    make_image_folder(tmp_path / "trainA", count=2)
+    assert "has no folder trainB" in message(aligned(tmp_path))
+    make_image_folder(tmp_path / "trainB", count=3)
+    assert "1 images have no partner of the same name in the other folder: image_002" in message(aligned(tmp_path))
+    make_image_folder(tmp_path / "trainA", count=3, size=(50, 36))
+    assert "differ in size; the images of a pair have one" in message(aligned(tmp_path))
+    make_image_folder(tmp_path / "trainA", count=3, suffix=".bmp")
+    assert "names differ in the ending only" in message(aligned(tmp_path))
+
+
+def test_a_width_that_cannot_be_halved_is_named(tmp_path):
+    make_image_folder(tmp_path / "train", count=2, size=(41, 36))
+    text = message(aligned(tmp_path))
+    assert "image_00" in text and "is 41 pixels wide, which is no two halves" in text
+
+
+def test_unreadable_images_take_their_partners_with_them(tmp_path, capsys):
+    for letter in "AB":
+        make_image_folder(tmp_path / f"train{letter}", count=4)
+    (tmp_path / "trainB" / "image_001.png").write_bytes(b"no image")
+    loader = make_loader(aligned(tmp_path, skip_bad_images=True))
+    paths = [[path[-13:] for path in domain.paths] for domain in loader.dataset.domains.values()]
+    assert paths[0] == paths[1] and len(paths[0]) == 3
+    assert "left out: 1 images have no partner" in capsys.readouterr().out
+    make_pairs(tmp_path / "train", count=3)
+    (tmp_path / "train" / "image_001.png").write_bytes(b"no image")
+    assert len(make_loader(aligned(tmp_path, skip_bad_images=True)).dataset) == 2
+    assert capsys.readouterr().out.count("left out") == 1

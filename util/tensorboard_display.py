@@ -1,0 +1,70 @@
+"""The TensorBoard sink: losses, pictures and options as event files in the run's folder."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from util.errors import UserError
+from util.run_files import numbers_of, saved_record
+
+if TYPE_CHECKING:
+    from util.visualizer import Frame
+
+
+class TensorBoardDisplay:
+    """Event files in RUN/tensorboard: scalars under the names of the losses, over images seen, and kept pictures.
+
+    A resumed run writes into the same folder and marks where it goes on; TensorBoard then hides what was logged beyond.
+    """
+
+    name = "TensorBoard"
+    live = False
+
+    def __init__(self, run_dir: Path) -> None:
+        """Raises UserError where the package is missing, before anything is trained. Nothing is written yet."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(f"--use_tensorboard: {error}; pip install tensorboard, or leave the flag out") from None
+        self.make_writer = SummaryWriter
+        self.run_dir, self.folder = run_dir, run_dir / "tensorboard"
+
+    def start(self, records: Sequence[dict], images_done: int) -> str:
+        """Open a new event file; earlier losses are written where TensorBoard was off until now."""
+        known = any(self.folder.glob("events.*"))
+        self.writer = self.make_writer(str(self.folder), purge_step=images_done + 1)
+        for title, text in describe(saved_record(self.run_dir)).items():
+            self.writer.add_text(title, text, images_done)
+        self.losses([] if known else records)
+        return f"TensorBoard: tensorboard --logdir {self.run_dir.parent}"
+
+    def losses(self, records: Sequence[dict]) -> None:
+        """Write the points; a loss that is not finite becomes NaN, which TensorBoard marks."""
+        for record in records:
+            for name, value in numbers_of(record).items():
+                self.writer.add_scalar(name, math.nan if value is None else value, record["images"])
+        self.writer.flush()
+
+    def pictures(self, frame: "Frame") -> None:
+        """Write the pictures of a frame that is to be kept."""
+        if frame.save:
+            for label, picture in frame.pictures.items():
+                self.writer.add_image(label, picture, frame.images, dataformats="HWC")
+            self.writer.flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self.writer.close()
+
+
+def describe(record: dict) -> dict[str, str]:
+    """What made the run, as Markdown by title; nothing for a run without a record."""
+    if not record:
+        return {}
+    tables = {title: record[title] for title in ("options", "versions")}
+    head = "| | |\n|---|---|\n"
+    return {"recipe": record["recipe"]} | {
+        title: head + "".join(f"| {name} | `{value}` |\n" for name, value in table.items())
+        for title, table in tables.items()
+    }

@@ -1,0 +1,77 @@
+"""The Weights & Biases sink: losses, kept pictures and options in one W&B run per training run."""
+
+import importlib
+import math
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from util.errors import UserError
+from util.files import atomic_path
+from util.run_files import numbers_of, saved_record
+
+if TYPE_CHECKING:
+    from util.visualizer import Frame
+
+CONNECT_SECONDS = 30.0
+
+
+class WandbDisplay:
+    """Scalars under the names of the losses, over images seen. The run's id is kept in RUN/wandb_id.txt.
+
+    A resumed run goes on in the same W&B run. W&B cannot take points back: what a killed run had logged beyond its last
+    save stays, beside what comes in its place. WANDB_MODE=offline writes to RUN/wandb, for `wandb sync`.
+    """
+
+    name = "W&B"
+    live = False
+
+    def __init__(self, project: str, run: str, run_dir: Path) -> None:
+        """Raises UserError where the package is missing, before anything is trained. Nothing connects yet."""
+        try:
+            self.wandb = importlib.import_module("wandb")
+        except ImportError as error:
+            raise UserError(f"--use_wandb: {error}; pip install wandb, or leave the flag out") from None
+        if not hasattr(self.wandb, "init"):  # a folder of that name, such as W&B leaves behind, passes for a package
+            raise UserError("--use_wandb: the package is not installed; pip install wandb, or leave the flag out")
+        self.project, self.run_name, self.run_dir = project, run, run_dir
+
+    def start(self, records: Sequence[dict], images_done: int) -> str:
+        """Begin or resume the W&B run; without a server or a key it raises, and never asks on the terminal.
+
+        Earlier losses are sent where W&B was off until now.
+        """
+        quiet = {"silent": True, "console": "off"}
+        self.wandb.setup(self.wandb.Settings(**quiet))
+        id_file = self.run_dir / "wandb_id.txt"
+        known = id_file.exists()
+        if not known:
+            with atomic_path(id_file) as temporary:
+                temporary.write_text(secrets.token_hex(4) + "\n")
+        record = saved_record(self.run_dir)
+        self.run = self.wandb.init(
+            project=self.project, name=self.run_name, id=id_file.read_text().strip(), resume="allow",
+            dir=str(self.run_dir), config=record.pop("options", {}) | record, allow_val_change=True,
+            settings=self.wandb.Settings(**quiet, init_timeout=CONNECT_SECONDS),
+        )  # fmt: skip
+        self.run.define_metric("images")
+        self.run.define_metric("*", step_metric="images")
+        self.losses([] if known else records)
+        return f"W&B: {self.run.url or f'offline, in {Path(self.run.dir).parent}; wandb sync sends it'}"
+
+    def losses(self, records: Sequence[dict]) -> None:
+        """Log the points; a loss that is not finite becomes NaN."""
+        for record in records:
+            values = {name: math.nan if value is None else value for name, value in numbers_of(record).items()}
+            self.run.log({"images": record["images"]} | values)
+
+    def pictures(self, frame: "Frame") -> None:
+        """Log the pictures of a frame that is to be kept."""
+        if frame.save:
+            pictures = {label: self.wandb.Image(picture) for label, picture in frame.pictures.items()}
+            self.run.log({"images": frame.images} | pictures)
+
+    def close(self) -> None:
+        """Send what waits."""
+        self.run.finish()
