@@ -1,0 +1,180 @@
+"""CycleGAN: unpaired translation in both directions, held together by cycles (Zhu et al., ICCV 2017, arXiv 1703.10593).
+
+    L_G = L_GAN(G_A, D_A) + L_GAN(G_B, D_B) + lambda_A |G_B(G_A(A)) - A| + lambda_B |G_A(G_B(B)) - B|
+          + lambda_identity ( lambda_B |G_A(B) - B| + lambda_A |G_B(A) - A| )
+
+G_A translates A into B and is judged by D_A among images of B; G_B and D_B the other way round. |.| is the mean
+absolute difference. Names of networks, losses and pictures are those of the release.
+"""
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+from data.image_folder import has_domains
+from models.at_test import add_test_options, translate_each
+from models.base_model import BaseModel
+from models.losses.gan import discriminator_loss, generator_loss, gradient_penalty
+from models.networks.image_pool import ImagePool
+from options.parser import natural
+from util.errors import UserError
+from util.runtime import Runtime
+
+OTHER = {"A": "B", "B": "A"}
+
+
+class CycleGANModel(BaseModel):
+    """Two-sided translation A <-> B with generators G_A, G_B and discriminators D_A, D_B."""
+
+    TEST_ROLES = "AB"
+    PRESETS = {
+        "official": {
+            "no_antialias": True,
+            "no_antialias_up": True,
+            "init_type": "normal",
+            "n_epochs": 100,
+            "n_epochs_decay": 100,
+            "finetune_resize": False,
+        },
+        "shared": {},
+    }
+
+    @staticmethod
+    def modify_commandline_options(parser, is_train: bool):
+        """Flags of the method."""
+        group = parser.group("cycle_gan")
+        group.add("--lambda_A", 10.0, "weight of the cycle A -> B -> A")
+        group.add("--lambda_B", 10.0, "weight of the cycle B -> A -> B")
+        group.add("--lambda_identity", 0.5, "weight of the identity terms, relative to the cycles; 0: none")
+        group.add("--pool_size", 50, "earlier translated images that a discriminator is shown too; 0: none", natural)
+        add_test_options(group)
+        return parser
+
+    @staticmethod
+    def check_options(opt: Namespace) -> None:
+        """The identity terms need equal channels, the image pool images of one size."""
+        if not opt.is_train:
+            return
+        if opt.lambda_identity and opt.input_nc != opt.output_nc:
+            raise UserError(
+                f"--lambda_identity {opt.lambda_identity} needs equal channels in both domains (input_nc "
+                f"{opt.input_nc}, output_nc {opt.output_nc}): give --lambda_identity 0"
+            )
+        resized = "resize" in opt.preprocess and "crop" not in opt.preprocess and opt.load_size != opt.crop_size
+        if opt.pool_size and resized and opt.finetune_resize and opt.n_epochs_decay:
+            raise UserError(
+                f"--preprocess {opt.preprocess} changes the size of images in the decay phase, but --pool_size keeps "
+                "images of one size: give --finetune_resize false, or --pool_size 0"
+            )
+
+    def __init__(self, opt: Namespace, runtime: Runtime) -> None:
+        super().__init__(opt, runtime)
+        self.netG_A = self.add_network("G_A", self.new_generator(opt.input_nc, opt.output_nc), average=True)
+        if self.is_train or has_both_sides(opt):
+            self.netG_B = self.add_network("G_B", self.new_generator(opt.output_nc, opt.input_nc), average=True)
+        if not self.is_train:
+            return
+        identity = opt.lambda_identity > 0
+        self.visual_names = ["real_A", "fake_B", "rec_A", *(["idt_B"] if identity else [])]
+        self.visual_names += ["real_B", "fake_A", "rec_B", *(["idt_A"] if identity else [])]
+        self.netD_A = self.add_network("D_A", self.new_discriminator(opt.output_nc))
+        self.netD_B = self.add_network("D_B", self.new_discriminator(opt.input_nc))
+        self.pool_B = self.add_memory("pool_B", self.new_pool(opt.output_nc))
+        self.pool_A = self.add_memory("pool_A", self.new_pool(opt.input_nc))
+        self.add_optimizer("G", self.netG_A, self.netG_B)
+        self.add_optimizer("D", self.netD_A, self.netD_B)
+
+    def new_pool(self, channels: int) -> ImagePool:
+        """A memory of translated images; with a crop their size is known beforehand."""
+        side = self.opt.crop_size
+        return ImagePool(self.opt.pool_size, (channels, side, side) if "crop" in self.opt.preprocess else None)
+
+    def forward(self) -> None:
+        """Both translations, both cycles and, for the identity terms, each generator on its own target domain."""
+        if self.opt.lambda_identity > 0:
+            self.fake_B, self.idt_A = self.translate_all(self.netG_A, self.real_A, self.real_B)
+            self.fake_A, self.idt_B = self.translate_all(self.netG_B, self.real_B, self.real_A)
+        else:
+            self.fake_B, self.fake_A = self.netG_A(self.real_A), self.netG_B(self.real_B)
+        self.rec_A, self.rec_B = self.netG_B(self.fake_B), self.netG_A(self.fake_A)
+
+    def translate_all(self, net: nn.Module, *images: Tensor) -> list[Tensor]:
+        """Each of several (B,C,H,W) through a generator, in one pass where that is the same."""
+        return pass_all(net, images, together=self.opt.normG != "batch")
+
+    def optimize_parameters(self) -> None:
+        """G, then D on images of the same forward.
+
+        G is judged by the old D, and D by images that the old G has made, so both gradients can be taken before
+        either moves.
+        """
+        self.update_at_once(G=self.compute_G_loss, D=self.compute_D_loss)
+
+    def compute_G_loss(self) -> dict[str, Tensor]:
+        """Fool both discriminators, come back through both cycles, leave the target domain as it is."""
+        opt = self.opt
+        terms = {
+            "G_A": generator_loss(self.netD_A(self.fake_B), opt.gan_mode),
+            "cycle_A": opt.lambda_A * distance(self.rec_A, self.real_A),
+            "G_B": generator_loss(self.netD_B(self.fake_A), opt.gan_mode),
+            "cycle_B": opt.lambda_B * distance(self.rec_B, self.real_B),
+        }
+        if opt.lambda_identity > 0:
+            terms["idt_A"] = opt.lambda_identity * opt.lambda_B * distance(self.idt_A, self.real_B)
+            terms["idt_B"] = opt.lambda_identity * opt.lambda_A * distance(self.idt_B, self.real_A)
+        return terms
+
+    def compute_D_loss(self) -> dict[str, Tensor]:
+        """Tell real images from translated ones, new or of the pool, in both domains."""
+        return {
+            **self.judge("D_A", self.netD_A, self.real_B, self.pool_B(self.fake_B)),
+            **self.judge("D_B", self.netD_B, self.real_A, self.pool_A(self.fake_A)),
+        }
+
+    def judge(self, name: str, net: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """The terms of one discriminator."""
+        pred_real, pred_fake = pass_all(net, (real, fake), together=self.opt.normD != "batch")
+        terms = {name: sum(discriminator_loss(pred_real, pred_fake, self.opt.gan_mode))}
+        if self.opt.gan_mode == "wgangp":
+            terms[f"{name}_gp"] = gradient_penalty(net, real, fake)
+        return terms
+
+    def translate(self, real_A: Tensor) -> Tensor:
+        """(B,C,H,W) in [-1,1] -> the same size in domain B."""
+        return self.translate_with("G_A", real_A)
+
+    def translate_with(self, name: str, images: Tensor) -> Tensor:
+        """(B,C,H,W) through one of the generators as at test."""
+        return translate_each(self.inference_net(name), images, self.opt.test_norm, self.opt.test_dropout)
+
+    def show(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Images of either domain, their translations and, where both generators are there, the way back."""
+        pictures = {}
+        for role in ("A", "B"):
+            if role in batch:
+                real, other = batch[role], OTHER[role]
+                fake = self.translate_with(f"G_{role}", real)
+                pictures |= {f"real_{role}": real, f"fake_{other}": fake}
+                if f"G_{other}" in self.networks:
+                    pictures[f"rec_{role}"] = self.translate_with(f"G_{other}", fake)
+        return pictures
+
+
+def has_both_sides(opt: Namespace) -> bool:
+    """Whether test.py reads images of both domains, not inputs alone."""
+    if opt.dataset_mode == "unaligned":
+        return has_domains(opt.dataroot)
+    return opt.dataset_mode != "single"
+
+
+def pass_all(net: nn.Module, images: tuple[Tensor, ...], together: bool) -> list[Tensor]:
+    """Each of several (B,C,H,W) through a network; `together` (if equal in size) in one pass, which saves time."""
+    if together and all(x.shape == images[0].shape for x in images):
+        return list(net(torch.cat(images)).chunk(len(images)))
+    return [net(x) for x in images]
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference (0-d) of images (B,C,H,W)."""
+    return (a - b).abs().mean()
