@@ -1,0 +1,76 @@
+"""What methods that learn from one image per domain share, whatever keeps content: recipe, R1, identity, tiles.
+
+CUT, arXiv 2007.15651, section 4.3 and appendix C, with the values of the release.
+"""
+
+from argparse import Namespace
+
+from torch import Tensor
+
+from models.losses.gan import r1_penalty
+from models.networks.tiling import translate_in_tiles
+from options.parser import natural
+from util.errors import UserError
+
+SCHEDULE = {"n_epochs": 8, "n_epochs_decay": 8}  # of 100,000 crops each
+OFFICIAL = {
+    **SCHEDULE,
+    "netG": "stylegan2",
+    "ngf": 10,
+    "netD": "stylegan2",
+    "ndf": 8,
+    "gan_mode": "nonsaturating",
+    "lr": 0.002,
+    "beta1": 0.0,
+    "beta2": 0.99,
+}
+
+
+def add_options(parser, title: str, is_train: bool) -> None:
+    """Flags of the setting, in the group of the method `title`, and its defaults for data and saving."""
+    group = parser.group(title)
+    group.add("--lambda_R1", 1.0, "weight of D's gradient penalty on real images; 0: off")
+    group.add("--lambda_identity", 1.0, "weight of |G(B) - B|; 0: off")
+    parser.set_defaults(dataset_mode="singleimage", crop_size=64)
+    if is_train:
+        parser.set_defaults(batch_size=16, save_epoch_freq=1, save_latest_freq=20_000)
+        return
+    text = "translate in tiles of N pixels, the same picture in less memory (stylegan2 generators); 0: all at once"
+    parser.group("results").add("--tile", 0, text, type=natural, metavar="N")
+    parser.set_defaults(phase="train")  # the image to translate is the one that was learned from
+
+
+def check_options(opt: Namespace, has_identity: bool) -> None:
+    """Raise UserError for weights that make no sense; `has_identity`: G(B) is computed."""
+    for name in ("lambda_R1", "lambda_identity"):
+        if getattr(opt, name) < 0:
+            raise UserError(f"--{name} {getattr(opt, name)}: no weight is negative; 0 switches the term off")
+    if opt.is_train and opt.lambda_identity and not has_identity:
+        raise UserError(
+            "--lambda_identity needs G(B), which the identity half of the contrastive loss computes: leave that on, "
+            "or give --lambda_identity 0"
+        )
+
+
+class SingleImage:
+    """Terms that both players get beside those of the class after this one in a model's list of bases."""
+
+    def compute_D_loss(self) -> dict[str, Tensor]:
+        """Also stay flat on real images (R1)."""
+        terms = super().compute_D_loss()
+        if self.opt.lambda_R1:
+            terms["D_R1"] = r1_penalty(self.netD, self.real_B, self.opt.lambda_R1)
+        return terms
+
+    def compute_G_loss(self) -> dict[str, Tensor]:
+        """Also leave images of B as they are."""
+        terms = super().compute_G_loss()
+        if self.opt.lambda_identity:
+            terms["idt"] = self.opt.lambda_identity * (self.idt_B - self.real_B).abs().mean()
+        return terms
+
+    def translate(self, real_A: Tensor) -> Tensor:
+        """(B,C,H,W) in [-1,1] -> the same size in domain B; not bounded with StyleGAN2 networks."""
+        net = self.inference_net("G")
+        tile = 0 if self.is_train else self.opt.tile
+        return translate_in_tiles(net, real_A, tile) if tile else net(real_A)
