@@ -1,0 +1,231 @@
+"""Put trained runs side by side on the same inputs: translations in folders, and one page to look through them.
+
+    python scripts/compare.py --names h2z h2z_cut h2z_cyclegan
+    python scripts/compare.py --names a b --dataroot photos/ --epoch 100 --num_test 50
+    python scripts/compare.py --names a b c --measure
+
+Each run is restored and translates as with test.py, whose flags all apply to every run; one model is in memory at a
+time. The page goes to RESULTS_DIR/a+b+c/index.html and the pictures of a run below it to where test.py would put them,
+so that `python scripts/evaluate.py --name a --results_dir RESULTS_DIR/a+b+c` measures it. --measure does that for all
+runs and shows the figures on the page.
+"""
+
+import argparse
+import hashlib
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from data.image_file import read_image  # noqa: E402
+from options import TestOptions  # noqa: E402
+from options.base_options import run_dir  # noqa: E402
+from options.parser import OptionParser  # noqa: E402
+from scripts import evaluate  # noqa: E402
+from test import translate  # noqa: E402
+from util.compare_facts import differing_options, measured, training_facts  # noqa: E402
+from util.compare_page import Column, write_comparison  # noqa: E402
+from util.errors import UserError  # noqa: E402
+from util.gallery import Gallery  # noqa: E402
+from util.html import Picture  # noqa: E402
+from util.run_files import saved_record  # noqa: E402
+
+LONGEST_FOLDER = 100  # characters; beyond, a checksum takes the place of further names
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """The flags of this command and those for test.py; raises UserError."""
+    parser = OptionParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--names", nargs="+", required=True, metavar="NAME", help="the runs, in the order of columns")
+    parser.add("--results_dir", "./results/compare", "where the folder of the comparison goes")
+    parser.add("--measure", False, "measure every run with scripts/evaluate.py and show the figures")
+    parser.add("--inception", None, "handed on to scripts/evaluate.py", metavar="PATH")
+    parser.add("--feature", None, "handed on to scripts/evaluate.py", choices=("2048", "768"))
+    args, rest = parser.parse_known_args(argv)
+    given = {flag.split("=")[0] for flag in rest}
+    if "--name" in given:
+        raise UserError("--name is a flag of test.py; --names takes all the runs, as in --names a b c")
+    for name in args.names:
+        if args.names.count(name) > 1:
+            raise UserError(f"--names {name} is given twice; each run has one column")
+        if name.startswith("/") or {"..", "."} & {*PurePosixPath(name).parts, name}:
+            raise UserError(f"--names {name}: give the name of a run in --checkpoints_dir, not a path")
+    args.given = given
+    return args, rest
+
+
+def folder_of(args: Namespace) -> Path:
+    """The folder of this comparison: each list of names has its own, so that none overwrites another."""
+    joined = "+".join(name.replace("/", "_") for name in args.names)
+    if len(joined) > LONGEST_FOLDER:
+        joined = f"{joined[:LONGEST_FOLDER]}+{hashlib.sha256(joined.encode()).hexdigest()[:8]}"
+    return Path(args.results_dir) / joined
+
+
+def restore(args: Namespace, rest: Sequence[str], folder: Path) -> list[Namespace]:
+    """The options of test.py for every run; all is checked that can be before the first image is translated.
+
+    Raises:
+        UserError: a run or its weights do not exist, or the runs have no inputs in common.
+    """
+    top = Path(TestOptions().peek(rest).checkpoints_dir)
+    for name in args.names:
+        if not any((top / name).glob("*_net_*.pth")):
+            raise UserError(f"--names {name}: no run of this name in {top}; {_existing(top, name)}")
+    opts = [_parse(name, rest, folder) for name in args.names]
+    directions = {name: saved_record(top / name).get("options", {}).get("direction") for name in args.names}
+    if len({*directions.values()} - {None}) > 1:
+        raise UserError(
+            f"--names: {_list(directions)}: opposite directions have no inputs in common; compare runs of one direction"
+        )
+    if "--dataroot" not in args.given and len({opt.dataroot for opt in opts}) > 1:
+        roots = {opt.name: opt.dataroot for opt in opts}
+        raise UserError(f"--dataroot is missing, and the runs were trained on different data ({_list(roots)})")
+    if "--dataset_mode" not in args.given and len({opt.dataset_mode for opt in opts}) > 1 and _has_halves(opts[0]):
+        opts = [_parse(name, [*rest, "--dataset_mode", "aligned"], folder) for name in args.names]
+    for opt in opts:
+        if not any(run_dir(opt).glob(f"{opt.epoch}_net_G*.pth")):
+            found = sorted({path.name.split("_net_")[0] for path in run_dir(opt).glob("*_net_G*.pth")})
+            raise UserError(f"--epoch {opt.epoch}: {opt.name} has no such weights; it has {', '.join(found) or 'none'}")
+        opt.test_roles = "A"  # what a method makes of the other domain has no counterpart in the others
+    return opts
+
+
+def _parse(name: str, rest: Sequence[str], folder: Path) -> Namespace:
+    try:
+        return TestOptions().parse(["--name", name, *rest, "--results_dir", str(folder)])
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def _existing(top: Path, name: str) -> str:
+    """What there is instead, in words."""
+    runs = sorted({path.parent.name for path in top.glob("*/*_net_*.pth")})
+    near = get_close_matches(name, runs, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"there are: {', '.join(runs) or 'none'}"
+
+
+def _list(values: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _has_halves(opt: Namespace) -> bool:
+    """Whether the images lie side by side in the files of one folder, which only --dataset_mode aligned takes apart."""
+    return any(Path(opt.dataroot, phase).is_dir() for phase in {opt.phase, "val" if opt.phase == "test" else opt.phase})
+
+
+def pictures_of(gallery: Gallery, folder: Path) -> dict[str, dict[str, Picture]]:
+    """What a run wrote, {name: {label: picture}}, files relative to `folder`; inputs of the other side left out."""
+    inside = gallery.folder.relative_to(folder).as_posix()
+    found = {}
+    for name, pictures in gallery.rows:
+        row = {p.label: Picture(p.label, f"{inside}/{p.file}", p.width, p.height) for p in pictures if not p.is_figure}
+        if {"real_A", "fake_B"} <= row.keys():
+            found[name] = row
+    return found
+
+
+def check_same_inputs(names: Sequence[str], runs: Sequence[dict[str, dict[str, Picture]]]) -> None:
+    """See that every run was given the same images; raises UserError."""
+    for name, run in zip(names[1:], runs[1:], strict=True):
+        alone = sorted(run.keys() ^ runs[0].keys())
+        if alone:
+            raise UserError(
+                f"{names[0]} and {name} read different images ({len(runs[0])} and {len(run)}; only one has "
+                f"{alone[0]}): say with --dataset_mode how all runs are to read --dataroot"
+            )
+
+
+def find_truth(opt: Namespace, rows: dict[str, dict[str, Picture]], folder: Path) -> dict[str, Picture]:
+    """The images of DATAROOT/<phase>A_truth that go with the inputs, copied into the folder; none is fine too."""
+    source = Path(opt.dataroot) / f"{opt.phase}{opt.direction[0]}_truth"
+    if not source.is_dir():
+        return {}
+    known, found = evaluate.images_by_name(source), {}
+    with Gallery(folder / f"{opt.phase}_truth", "truth", {"copied from": str(source)}) as gallery:
+        for name, row in rows.items():
+            pixels = read_image(str(known[name]), 3) if name in known else None
+            if pixels is not None and pixels.size == (row["real_A"].width, row["real_A"].height):
+                image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+                gallery.add(name, {"real_B": image})
+                found[name] = Picture("real_B", f"{gallery.folder.name}/images/real_B/{name}.png", *pixels.size)
+    return found
+
+
+def measure(args: Namespace, opts: Iterable[Namespace], truth: Path | None, source: Path) -> None:
+    """Run scripts/evaluate.py for each run; what cannot be measured is said by it, and left out."""
+    for opt in opts:
+        flags = ["--name", opt.name, "--phase", opt.phase, "--epoch", opt.epoch, "--dataroot", opt.dataroot]
+        flags += ["--checkpoints_dir", opt.checkpoints_dir, "--results_dir", opt.results_dir]
+        flags += ["--truth", str(truth), "--input", str(source)] if truth else []
+        flags += ["--inception", args.inception] if args.inception else []
+        flags += ["--feature", args.feature] if args.feature else []
+        print(f"measuring {opt.name}")
+        evaluate.main(flags)
+
+
+def _folder_with(name: str, picture: Picture | None, folder: Path) -> Path | None:
+    """The folder that holds a picture and its like."""
+    return folder / picture.file.removesuffix(f"/{name}.png") if picture else None
+
+
+def build_columns(opts: Sequence[Namespace], galleries: Sequence[Gallery], folder: Path) -> list[Column]:
+    """One column per run, with where it comes from and how it was measured."""
+    columns = []
+    for number, (opt, gallery) in enumerate(zip(opts, galleries, strict=True)):
+        facts = {"weights": gallery.description["weights"], **training_facts(saved_record(run_dir(opt)))}
+        figures, scores = measured(gallery.folder)
+        page = f"{gallery.folder.relative_to(folder).as_posix()}/index.html"
+        columns.append(Column(opt.name, "method", number, opt.recipe, facts, figures, scores, page))
+    return columns
+
+
+def compare(args: Namespace, rest: Sequence[str]) -> Path:
+    """Translate with every run, write the page and return its path."""
+    folder = folder_of(args)
+    opts = restore(args, rest, folder)
+    galleries = [translate(opt) for opt in opts]  # each call lets go of its model
+    runs = [pictures_of(gallery, folder) for gallery in galleries]
+    check_same_inputs(args.names, runs)
+    sources = runs[max(range(len(opts)), key=lambda index: opts[index].input_nc)]  # in colour, if a run sees colours
+    paired = next((run for run in runs if all("real_B" in row for row in run.values())), None)
+    truth = {name: row["real_B"] for name, row in paired.items()} if paired else find_truth(opts[0], sources, folder)
+    if args.measure:
+        one = next(iter(sources))
+        measure(
+            args, opts, _folder_with(one, truth.get(one), folder), _folder_with(one, sources[one]["real_A"], folder)
+        )
+    columns = [Column("input", "input"), *([Column("truth", "truth")] if truth else [])]
+    columns += build_columns(opts, galleries, folder)
+    rows = {}
+    for name in sorted(sources):
+        known = [sources[name]["real_A"], *([truth.get(name)] if truth else [])]
+        rows[name] = [*known, *(run[name]["fake_B"] for run in runs)]
+    made_with = ", ".join(galleries[0].description[key] for key in ("commit", "torch", "device"))
+    facts = {"command": shlex.join(["python", *sys.argv]), "data": opts[0].dataroot, "translated with": made_with}
+    options = differing_options({opt.name: saved_record(run_dir(opt)) for opt in opts})
+    return write_comparison(folder / "index.html", columns, rows, facts, options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, this process's by default; returns the exit status."""
+    try:
+        page = compare(*parse_arguments(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"side by side: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What the page of scripts/compare.py says about runs: how they were trained, where they differ, how they measure."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from options import TrainOptions
+from options.parser import show_value
+from util import metrics
+from util.html import short_number
+
+OF_NO_EFFECT = ("run", "logs", "checkpoints", "speed")  # groups of options that do not decide what is learned
+BETTER_WHEN_LOW = ("error", "L1", "FID", "KID")
+
+
+def training_facts(record: Mapping[str, Any]) -> dict[str, str]:
+    """The main facts of a training run, from its train_opt.json; nothing for weights without one."""
+    if not record:
+        return {}
+    options, versions = record["options"], record["versions"]
+    first, then = options["n_epochs"], options["n_epochs_decay"]
+    size = f"{options['load_size']} to {options['crop_size']}"
+    facts = {
+        "trained on": f"{options['dataroot']}, {options['direction']}",
+        "schedule": f"{first} + {then} epochs, lr {options['lr']:g}, seed {options['seed']}",
+        "images": f"{options['preprocess']}, {size}, batches of {options['batch_size']}",
+        "with": ", ".join(f"{key} {versions[key]}" for key in ("commit", "torch", "device") if key in versions),
+    }
+    if options.get("max_steps"):
+        facts["schedule"] += f", at most {short_number(options['max_steps'])} steps"
+    return facts
+
+
+def differing_options(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Options that all runs have and that are not the same in all: option -> value per run, as one would type it."""
+    every = [record.get("options", {}) for record in records.values()]
+    train = TrainOptions()
+    parser = train.build_parser(train.peek([]))
+    skipped = {name for group in OF_NO_EFFECT for name in parser.members(group)} - {"seed", "pretrained_name"}
+    shared = [name for name in every[0] if all(name in options for options in every) and name not in skipped]
+    values = {name: [show_value(options[name]) for options in every] for name in shared}
+    return {name: row for name, row in values.items() if len(set(row)) > 1}
+
+
+def measured(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """What scripts/evaluate.py wrote about the pictures that lie in a result folder, if it is not older than they are.
+
+    Returns figures by name ("score", "error", "PSNR", "FID", ...), and the score of each image where there is a truth.
+    """
+    pictures = folder / "pictures.json"
+    found = {}
+    for path in sorted(folder.glob("fid_*.json")) + sorted(folder.glob("truth.json")):
+        if path.stat().st_mtime_ns >= pictures.stat().st_mtime_ns:
+            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+    figures: dict[str, float] = {}
+    scores: dict[str, float] = {}
+    for name, result in found.items():
+        if name == "truth":
+            means = result["means"]["model"]
+            figures |= {"score": result["score"], "error": means["error"], "L1": means["l1"]}
+            figures["PSNR"] = metrics.psnr(means["mse"])
+            scores = {row["name"]: row["score"] for row in result["images"] if row["score"] is not None}
+        else:
+            fid, kid = result["names"]
+            figures |= {fid: result["fid"], f"{kid} x100": 100 * result["kid"]["mean"]}
+    return figures, scores
+
+
+def best(name: str, values: list[float | None]) -> float | None:
+    """The best of several runs' figures of that name; None where fewer than two are known."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return None
+    return min(known) if name.startswith(BETTER_WHEN_LOW) else max(known)
