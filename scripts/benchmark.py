@@ -1,0 +1,276 @@
+"""Measure the training step, beside the released code if there is a checkout of it: `python scripts/benchmark.py`.
+
+    python scripts/benchmark.py --device cpu --size 128 --iters 3
+    python scripts/benchmark.py --official ../PatchGCL --part step,parts,head --json result.json
+
+Nothing is called faster before it was shown to compute the same (scripts/benchmarking/checks.py). Exit status 0; 1 when
+such a check fails, and then no ratio of that step is printed; 2 for a command line that cannot be followed. What is
+measured and how, with results: docs/benchmarks.md.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from options.parser import int_list, positive_int  # noqa: E402
+from scripts.benchmarking import head, report, sweep  # noqa: E402
+from scripts.benchmarking.checks import LOSS, Agreements, Refused, copy_weights  # noqa: E402
+from scripts.benchmarking.contest import Settings  # noqa: E402
+from scripts.benchmarking.device import Device  # noqa: E402
+from scripts.benchmarking.official import Released  # noqa: E402
+from scripts.benchmarking.ours import LADDER, ON_CPU, ON_GPU, Ours  # noqa: E402
+from scripts.benchmarking.release import GRAPH_PATHS, Release  # noqa: E402
+from scripts.benchmarking.step import (  # noqa: E402
+    AS_PUBLISHED,
+    BASELINES,
+    REFERENCE,
+    RELEASED,
+    Contest,
+    Turns,
+    measure_parts,
+    require_admitted,
+)
+from util.errors import UserError  # noqa: E402
+from util.runtime import git_commit  # noqa: E402
+
+PARTS = ("step", "parts", "memory", "head", "sweep", "files", "translation")
+TURNS = {"cuda": (50, 5, 20), "cpu": (3, 3, 1)}  # iterations a round, rounds, steps of warm-up
+BATCHES = {"cuda": [1, 2, 4, 8, 16, 32], "cpu": [1, 2]}
+
+
+def names(allowed: tuple[str, ...]) -> Any:
+    """Reads names separated by commas."""
+
+    def read(text: str) -> list[str]:
+        wrong = [name for name in text.split(",") if name not in allowed]
+        if wrong:
+            raise argparse.ArgumentTypeError(f"unknown {wrong[0]!r}; known are {', '.join(allowed)}")
+        return text.split(",")
+
+    return read
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--part", type=names(PARTS), default=["step", "parts"], help=f"what to measure: {', '.join(PARTS)}")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--size", type=positive_int, default=256, help="side of the pictures")
+    add("--iters", type=positive_int, help="steps in a round; 50 on a GPU, 3 on a CPU")
+    add("--rounds", type=positive_int, help="rounds in turns; 5 on a GPU, 3 on a CPU")
+    add("--warm_up", type=positive_int, help="steps before; 20 on a GPU, 1 on a CPU")
+    add("--threads", type=positive_int, help="CPU threads of torch")
+    add("--variants", type=names(tuple(LADDER)), help=f"our steps: {', '.join(LADDER)}")
+    add("--batch", type=positive_int, default=1, help="batch size of the step; the released code takes 1")
+    add("--batches", type=int_list, help="batch sizes of sweep and translation")
+    add("--head_batches", type=int_list, default=[1, 2, 4, 8, 16], help="batch sizes of the head")
+    add("--nonzero_th", type=float, default=0.1, help="threshold of the graphs, which decides their density")
+    add("--vgg_weights", default="random", help="as in train.py")
+    add("--preset", default="official", help="as in train.py; to compare with the release it must be official")
+    add("--flags", type=shlex.split, default=[], help="further flags that train.py and the release share")
+    add("--official", type=Path, metavar="PATH", help="your checkout of the released PatchGCL")
+    add("--graph_path", choices=GRAPH_PATHS, default="auto", help="what runs its graphs")
+    add("--dataroot", type=Path, help="folder of trainA and trainB, for --part files")
+    add("--loader_threads", type=int_list, default=[0, 8], help="worker processes, for --part files")
+    add("--loss_tolerance", type=float, default=LOSS, help="largest relative difference of losses in float32")
+    add("--keep_going", action="store_true", help="leave out a step whose check fails, measure the others, exit with 1")
+    add("--limit", type=float, default=240, help="seconds for each process of memory and sweep")
+    add("--json", type=Path, help="write all figures to this file")
+    add("--markdown", type=Path, help="put the tables into this file, between the markers of --section")
+    add("--section", default="results", help="name of the markers")
+    add("--alone", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    release = None
+    try:
+        device = Device(args.device)
+        iterations, rounds, warm_up = TURNS[device.torch.type]
+        turns = Turns(args.iters or iterations, args.rounds or rounds, args.warm_up or warm_up)
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        settings = Settings(device, args.size, args.preset, args.nonzero_th, args.vgg_weights, tuple(args.flags))
+        if "files" in args.part and args.dataroot is None:
+            raise UserError("--part files: give --dataroot, a folder that holds trainA and trainB")
+        release = open_release(args, settings)
+        if args.alone:
+            print(json.dumps(sweep.measure_alone(args.alone, settings, release, args.batch, turns)))
+            return 0
+        contest = Contest(settings, Agreements(args.loss_tolerance), args.keep_going)
+        result = {"facts": gather_facts(args, settings, release)}
+        measure(args, settings, turns, release, contest, result)
+        result["facts"]["after"] = device.state()
+        publish(args, result)
+        require_admitted(contest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, Refused) else 2
+    finally:
+        if release is not None:
+            release.close()
+    return 0
+
+
+def open_release(args: Namespace, settings: Settings) -> Release | None:
+    """The released code, where a checkout is given."""
+    if args.official is None:
+        return None
+    if args.preset != "official" or args.batch != 1:
+        raise UserError("--official needs --preset official and --batch 1: the released code knows nothing else")
+    if settings.size < 128 and "--num_patches" not in args.flags:
+        raise UserError(f"--size {settings.size}: the released code needs maps of 256 positions, so --size 128 or more")
+    release = Release(args.official, settings, args.graph_path)
+    release.options()  # flags that it refuses are better known now
+    return release
+
+
+def gather_facts(args: Namespace, settings: Settings, release: Release | None) -> dict[str, Any]:
+    """All that a result depends on."""
+    facts = {
+        "command": shown_command(sys.argv[1:]),
+        "commit": git_commit(),
+        "versions": {
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "cuda": torch.version.cuda if settings.device.on_gpu else None,
+            "cudnn": torch.backends.cudnn.version() if settings.device.on_gpu else None,
+        },
+        "hardware": settings.device.hardware(),
+        "before": settings.device.state(),
+        "rates": settings.device.rates(),
+    }
+    facts["versions"] = {name: version for name, version in facts["versions"].items() if version is not None}
+    if release is not None:
+        facts |= {"graph_path": release.graph_path, "patches": release.patches}
+    return facts
+
+
+def shown_command(argv: list[str]) -> str:
+    """The command line for the record, without this machine's folders."""
+    private = ("--official", "--dataroot")
+    shown = [Path(a).name if before in private else a for before, a in zip(["", *argv], argv, strict=False)]
+    return shlex.join(["python", "scripts/benchmark.py", *shown])
+
+
+def measure(
+    args: Namespace, settings: Settings, turns: Turns, release: Release | None, contest: Contest, result: dict[str, Any]
+) -> None:
+    """Measure each part that was asked for."""
+    on_gpu = settings.device.on_gpu
+    variants = args.variants or list(ON_GPU if on_gpu else ON_CPU)
+    batches = args.batches or BATCHES[settings.device.torch.type]
+    if "step" in args.part:
+        contest.admit(variants, release, args.batch, list(RELEASED) if on_gpu else BASELINES)
+    elif "parts" in args.part:
+        contest.admit([], release, args.batch, [AS_PUBLISHED])
+    if "step" in args.part:
+        result["step"] = measure_step(args, contest, turns)
+    if "parts" in args.part:
+        result["parts"] = measure_parts(contest, turns.rounds if not on_gpu else 20)
+    contest.contestants.clear()  # their memory is needed
+    if on_gpu:
+        torch.cuda.empty_cache()
+    shared = shared_flags(args)
+    if "memory" in args.part:
+        steps = list(dict.fromkeys([REFERENCE, *variants, *(BASELINES if release else ())]))
+        result["memory"] = [alone(args, shared, name, 1) for name in steps]
+    if "sweep" in args.part:
+        result["sweep"] = [alone(args, shared, variants[-1], batch) for batch in batches]
+    if "head" in args.part:
+        result["head"] = measure_head(args, settings, turns, release)
+    if "files" in args.part:
+        threads = args.loader_threads
+        result["files"] = sweep.measure_files(settings, variants[-1], args.dataroot, threads, release, turns)
+    if "translation" in args.part:
+        sizes = args.batches or [1, 8]
+        result["translation"] = sweep.measure_translation(settings, variants[-1], sizes, turns)
+
+
+def measure_step(args: Namespace, contest: Contest, turns: Turns) -> dict[str, Any]:
+    """The ladder."""
+    counts = contest.count()
+    timings = contest.time(turns)
+    return {
+        "settings": {
+            key: getattr(args, key) for key in ("size", "batch", "preset", "nonzero_th", "vgg_weights", "flags")
+        },
+        "turns": asdict(turns),
+        "density": contest.reference.density(),
+        "precisions": {name: contestant.precision for name, contestant in contest.contestants.items()},
+        "checks": contest.agreements.found,
+        "failed": contest.failed,
+        "counts": counts,
+        "timings": {name: timing.summary() for name, timing in timings.items()},
+        "first_step_s": contest.first,
+        "ratios": contest.ratios(timings),
+    }
+
+
+def measure_head(args: Namespace, settings: Settings, turns: Turns, release: Release | None) -> dict[str, Any]:
+    """The head alone."""
+    ours, agreements = Ours(REFERENCE, settings), Agreements(args.loss_tolerance)
+    found = {"growth": head.measure_growth(ours, settings, sorted(args.head_batches), turns, agreements)}
+    if release is not None:
+        released = Released(AS_PUBLISHED, release, ours)
+        copy_weights(ours, released)
+        found["released"] = head.compare_with_released(ours, released, settings, turns, agreements)
+    return found | {"checks": agreements.found, "turns": asdict(turns)}
+
+
+def shared_flags(args: Namespace) -> list[str]:
+    """The command line of a process of its own."""
+    kept = (
+        "device",
+        "size",
+        "iters",
+        "warm_up",
+        "threads",
+        "nonzero_th",
+        "vgg_weights",
+        "preset",
+        "official",
+        "graph_path",
+    )
+    pairs = [(f"--{name}", str(getattr(args, name))) for name in kept if getattr(args, name) is not None]
+    return [text for pair in pairs for text in pair] + ([f"--flags={shlex.join(args.flags)}"] if args.flags else [])
+
+
+def alone(args: Namespace, flags: list[str], name: str, batch: int) -> dict[str, Any]:
+    """A step in a process of its own."""
+    if args.official and name not in BASELINES:
+        place = flags.index("--official")
+        flags = flags[:place] + flags[place + 2 :]
+    return {"step": name, "batch": batch, **sweep.in_fresh_process(flags, name, batch, args.limit)}
+
+
+def publish(args: Namespace, result: dict[str, Any]) -> None:
+    """Print the tables, and write what was asked for."""
+    text = report.to_markdown(result)
+    print(text)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    if args.markdown:
+        report.insert(args.markdown, args.section, text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

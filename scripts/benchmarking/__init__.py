@@ -1,0 +1,1 @@
+"""Parts of scripts/benchmark.py: what is compared, how it is checked, timed, counted and reported."""

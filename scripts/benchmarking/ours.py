@@ -1,0 +1,157 @@
+"""The training step of this project as a contestant, built through its own options, runtime and step."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import models.networks.graph as graph
+from models import create_model
+from models.losses.gan import generator_loss
+from options import TestOptions, TrainOptions
+from scripts.benchmarking.contest import Contestant, Settings
+from util.cuda_graph import PlainStep, RecordedStep, create_step
+from util.errors import UserError
+from util.runtime import Runtime
+
+LADDER = {  # variant -> flags of train.py; each line of a GPU's ladder adds one lever
+    "fp32": "--amp off --tf32 false --channels_last off",
+    "tf32": "--amp off --tf32 true --channels_last off",
+    "nhwc": "--amp off --tf32 true --channels_last on",
+    "bf16": "--amp bf16 --channels_last off",
+    "bf16+nhwc": "--amp bf16 --channels_last on",
+    "bf16+nhwc+graph": "--amp bf16 --channels_last on --cuda_graph",
+    "bf16+nhwc+compile": "--amp bf16 --channels_last on --compile",
+    "bf16+nhwc+compile+graph": "--amp bf16 --channels_last on --compile --cuda_graph",
+    "compile": "--amp off --tf32 false --channels_last off --compile",
+    "control": "--amp off --tf32 false --channels_last off",  # the first once more: what differs by chance alone
+}
+ON_GPU = (
+    "fp32",
+    "control",
+    "tf32",
+    "bf16",
+    "bf16+nhwc",
+    "bf16+nhwc+graph",
+    "bf16+nhwc+compile",
+    "bf16+nhwc+compile+graph",
+)
+ON_CPU = ("fp32", "nhwc")
+
+
+class Ours(Contestant):
+    """A variant of this project's step.
+
+    Raises:
+        UserError: flags that do not fit, or a recording that failed.
+    """
+
+    def __init__(
+        self, name: str, settings: Settings, batch: int = 1, flags: str | None = None, data: str = "synthetic"
+    ) -> None:
+        chosen = (LADDER[name] if flags is None else flags).split()
+        self.opt = TrainOptions().parse(settings.arguments(batch, *chosen, data=data))
+        self.runtime = Runtime.from_options(self.opt)
+        rounds = settings.device.on_gpu and self.opt.tf32
+        precision = "bf16" if self.runtime.amp_dtype else "tf32" if rounds else "fp32"
+        batches = [{k: self.runtime.images(v) for k, v in b.items()} for b in settings.pictures(batch)]
+        super().__init__(name, precision, batches)
+        self.model = create_model(self.opt, self.runtime)
+        self.restart()
+
+    def restart(self, plain: bool = False) -> None:
+        """Forget what was recorded; `plain` steps are run by Python whatever the flags say."""
+        model = self.model
+        self.stepper = PlainStep(model) if plain else create_step(model, self.runtime, self.notes.append)
+
+    def enter(self) -> None:
+        if self.runtime.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = self.opt.tf32
+
+    def run_on(self, batch: dict[str, Any]) -> None:
+        self.stepper(batch)
+        if isinstance(self.stepper, RecordedStep) and self.stepper.failed:
+            raise UserError(f"{self.name}: {self.notes[-1]}")
+
+    def networks(self) -> dict[str, nn.Module]:
+        return self.model.networks
+
+    def frozen(self) -> list[nn.Module]:
+        return [self.model.vgg]
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return list(self.model.optimizers.values())
+
+    def losses(self) -> dict[str, Tensor]:
+        found = self.model.losses
+        return {"D": found["D"], "G": found["G"], "GAN": found["G_GAN"], "GNN": found["GNN"] + found["GNN_Y"]}
+
+    def density(self) -> float:
+        """Share of pairs of nodes that were edges in the last step."""
+        return float(self.model.losses["density"])
+
+    @contextlib.contextmanager
+    def fixed_positions(self, ids: Sequence[Tensor]) -> Iterator[None]:
+        drawn, calls = graph.sample_positions, 0
+
+        def fixed(batch: int, positions: int, count: int, device: torch.device) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return ids[(calls - 1) % len(ids)]
+
+        graph.sample_positions = fixed
+        try:
+            yield
+        finally:
+            graph.sample_positions = drawn
+
+    def draw_positions(self, count: int | None = None) -> list[Tensor]:
+        """Places to fix, as the model would draw them for a batch."""
+        self.load()
+        with torch.no_grad():
+            maps = self.model.features(self.real())
+        count = count or self.opt.num_patches
+        return [graph.sample_positions(len(m), m.shape[2] * m.shape[3], count, m.device).clone() for m in maps]
+
+    def cast(self) -> contextlib.AbstractContextManager:
+        return self.runtime.autocast()
+
+    def load(self) -> None:
+        self.model.set_input(self.batches[0])
+        self.model.load(self.batches[0])
+
+    def forward(self) -> Tensor:
+        self.model.forward()
+        return torch.cat([self.model.fake_B, self.model.idt_B])
+
+    def real(self) -> Tensor:
+        return torch.cat([self.model.real_A, self.model.real_B])
+
+    def d_loss(self) -> Tensor:
+        return sum(self.model.compute_D_loss().values())
+
+    def fool_loss(self, fake_B: Tensor) -> Tensor:
+        return generator_loss(self.model.netD(fake_B), self.opt.gan_mode)
+
+    def features(self, outputs: Tensor, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        with torch.no_grad():
+            feats_in = self.model.features(inputs)
+        return self.model.features(outputs), feats_in
+
+    def head_losses(self, feats_out: list[Tensor], feats_in: list[Tensor]) -> Tensor:
+        self.model.features = lambda maps: maps  # an attribute hides the method
+        try:
+            return self.model.graph_loss(feats_out, feats_in)
+        finally:
+            del self.model.features
+
+
+def create_translator(settings: Settings, variant: str, batch: int) -> tuple[Any, Tensor]:
+    """A model as test.py builds it, and a batch of pictures on its device."""
+    flags = [flag for flag in LADDER[variant].split() if flag != "--cuda_graph"]
+    where = ["--dataroot", "synthetic", "--checkpoints_dir", "no-such-folder", "--gpu_ids", settings.device.gpu_ids]
+    opt = TestOptions().parse([*where, *settings.flags, *flags])
+    runtime = Runtime.from_options(opt)
+    return create_model(opt, runtime), runtime.images(settings.pictures(batch)[0]["A"])

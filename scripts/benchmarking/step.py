@@ -1,0 +1,183 @@
+"""The whole step and its parts: contestants built, compared, counted and timed in turns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scripts.benchmarking import checks
+from scripts.benchmarking.checks import Agreements, Refused
+from scripts.benchmarking.contest import Contestant, Settings
+from scripts.benchmarking.counting import count, count_syncs, trace_kernels
+from scripts.benchmarking.official import Released
+from scripts.benchmarking.ours import Ours
+from scripts.benchmarking.release import Release
+from scripts.benchmarking.timing import SETUP_STEPS, Timing, speed_up, time_in_turns
+from util.errors import UserError
+
+REFERENCE = "fp32"
+AS_PUBLISHED, WITH_OUR_HEAD = "released (A)", "released, our head (B)"
+BASELINES = (AS_PUBLISHED, WITH_OUR_HEAD)  # what ratios are taken against; the other released rows are for the record
+RELEASED = {  # name -> how the released step is run; the last two on a GPU only
+    AS_PUBLISHED: {},
+    WITH_OUR_HEAD: {"dense_head": True},
+    "released (A), no TF32": {"tf32": False},
+    "released, our head, bf16": {"dense_head": True, "bf16": True},
+}
+
+
+@dataclass
+class Turns:
+    """How long each contestant runs: `rounds` times `iterations`, after `warm_up` steps."""
+
+    iterations: int
+    rounds: int
+    warm_up: int
+
+
+@dataclass
+class Contest:
+    """All contestants, the reference first, and what the checks say of them.
+
+    Attributes:
+        failed: contestant -> why it takes no part.
+        first: contestant -> seconds of its very first step, in which code is compiled (for later contestants too).
+    """
+
+    settings: Settings
+    agreements: Agreements
+    keep_going: bool = False
+    contestants: dict[str, Contestant] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    first: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> Ours:
+        """Our plain float32 step."""
+        return self.contestants[REFERENCE]
+
+    def admit(
+        self, variants: Sequence[str], release: Release | None, batch: int = 1, released: Sequence[str] = BASELINES
+    ) -> None:
+        """Build and compare; raises Refused where a comparison fails, unless the contest keeps going without it."""
+        self.contestants[REFERENCE] = Ours(REFERENCE, self.settings, batch)
+        ids = self.reference.draw_positions()
+        wanted = checks.take_probe(self.reference, ids)
+        self.agreements.compare(REFERENCE, wanted, wanted, "fp32")  # refuses NaN
+        for name in variants:
+            if name != REFERENCE:
+                self._admit(name, lambda name=name: self._variant(name, batch, ids, wanted))
+        if release is not None:
+            exact = checks.small_positions(self.reference)
+            wanted_in_double = checks.probe_in_double(self.reference, exact)
+            for name in released:
+                self._admit(name, lambda name=name: self._released(name, release, ids, wanted, exact, wanted_in_double))
+
+    def _admit(self, name: str, build: Any) -> None:
+        try:
+            self.contestants[name] = build()
+        except (UserError, RuntimeError) as error:
+            if not self.keep_going:
+                raise
+            self.failed[name] = str(error).splitlines()[0][:300]
+
+    def _variant(self, name: str, batch: int, ids: list[Tensor], wanted: checks.Probe) -> Ours:
+        contestant = Ours(name, self.settings, batch)
+        checks.copy_weights(self.reference, contestant)
+        with self.settings.device.measure() as span:
+            probe = checks.take_probe(contestant, ids)
+        self.first[name] = span.wall
+        self.agreements.compare(name, wanted, probe, contestant.precision)
+        if contestant.runtime.capture:
+            partner = Ours(name, self.settings, batch)
+            checks.copy_weights(self.reference, partner)
+            checks.compare_recorded(partner, contestant, ids, self.agreements)
+            checks.copy_weights(self.reference, contestant)
+        contestant.restart()
+        return contestant
+
+    def _released(
+        self, name: str, release: Release, ids: list[Tensor], wanted: checks.Probe,
+        exact: list[Tensor], wanted_in_double: checks.Probe,
+    ) -> Released:  # fmt: skip
+        contestant = Released(name, release, self.reference, **RELEASED[name])
+        checks.copy_weights(self.reference, contestant)
+        if contestant.precision != "bf16":
+            in_double = checks.probe_in_double(contestant, exact)
+            self.agreements.compare_in_double(name, wanted_in_double, in_double)
+        self.agreements.compare(name, wanted, checks.take_probe(contestant, ids), contestant.precision)
+        return contestant
+
+    def count(self) -> dict[str, dict[str, Any]]:
+        """What each contestant does in a step; operators of compiled and recorded steps cannot be seen from Python."""
+        found = {}
+        for name, contestant in self.contestants.items():
+            contestant.enter()
+            contestant.step()
+            plain = not isinstance(contestant, Ours) or not (contestant.opt.compile or contestant.opt.cuda_graph)
+            found[name] = count(contestant.step) if plain else {}
+            if not plain:
+                for _ in range(SETUP_STEPS):
+                    contestant.step()
+            found[name] |= {"synchronisations": count_syncs(contestant.step), **trace_kernels(contestant.step)}
+        return found
+
+    def time(self, turns: Turns) -> dict[str, Timing]:
+        """Time all that were admitted, in turns."""
+        work = {name: _entering(contestant) for name, contestant in self.contestants.items()}
+        return time_in_turns(self.settings.device, work, turns.iterations, turns.rounds, turns.warm_up)
+
+    def ratios(self, timings: dict[str, Timing]) -> dict[str, dict[str, dict[str, float | None]]]:
+        """How many times as fast as each baseline; raises Refused where a comparison is missing."""
+        bases = [REFERENCE, *(name for name in BASELINES if name in timings)]
+        found: dict[str, dict] = {}
+        for name, timing in timings.items():
+            for base in bases:
+                if base != name:
+                    self.agreements.require(name, base)
+                    found.setdefault(name, {})[base] = speed_up(timings[base], timing)
+        return found
+
+
+def _entering(contestant: Contestant) -> Any:
+    def run() -> None:
+        contestant.enter()
+        contestant.step()
+
+    return run
+
+
+def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Part -> contestant -> milliseconds, GFLOP, GB moved and operators; only plain steps can be taken apart.
+
+    The parts of a step are timed one by one, each after a wait for the device, so that their sum is not the step.
+    """
+    device = contest.settings.device
+    chosen = [contest.contestants[name] for name in (REFERENCE, AS_PUBLISHED) if name in contest.contestants]
+    found: dict[str, dict[str, Any]] = {}
+    for parts in zip(*(contestant.parts() for contestant in chosen), strict=True):
+        best: dict[str, list[float]] = {}
+        for turn in range(rounds + 1):
+            for contestant, part in zip(chosen, parts, strict=True):
+                contestant.enter()
+                given = part.prepare()
+                with device.measure() as span:
+                    part.work(given)
+                if turn:  # the first one warms up
+                    best.setdefault(contestant.name, []).append(1e3 * span.best)
+        for contestant, part in zip(chosen, parts, strict=True):
+            given = part.prepare()
+            counted = count(lambda part=part, given=given: part.work(given))
+            row = {"ms": float(torch.tensor(best[contestant.name]).median()), "gflop": counted["flops"] / 1e9}
+            row |= {"gbytes": counted["bytes"] / 1e9, "operators": counted["operators"]}
+            found.setdefault(part.name, {})[contestant.name] = row
+    return found
+
+
+def require_admitted(contest: Contest) -> None:
+    """Raises Refused with the first reason why a contestant took no part."""
+    if contest.failed:
+        name, reason = next(iter(contest.failed.items()))
+        raise Refused(reason if reason.startswith(name) else f"{name}: {reason}")
