@@ -8,11 +8,11 @@ from models import create_model
 from options import TrainOptions
 from options.base_options import describe, run_dir, save_options
 from util.checkpoint import Checkpoint, move_aside
-from util.cuda_graph import create_step
 from util.errors import UserError
 from util.profiler import StepProfiler
 from util.progress import Progress
-from util.runtime import Runtime
+from util.runtime import Runtime, print_once
+from util.step import create_step
 from util.stop_signal import StopSignal
 from util.visualizer import Visualizer
 
@@ -21,7 +21,7 @@ def main() -> int:
     """Run the command line; returns the exit status."""
     try:
         opt = TrainOptions().parse()
-        print(describe(opt), f"recipe: {opt.recipe}", sep="\n", flush=True)
+        print_once(describe(opt), f"recipe: {opt.recipe}")
         return 0 if opt.dry_run else train(opt)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,20 +53,20 @@ def train(opt: Namespace) -> int:
     profiler = StepProfiler(opt.profile, run_dir(opt), visualizer.message)
     try:
         with StopSignal() as stop:
-            run_epochs(opt, runtime, loader, model, step, progress, checkpoint, visualizer, profiler, stop)
+            signal = run_epochs(opt, runtime, loader, model, step, progress, checkpoint, visualizer, profiler, stop)
     finally:
         profiler.close()
         visualizer.close()
         runtime.close()
-    if stop.requested:
-        print(f"stopped at epoch {progress.epoch}, image {progress.images}; the same command continues")
-        return 128 + stop.requested
-    print(f"training is complete: {checkpoint.folder}; now: python test.py --name {opt.name}")
+    if signal:
+        print_once(f"stopped at epoch {progress.epoch}, image {progress.images}; the same command continues")
+        return 128 + signal
+    print_once(f"training is complete: {checkpoint.folder}; now: python test.py --name {opt.name}")
     return 0
 
 
-def run_epochs(opt, runtime, loader, model, step, progress, checkpoint, visualizer, profiler, stop) -> None:
-    """The training loop."""
+def run_epochs(opt, runtime, loader, model, step, progress, checkpoint, visualizer, profiler, stop) -> int:
+    """The training loop; returns the number of the signal that ended it, 0 for none."""
     for epoch in progress.epochs():
         for batch in progress.timed(loader.epoch(epoch, start=progress.step)):
             step(batch)
@@ -81,17 +81,18 @@ def run_epochs(opt, runtime, loader, model, step, progress, checkpoint, visualiz
                 pictures = model.get_current_visuals()
                 visualizer.display(pictures, epoch, progress.images, save=progress.due(opt.update_html_freq))
 
-            stopping = runtime.agree(stop.requested, confer=progress.due(opt.print_freq))
-            stopping = stopping or progress.cut_short
+            signal = runtime.agree(stop.requested, confer=progress.due(opt.print_freq))
+            stopping = signal or progress.cut_short
             if progress.due(opt.save_latest_freq) or stopping:
                 checkpoint.save_latest()
             if stopping:
-                return
+                return signal
         visualizer.message(f"end of epoch {epoch} of {progress.last_epoch}, learning rate {model.learning_rate:.2g}")
         model.end_epoch()
         progress.finish_epoch()
         if epoch % opt.save_epoch_freq == 0 or progress.finished:
             checkpoint.save_epoch(epoch)
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 
 from data.base_dataset import BaseDataset
+from data.cache import choose_cache
 from data.loader import Loader
 from util.errors import UserError
 from util.registry import find_class, names_in
@@ -41,9 +42,11 @@ def create_loader(opt: Namespace, runtime: Runtime) -> Loader:
             f"batch_size * accumulate = {opt.batch_size} * {opt.accumulate} = {count}, but {opt.dataroot} has only "
             f"{len(dataset)} images per epoch; lower --batch_size or --accumulate"
         )
-    if opt.cache != "none" and not dataset.cacheable:
+    cache = choose_cache(opt.cache, dataset, runtime.device)
+    if cache != "none" and not dataset.cacheable:
         raise UserError(
-            f"--cache {opt.cache} cannot hold images that are resized anew for each sample, as --preprocess "
+            f"--cache {cache} cannot hold images that are resized anew for each sample, as --preprocess "
             f"{opt.preprocess} does; use --cache none"
         )
-    return Loader(dataset, runtime, count, opt.num_threads, opt.cache)
+    deferred = opt.is_train and cache == "device" and runtime.capture
+    return Loader(dataset, runtime, count, opt.num_threads, cache, deferred)

@@ -5,11 +5,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from data.base_dataset import BaseDataset
 from data.image_file import in_threads
 from data.transforms import Source, View, read_source, reflect
 from util.errors import UserError
 
 GIB = 2**30
+SHARE = 4  # --cache auto leaves all but this part of a GPU's free memory to training
+
+
+def choose_cache(kind: str, dataset: BaseDataset, device: torch.device) -> str:
+    """The --cache to use; auto: the device when training on a GPU with room for all images, else none."""
+    if kind != "auto":
+        return kind
+    if device.type != "cuda" or not dataset.is_train or not dataset.cacheable:
+        return "none"
+    needed = sum(source.bytes for source in dataset.sources(epoch=1))
+    return "device" if SHARE * needed <= free_memory(device) else "none"
 
 
 class PixelCache:
@@ -26,7 +38,7 @@ class PixelCache:
 
     def __init__(self, sources: Sequence[Source], device: torch.device, flag: str) -> None:
         self._place = {source: place for place, source in enumerate(sources)}
-        lengths = [source.channels * source.size[0] * source.size[1] for source in sources]
+        lengths = [source.bytes for source in sources]
         ends = torch.tensor(lengths).cumsum(0)
         total = int(ends[-1])
         check_memory(total, len(sources), device, flag)
@@ -48,12 +60,14 @@ class PixelCache:
         start = self._starts[self._place[source]]
         return self.buffer[start : start + source.channels * height * width].view(source.channels, height, width)
 
-    def gather(self, views: Sequence[View]) -> Tensor:
-        """Views of equal size, cut on the device: uint8 (B, C, H, W). Only B * 4 integers come from the host."""
+    def plan(self, views: Sequence[View]) -> Tensor:
+        """What `cut` needs to know of views of equal size: int64 (B, 4), image, left, top, mirrored; on the device."""
         plan = torch.tensor([(self._place[v.source], v.box[0], v.box[1], v.flip) for v in views])
-        width, height = views[0].box[2:]
-        plan = plan.to(self.buffer.device, non_blocking=True)
-        return gather_views(self.buffer, self._table, plan, (views[0].source.channels, height, width))
+        return plan.to(self.buffer.device, non_blocking=True)
+
+    def cut(self, plan: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """Views of one size (C, H, W), cut on the device: uint8 (B, C, H, W)."""
+        return gather_views(self.buffer, self._table, plan, size)
 
 
 def gather_views(buffer: Tensor, table: Tensor, plan: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -16,12 +16,13 @@ from data.base_dataset import BaseDataset
 from data.cache import PixelCache
 from data.image_file import cpu_count
 from data.transforms import View, cut_view, read_source
+from util.deferred import Deferred
 from util.errors import UserError
 from util.runtime import Runtime
 
 Keys = list[tuple[int, int]]  # (epoch, index) of each sample of a batch
 Batch = dict[str, Any]
-Cut = Callable[[Sequence[View]], Tensor]  # views of equal size -> uint8 (B, C, H, W)
+Cut = Callable[[Sequence[View]], Tensor | Deferred]  # views of equal size -> uint8 (B, C, H, W)
 
 
 class Loader:
@@ -37,16 +38,19 @@ class Loader:
         num_threads: worker processes that decode; 0 decodes in this one. With a cache there is nothing left for workers
             to do but copy, which is faster without them.
         cache: "none", "ram" or "device".
+        deferred: with a cache on the device, leave cutting to the step: "A" and "B" are then `Deferred` images.
     """
 
     def __init__(
-        self, dataset: BaseDataset, runtime: Runtime, images_per_step: int, num_threads: int, cache: str
-    ) -> None:
+        self, dataset: BaseDataset, runtime: Runtime, images_per_step: int, num_threads: int, cache: str,
+        deferred: bool = False,
+    ) -> None:  # fmt: skip
         self.dataset = dataset
         self.images_per_step = images_per_step
         self._runtime = runtime
         self._pin = runtime.device.type == "cuda"
         self._cache_kind = cache
+        self._deferred = deferred
         self._cache: PixelCache | None = None
         self._cached_size = 0
         self._host = self._make_host(min(num_threads, cpu_count())) if cache == "none" else None
@@ -69,7 +73,10 @@ class Loader:
         batches = [batch[first : first + part] for batch in self._index_batches(epoch)[start:]]
         keys = [[(epoch, index) for index in batch] for batch in batches if batch]
         for batch in self._fetch_cached(epoch, keys) if self._host is None else self._fetch_decoded(keys):
-            yield {role: self._runtime.images(pixels) for role, pixels in batch.pixels.items()} | batch.facts
+            yield {role: self._finish(pixels) for role, pixels in batch.pixels.items()} | batch.facts
+
+    def _finish(self, pixels: Tensor | Deferred) -> Tensor | Deferred:
+        return pixels if isinstance(pixels, Deferred) else self._runtime.images(pixels)
 
     def _index_batches(self, epoch: int) -> list[list[int]]:
         order, size = self.dataset.order(epoch), self.images_per_step
@@ -104,10 +111,17 @@ class Loader:
             self._cached_size = size
             self._say(f"cache {self._cache_kind}: {self._cache.describe()}")
         on_device = self._cache_kind == "device"
-        cut = self._cache.gather if on_device else partial(cut_views, self._cache.pixels)
+        cut = self._cut_on_device if on_device else partial(cut_views, self._cache.pixels)
         for batch in keys:
             raw = make_batch(self.dataset, batch, cut)
             yield raw.pin_memory() if self._pin and not on_device else raw
+
+    def _cut_on_device(self, views: Sequence[View]) -> Tensor | Deferred:
+        width, height = views[0].box[2:]
+        plan, size = self._cache.plan(views), (views[0].source.channels, height, width)
+        if self._deferred:
+            return Deferred(plan, size, self._cache, self._runtime.images)
+        return self._cache.cut(plan, size)
 
     def _make_host(self, workers: int) -> DataLoader:
         settings = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
@@ -134,7 +148,7 @@ class Loader:
 class RawBatch:
     """A batch before its bytes become numbers: uint8 (B, C, H, W) by role, and what is known about each image."""
 
-    pixels: dict[str, Tensor]
+    pixels: dict[str, Tensor | Deferred]
     facts: dict[str, list]
 
     def pin_memory(self) -> "RawBatch":

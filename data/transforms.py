@@ -35,6 +35,11 @@ class Source:
     bilinear: bool = False
     kept: bool = False
 
+    @property
+    def bytes(self) -> int:
+        """Of its pixels, decoded."""
+        return self.channels * self.size[0] * self.size[1]
+
 
 @dataclass(frozen=True, slots=True)
 class View:

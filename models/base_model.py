@@ -215,6 +215,7 @@ class BaseModel(TrainingStep, ABC):
             if self.opt.verbose:
                 lines.append(str(net))
         if self.runtime.compile:
-            plain = [name for name, net in self.networks.items() if not self.runtime.compiles(net)]
-            lines += [f"--compile: net{', net'.join(plain)} run as they are, being no chains of layers"] * bool(plain)
+            plain = [f"net{name}" for name, net in self.networks.items() if not self.runtime.compiles(net)]
+            apart = f" (not {', '.join(plain)}: no chains of layers)" if plain else ""
+            lines.append(f"the first step waits until what lies between convolutions is compiled{apart}")
         return "\n".join(lines)

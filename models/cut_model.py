@@ -16,6 +16,7 @@ from torch import Tensor
 from models.base_model import BaseModel
 from models.losses.gan import discriminator_terms, generator_loss
 from models.losses.patch_nce import patch_nce_loss
+from models.networks.passes import mixes_images, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler, mirrored
 from options.parser import int_list, natural, positive_int
 from util.errors import UserError
@@ -139,13 +140,20 @@ class CUTModel(BaseModel):
         super().load_state_dict(state)
 
     def forward(self) -> None:
-        """Translate A and, for the identity term, B, in one pass of G; with --flip_equivariance perhaps mirrored."""
+        """Translate A and, for the identity term, B, in one pass of G; with --flip_equivariance perhaps mirrored.
+
+        Where nothing is mirrored the pass gives the features of the input too, from which keys are made.
+        """
+        opt = self.opt
         self.real = torch.cat([self.real_A, self.real_B]) if self.domains == 2 else self.real_A
-        source = self.real
-        if self.opt.flip_equivariance:
+        self.real_features = None
+        if opt.flip_equivariance:
             self.flipped = torch.rand((), device=self.device) < 0.5
-            source = torch.where(self.flipped, source.flip(3), source)
-        self.fake = self.netG(source)
+            self.fake = self.netG(torch.where(self.flipped, self.real.flip(3), self.real))
+        elif opt.lambda_NCE:
+            self.fake, self.real_features = translate_and_encode(self.netG, self.real, opt.nce_layers)
+        else:
+            self.fake = self.netG(self.real)
         self.fake_B, *identity = self.fake.chunk(self.domains)
         if identity:
             self.idt_B = identity[0]
@@ -165,20 +173,27 @@ class CUTModel(BaseModel):
         if opt.lambda_GAN:
             terms["G_GAN"] = opt.lambda_GAN * generator_loss(self.netD(self.fake_B), opt.gan_mode)
         if opt.lambda_NCE:
-            with torch.no_grad():
-                keys = self.features(self.real)
-            queries = self.features(self.fake)
+            keys, queries = self.keys(), self.features(self.fake)
             for name, query, key in zip(("NCE", "NCE_Y"), queries, keys, strict=False):
                 terms[name] = opt.lambda_NCE / self.domains * self.nce_loss(query, key)
         return terms
 
+    @torch.no_grad()
+    def keys(self) -> list[list[Tensor]]:
+        """Features of the input, as `features` gives them; from the pass that translated it where that is the same."""
+        return self.features(self.real) if self.real_features is None else self.by_domain(self.real_features)
+
     def features(self, images: Tensor) -> list[list[Tensor]]:
         """Features (B,C,H,W) of G's chosen layers, for each domain in `images` (domains * B, C, H, W)."""
         layers = self.opt.nce_layers
-        if self.opt.normG == "batch":  # as in the release each domain is normalised by itself
+        if mixes_images(self.netG):  # as in the release each domain is normalised by itself
             return [self.netG.encode(part, layers) for part in images.chunk(self.domains)]
-        feats = [feat.chunk(self.domains) for feat in self.netG.encode(images, layers)]
-        return [list(of_domain) for of_domain in zip(*feats, strict=True)]
+        return self.by_domain(self.netG.encode(images, layers))
+
+    def by_domain(self, feats: list[Tensor]) -> list[list[Tensor]]:
+        """Features of all images, one (domains * B, C, H, W) per layer -> for each domain, one (B,C,H,W) per layer."""
+        chunks = [feat.chunk(self.domains) for feat in feats]
+        return [list(of_domain) for of_domain in zip(*chunks, strict=True)]
 
     def nce_loss(self, query: list[Tensor], key: list[Tensor]) -> Tensor:
         """PatchNCE of one domain, mean over layers, patches and images; positions are drawn afresh."""

@@ -9,14 +9,14 @@ absolute difference. Names of networks, losses and pictures are those of the rel
 
 from argparse import Namespace
 
-import torch
 from torch import Tensor, nn
 
 from data.image_folder import has_domains
 from models.at_test import add_test_options, translate_each
 from models.base_model import BaseModel
-from models.losses.gan import discriminator_loss, generator_loss, gradient_penalty
+from models.losses.gan import discriminator_terms, generator_loss
 from models.networks.image_pool import ImagePool
+from models.networks.passes import pass_each
 from options.parser import natural
 from util.errors import UserError
 from util.runtime import Runtime
@@ -93,15 +93,11 @@ class CycleGANModel(BaseModel):
     def forward(self) -> None:
         """Both translations, both cycles and, for the identity terms, each generator on its own target domain."""
         if self.opt.lambda_identity > 0:
-            self.fake_B, self.idt_A = self.translate_all(self.netG_A, self.real_A, self.real_B)
-            self.fake_A, self.idt_B = self.translate_all(self.netG_B, self.real_B, self.real_A)
+            self.fake_B, self.idt_A = pass_each(self.netG_A, self.real_A, self.real_B)
+            self.fake_A, self.idt_B = pass_each(self.netG_B, self.real_B, self.real_A)
         else:
             self.fake_B, self.fake_A = self.netG_A(self.real_A), self.netG_B(self.real_B)
         self.rec_A, self.rec_B = self.netG_B(self.fake_B), self.netG_A(self.fake_A)
-
-    def translate_all(self, net: nn.Module, *images: Tensor) -> list[Tensor]:
-        """Each of several (B,C,H,W) through a generator, in one pass where that is the same."""
-        return pass_all(net, images, together=self.opt.normG != "batch")
 
     def optimize_parameters(self) -> None:
         """G, then D on images of the same forward.
@@ -134,11 +130,9 @@ class CycleGANModel(BaseModel):
 
     def judge(self, name: str, net: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """The terms of one discriminator."""
-        pred_real, pred_fake = pass_all(net, (real, fake), together=self.opt.normD != "batch")
-        terms = {name: sum(discriminator_loss(pred_real, pred_fake, self.opt.gan_mode))}
-        if self.opt.gan_mode == "wgangp":
-            terms[f"{name}_gp"] = gradient_penalty(net, real, fake)
-        return terms
+        terms = discriminator_terms(net, real, fake, self.opt.gan_mode)
+        penalty = {f"{name}_gp": terms["D_gp"]} if "D_gp" in terms else {}
+        return {name: terms["D_real"] + terms["D_fake"]} | penalty
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""
@@ -166,13 +160,6 @@ def has_both_sides(opt: Namespace) -> bool:
     if opt.dataset_mode == "unaligned":
         return has_domains(opt.dataroot)
     return opt.dataset_mode != "single"
-
-
-def pass_all(net: nn.Module, images: tuple[Tensor, ...], together: bool) -> list[Tensor]:
-    """Each of several (B,C,H,W) through a network; `together` (if equal in size) in one pass, which saves time."""
-    if together and all(x.shape == images[0].shape for x in images):
-        return list(net(torch.cat(images)).chunk(len(images)))
-    return [net(x) for x in images]
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:

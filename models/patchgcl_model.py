@@ -21,6 +21,7 @@ from models.losses.graph_nce import graph_nce_loss, weigh_levels
 from models.networks.adjacency import POOLED
 from models.networks.graph import SCORES, SOURCES, GraphHead, GraphLevel
 from models.networks.graph_maps import MapHead
+from models.networks.passes import translate_and_encode
 from models.networks.vgg import LAYER_NAMES, VGG16Features
 from options.parser import float_list, int_list, natural, positive_int, show_value
 from util import graph_figures
@@ -201,12 +202,17 @@ class PatchGCLModel(BaseModel):
         return head
 
     def forward(self) -> None:
-        """Translate A and, for the identity term, B, in one pass of G."""
-        if not self.opt.gnn_idt:
-            self.fake_B = self.netG(self.real_A)
-            return
-        both = self.netG(torch.cat([self.real_A, self.real_B]))
-        self.fake_B, self.idt_B = both.chunk(2)
+        """Translate A and, for the identity term, B, in one pass of G, which may give graphs of G's features too."""
+        opt = self.opt
+        self.real = torch.cat([self.real_A, self.real_B]) if opt.gnn_idt else self.real_A
+        self.real_features = None
+        if opt.graph_features == "generator":
+            self.fake, self.real_features = translate_and_encode(self.netG, self.real, opt.nce_layers)
+        else:
+            self.fake = self.netG(self.real)
+        self.fake_B, *identity = self.fake.chunk(2 if opt.gnn_idt else 1)
+        if identity:
+            self.idt_B = identity[0]
 
     def optimize_parameters(self) -> None:
         """First D, then G and F together."""
@@ -221,13 +227,12 @@ class PatchGCLModel(BaseModel):
         """Fool D, and keep each output's patch graph that of its input."""
         opt = self.opt
         terms = {"G_GAN": opt.lambda_GAN * generator_loss(self.netD(self.fake_B), opt.gan_mode)}
-        outputs, inputs = [self.fake_B], [self.real_A]
-        if opt.gnn_idt:
-            outputs.append(self.idt_B)
-            inputs.append(self.real_B)
-        weight = opt.lambda_GNN / (len(outputs) if opt.average_terms else 1)
-        graph_losses = weight * self.graph_loss(torch.cat(outputs), torch.cat(inputs))
-        for name, loss_B in zip(("GNN", "GNN_Y"), graph_losses.chunk(len(outputs)), strict=False):
+        with torch.no_grad():
+            feats_in = self.features(self.real) if self.real_features is None else self.real_features
+        domains = 2 if opt.gnn_idt else 1
+        weight = opt.lambda_GNN / (domains if opt.average_terms else 1)
+        graph_losses = weight * self.graph_loss(self.fake, feats_in)
+        for name, loss_B in zip(("GNN", "GNN_Y"), graph_losses.chunk(domains), strict=False):
             terms[name] = loss_B.mean()
         return terms
 
@@ -237,11 +242,14 @@ class PatchGCLModel(BaseModel):
             return self.vgg(images)
         return self.netG.encode(images, self.opt.nce_layers)
 
-    def graph_loss(self, output: Tensor, source: Tensor) -> Tensor:
-        """L_GNN per image (B,): mean over feature layers of the weighted sum over pooling levels (eq. 9)."""
+    def graph_loss(self, output: Tensor, feats_in: list[Tensor]) -> Tensor:
+        """L_GNN per image (B,): mean over feature layers of the weighted sum over pooling levels (eq. 9).
+
+        Args:
+            output: images (B,C,H,W).
+            feats_in: features of their inputs, without gradients.
+        """
         opt = self.opt
-        with torch.no_grad():
-            feats_in = self.features(source)
         graphs = self.netF(self.features(output), feats_in)
         losses = [
             [graph_nce_loss(g.node_in_BND, g.node_out_BND, opt.nce_T, opt.symmetric_nce) for g in levels]

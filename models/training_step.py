@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from util.deferred import images_of
 from util.errors import UserError
 from util.loss_scale import create_loss_scale
 from util.runtime import Runtime
@@ -50,6 +51,7 @@ class TrainingStep:
         """Take a batch from the loader, cut into the micro-batches of --accumulate."""
         parts = self._accumulate
         self._loaded = None
+        batch = {key: images_of(entry) for key, entry in batch.items()}
         self._micro_batches = [
             {key: value[k * len(value) // parts : (k + 1) * len(value) // parts] for key, value in batch.items()}
             for k in range(parts)
@@ -131,6 +133,34 @@ class TrainingStep:
         """Report a 0-d tensor, the mean over the step's micro-batches."""
         earlier = self.losses[name] if self._loaded else 0  # of this step's earlier micro-batches
         self.losses[name] = earlier + value.detach() / len(self._micro_batches)
+
+    def changing_tensors(self) -> list[Tensor]:
+        """All tensors that a step so far has changed in place, weights included."""
+        parts = [*self.networks.values(), *self.averages.values(), *self.memories.values(), self._loss_scale]
+        found = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+        for optimizer in self.optimizers.values():
+            found += [value for state in optimizer.state.values() for value in state.values()]
+        return [*found, self._tripped, self._epoch_loss, *self._not_finite.values()]
+
+    def remember(self) -> Callable[[], None]:
+        """Note all that a step changes; what is returned puts it back, to the bit and where it was."""
+        tensors, random = self.changing_tensors(), self.runtime.rng_state()
+        values = [tensor.clone() for tensor in tensors]
+        unused = [optimizer for optimizer in self.optimizers.values() if not optimizer.state]
+        flags = dict(self._not_finite)
+
+        def restore() -> None:
+            with torch.no_grad():
+                for tensor, value in zip(tensors, values, strict=True):
+                    tensor.copy_(value)
+            for optimizer in unused:
+                optimizer.state.clear()
+            for optimizer in self.optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
+            self._not_finite = dict(flags)
+            self.runtime.set_rng_state(random)
+
+        return restore
 
     def check_finite(self, last_checkpoint: str) -> None:
         """Raise UserError when a loss of any step so far was not finite; the weights are those before that step."""

@@ -11,7 +11,7 @@ import data
 import models
 from data.transforms import MODES
 from models.networks import DISCRIMINATORS, GENERATORS, generator_size_multiple, training_size
-from options.parser import OptionParser, natural, positive_int, power_of_two, show_value, size_limit
+from options.parser import OptionParser, natural, positive_int, power_of_two, show_value, size_limit, switch
 from util.errors import UserError
 from util.files import atomic_path
 from util.registry import find_by_name
@@ -32,10 +32,13 @@ class BaseOptions:
 
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
         """Read the command line (default: this process's) once; raises UserError in one line on bad input."""
+        from options.flag_owners import flags_elsewhere  # it knows all commands, which are built on this file
+
         argv = list(sys.argv[1:] if argv is None else argv)
         saved = self.saved_options(self.peek(argv))
-        parser = self.build_parser(self.peek(argv, saved))
-        given = parser.parse_given(argv)
+        first = self.peek(argv, saved)
+        parser = self.build_parser(first)
+        given = parser.parse_given(argv, lambda: flags_elsewhere(self, parser, first, argv, saved))
         opt = self.resolve(parser, given, saved)
         self.check(opt)
         return opt
@@ -61,7 +64,7 @@ class BaseOptions:
 
     def build_parser(self, first: Namespace) -> OptionParser:
         """The full parser: shared flags, this phase's, the model's, the data set's."""
-        parser = OptionParser(description=self.description)
+        parser = OptionParser(usage="%(prog)s [--flag value ...]", description=self.description)
         self.add_shared(parser)
         self.add_phase(parser)
         parser.set_defaults(model=first.model)
@@ -100,7 +103,8 @@ class BaseOptions:
     def add_architecture(parser: OptionParser) -> None:
         """What shapes the networks: fixed for the life of a run."""
         net = parser.group(ARCHITECTURE)
-        net.add("--model", "patchgcl", f"the method: {', '.join(models.model_names())}")
+        methods = ", ".join(models.model_names())
+        net.add("--model", "patchgcl", f"the method: {methods}; --model NAME --help lists the flags of one")
         net.add(
             "--preset", None, "a published configuration of the model; flags win over it. Default: the first one it has"
         )
@@ -149,9 +153,9 @@ class BaseOptions:
         images.add("--num_threads", 4, "worker processes that load images; 0 loads in the main process", type=natural)
         images.add(
             "--cache",
-            "none",
-            "keep decoded images in memory, or crop them on the device",
-            choices=("none", "ram", "device"),
+            "auto",
+            "keep decoded images in memory, or on the device; auto: on a GPU to train, if they fill at most a quarter",
+            choices=("auto", "none", "ram", "device"),
         )
         images.add(
             "--skip_bad_images", False, "check all images first, go on without the unreadable ones, say how many"
@@ -165,13 +169,13 @@ class BaseOptions:
             "--amp", "auto", "precision of the networks; auto: bf16 on a GPU, else off", choices=tuple(PRECISIONS)
         )
         speed.add("--tf32", True, "a GPU's float32 convolutions may round factors to 10 bits")
+        speed.add("--channels_last", "auto", "layout of images and networks; auto: on for a GPU", type=switch)
         speed.add(
-            "--channels_last",
+            "--compile",
             "auto",
-            "layout of images and networks; auto: on for a GPU",
-            choices=("auto", "on", "off"),
+            "compile what lies between convolutions, which delays the first steps; auto: to train on a GPU",
+            type=switch,
         )
-        speed.add("--compile", False, "compile what lies between convolutions; the first steps take a minute or two")
 
     def add_phase(self, parser: OptionParser) -> None:
         """Flags of this phase only."""

@@ -22,6 +22,16 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
 
 
+def switch(text: str) -> str:
+    """Read auto, on or off; a boolean stands for the latter two."""
+    if text.lower() in ("auto", "on", "off"):
+        return text.lower()
+    try:
+        return "on" if boolean(text) else "off"
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected auto, on or off, got {text!r}") from None
+
+
 def _number_list(text: str, number: type) -> list:
     try:
         return [number(part) for part in text.split(",")]
@@ -88,9 +98,14 @@ class _Declarations:
     """What a parser and its groups have in common: a short way to declare an option, beside argparse's own."""
 
     def add(self, name: str, default: Any, help: str, type: Callable | None = None, **settings: Any) -> None:
-        """Declare an option whose type is that of its default; a boolean takes `--x`, `--x true` and `--x false`."""
+        """Declare an option whose type is that of its default; a boolean takes `--x`, `--x true` and `--x false`.
+
+        With type `switch` it takes `--x` as well, which means on.
+        """
         if isinstance(default, bool):
             settings |= {"type": boolean, "nargs": "?", "const": True, "metavar": "true|false"}
+        elif type is switch:
+            settings |= {"type": switch, "nargs": "?", "const": "on", "metavar": "auto|on|off"}
         else:
             settings["type"] = type or (str if default is None else default.__class__)
         self.add_argument(name, default=default, help=help, **settings)
@@ -140,20 +155,33 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
         """The default of every option."""
         return {name: self.get_default(name) for name in self.declared()}
 
-    def parse_given(self, argv: Sequence[str]) -> dict[str, Any]:
-        """Only what the command line says, by option name; raises UserError on anything it cannot place."""
+    def flags(self) -> list[str]:
+        """Every flag, in all its spellings."""
+        return list(self._option_string_actions)
+
+    def parse_given(self, argv: Sequence[str], elsewhere: Callable[[], dict[str, str]] = dict) -> dict[str, Any]:
+        """Only what the command line says, by option name; raises UserError on anything it cannot place.
+
+        `elsewhere` is asked only then: flags that are not for this command line -> whose they are, in words.
+        """
         blank = Namespace(**dict.fromkeys(self.declared(), _UNSET))
         known, unknown = self.parse_known_args(argv, namespace=blank)
         if unknown:
-            self.error(self.explain_unknown(unknown))
+            self.error(self.explain_unknown(unknown, elsewhere()))
         return {name: value for name, value in vars(known).items() if value is not _UNSET}
 
-    def explain_unknown(self, unknown: Sequence[str]) -> str:
-        """One line on arguments that no option takes, with the nearest flag where there is one."""
-        flag = unknown[0].split("=")[0]
-        near = difflib.get_close_matches(flag, list(self._option_string_actions), n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; --help lists all flags"
-        return f"unknown argument {' '.join(unknown)}{hint}"
+    def explain_unknown(self, unknown: Sequence[str], elsewhere: dict[str, str]) -> str:
+        """One line on arguments that no option takes: whose the first is, or else the nearest flag, if there is one."""
+        flag, *others = dict.fromkeys(text.split("=")[0] for text in unknown if text.startswith("--")) or unknown
+        if flag in elsewhere:
+            alike = [other for other in others if elsewhere.get(other) == elsewhere[flag]]
+            return flag + (f" (like {', '.join(alike)}) " if alike else " ") + elsewhere[flag]
+        near = [name for names in (self.flags(), elsewhere) for name in difflib.get_close_matches(flag, names, n=1)]
+        if not near:
+            return f"unknown argument {' '.join(unknown)}; --help lists all flags"
+        nearest = max(near, key=lambda name: difflib.SequenceMatcher(None, name, flag).ratio())  # of equals, ours
+        owner = f" It {elsewhere[nearest]}" if nearest in elsewhere else ""
+        return f"unknown argument {' '.join(unknown)}; did you mean {nearest}?{owner}"
 
     def error(self, message: str) -> None:
         raise UserError(message)

@@ -1,6 +1,5 @@
 """Flags of test.py, which takes everything it can from the options saved by the training run."""
 
-import json
 from argparse import Namespace
 from typing import Any
 
@@ -8,6 +7,7 @@ import models
 from options.base_options import ARCHITECTURE, DATA, BaseOptions, run_dir
 from options.parser import OptionParser, size_limit
 from util.errors import UserError
+from util.run_files import saved_record
 
 OWN_AT_TEST = (
     "preprocess",
@@ -50,15 +50,11 @@ class TestOptions(BaseOptions):
 
     def saved_options(self, first: Namespace) -> dict[str, Any]:
         """What the training run recorded, as far as it still means something at test."""
-        path = run_dir(first) / "train_opt.json"
-        self.saved_recipe = None
-        if not path.is_file():
+        record = saved_record(run_dir(first))
+        self.saved_recipe = record.get("recipe")
+        if not record:  # published weights come without one; flags and defaults describe them
             return {}
-        try:
-            record = json.loads(path.read_text())
-            options, self.saved_recipe = record["options"], record["recipe"]
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{path} is not a record of training options ({error}); restore or delete it") from None
+        options = record["options"]
         parser = self.build_parser(Namespace(model=options["model"], dataset_mode=options["dataset_mode"]))
         kept = [*parser.members(ARCHITECTURE), *parser.members(DATA), *parser.members(options["model"])]
         own = OWN_AT_TEST if models.find_model(first.model).TRAINABLE else (*OWN_AT_TEST, *CHOSEN_BY_MODEL)

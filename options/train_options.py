@@ -5,7 +5,7 @@ from argparse import Namespace
 from models.losses.gan import OBJECTIVES
 from models.networks.init import INITIALIZERS
 from options.base_options import DATA, SPEED, TRAINING, BaseOptions
-from options.parser import OptionParser, natural, positive_int
+from options.parser import OptionParser, natural, positive_int, switch
 from util.errors import UserError
 from util.schedule import POLICIES
 
@@ -47,7 +47,12 @@ class TrainOptions(BaseOptions):
         group.add("--ema", 0.0, "decay of a moving average of G, 0.999 say, which test.py then uses; 0 is off")
         group.add("--max_steps", None, "stop after N steps in total, for a trial", type=positive_int, metavar="N")
         speed = parser.group(SPEED)
-        speed.add("--cuda_graph", False, "record the whole training step once and replay it: no launch costs on a GPU")
+        speed.add(
+            "--cuda_graph",
+            "auto",
+            "record the whole training step once and replay it, without launch costs; auto: on for a GPU",
+            type=switch,
+        )
         speed.add("--profile", 0, "trace N steps, from the tenth on, for Perfetto or chrome://tracing", type=natural)
 
     @staticmethod

@@ -1,9 +1,11 @@
 """What several test files need: small image folders, and the project's commands run as a user runs them."""
 
 import os
+import socket
 import subprocess
 import sys
 from argparse import Namespace
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +46,18 @@ def run_command(
     )
 
 
-def start_command(args: list) -> subprocess.Popen:
+def start_command(args: list, env: dict[str, str] | None = None) -> subprocess.Popen:
     """Start `python ARGS` from the repository root, standard error joined to its output."""
     command = [sys.executable, *map(str, args)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=REPO, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment())
+    return subprocess.Popen(command, cwd=REPO, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment(env))
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 TINY = [

@@ -19,10 +19,10 @@ from scripts.benchmarking.release import Release
 from scripts.benchmarking.timing import Timing, quartiles, speed_up
 from tests.helpers import run_command
 from tests.recorder import CpuRecorder
-from tests.test_fast_step import everything
-from util.cuda_graph import PlainStep, RecordedStep
+from util.cuda_graph import RecordedStep
 from util.errors import UserError
 from util.runtime import Runtime
+from util.step import PlainStep
 
 SMALL = ["--ngf", "4", "--ndf", "4", "--netG", "resnet_4blocks", "--num_patches", "16", "--netF_nc", "16"]
 QUICK = ["--device", "cpu", "--size", "32", "--iters", "1", "--rounds", "2", "--flags", " ".join(SMALL)]
@@ -143,21 +143,21 @@ def test_recorded_variants_take_part(settings, monkeypatch):
     """A recorder that replays operators on the CPU stands for CUDA graphs."""
 
     def recorded(model, runtime, say):
-        if "--cuda_graph" in runtime.asked:
-            return RecordedStep(model, CpuRecorder(lambda: everything(model)), pytest.fail)
+        if runtime.capture:
+            return RecordedStep(PlainStep(model), CpuRecorder(model.changing_tensors), pytest.fail)
         return PlainStep(model)
 
     real = Runtime.from_options.__func__
 
     def from_options(cls, opt):
         runtime = real(cls, opt)
-        runtime.capture, runtime.asked = opt.cuda_graph, ["--cuda_graph"] * opt.cuda_graph
+        runtime.capture = opt.cuda_graph == "on"
         return runtime
 
     monkeypatch.setattr(checks, "STEPS", 6)
     monkeypatch.setattr(Runtime, "from_options", classmethod(from_options))
     monkeypatch.setattr(ours, "create_step", recorded)
-    monkeypatch.setitem(ours.LADDER, "graph", "--amp off --cuda_graph")
+    monkeypatch.setitem(ours.LADDER, "graph", "--amp off --cuda_graph on")
     contest = step.Contest(settings, checks.Agreements())
     contest.admit(["graph"], None)
     contestant = contest.contestants["graph"]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models.networks import create_generator
-from tests.helpers import make_image_folder, run_command, start_command, train_flags
+from tests.helpers import free_port, make_image_folder, run_command, start_command, train_flags
 
 SCHEDULE = [
     "--n_epochs",
@@ -57,6 +57,15 @@ def records(root, run="run"):
     return [(r["epoch"], r["images"], r["losses"]) for r in map(json.loads, lines)]
 
 
+def wait_for_records(root, count, process):
+    """Until a training run has written so many lines."""
+    log = root / "checkpoints" / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) >= count):
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        time.sleep(0.005)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that was never stopped."""
@@ -97,11 +106,7 @@ def test_a_killed_run_ends_bit_identical(tmp_path, whole, number, after):
     root, _ = whole
     flags = train_flags(tmp_path, *SCHEDULE, "--ema", "0.9", "--dataroot", str(root / "data"))
     process = start_command(["train.py", *flags])
-    log = tmp_path / "checkpoints" / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and len(log.read_text().splitlines()) >= after):
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
-        time.sleep(0.005)
+    wait_for_records(tmp_path, after, process)
     process.send_signal(number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), output
@@ -184,6 +189,8 @@ def test_odd_sizes_one_file_and_a_plain_folder(tmp_path, whole):
     [
         (["--gpu_ids", "7"], "--gpu_ids 7: this machine has"),
         (["--modle", "patchgcl"], "did you mean --model"),
+        (["--model", "cut", "--vgg_weights", "random"], "--vgg_weights belongs to --model patchgcl or sinpatchgcl"),
+        (["--lambda_L", "1"], "did you mean --lambda_L1? It belongs to --model pix2pix, not to patchgcl"),
         (["--vgg_weights", "nowhere.pth"], "nowhere.pth"),
         (["--dataroot", "nowhere"], "nowhere"),
         (["--netG", "resnet_9block"], "resnet_9blocks"),
@@ -232,6 +239,11 @@ def test_help_teaches():
         result = run_command([command, "--help"])
         assert result.returncode == 0
         assert "--lambda_GNN" in result.stdout and "default: 0.1" in result.stdout
+        usage, description, *_ = result.stdout.split("\n\n")
+        assert len(usage) < 80 and description.startswith(("Train", "Translate")), "not first a list of all flags"
+    for flags, wanted in ((["--model", "cut"], "lambda_NCE"), (["--dataset_mode", "singleimage"], "crops_per_epoch")):
+        assert f"--{wanted}" in run_command(["train.py", *flags, "--help"]).stdout
+        assert f"--{wanted}" not in run_command(["train.py", "--help"]).stdout
 
 
 @pytest.mark.parametrize("strided", [[], ["--no_antialias", "--no_antialias_up"]], ids=["antialiased", "strided"])
@@ -255,6 +267,23 @@ def test_published_weights_alone_translate(tmp_path, strided):
     assert wrong.returncode == 2 and "--ngf" in wrong.stderr and wrong.stderr.count("\n") == 1
 
 
+def test_a_signal_to_one_of_two_processes_stops_both(tmp_path):
+    """The process that did not get it does not claim that training is complete, and the same command continues."""
+    flags = train_flags(tmp_path, "--n_epochs", "400", "--batch_size", "2", "--print_freq", "2")
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [start_command(["train.py", *flags], place | {"RANK": str(rank)}) for rank in range(2)]
+    try:
+        wait_for_records(tmp_path, 2, processes[0])
+        processes[1].send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, said
+    assert "stopped at epoch" in said[0] and "is complete" not in "".join(said)
+    assert state(tmp_path)["progress"]["step"] is not None
+
+
 def test_two_processes_train_as_one(tmp_path):
     """torchrun: the same images and, with every position a node, the same losses up to rounding."""
     flags = ["--max_steps", "2", "--batch_size", "2", "--num_patches", "100000", "--print_freq", "2"]
@@ -262,6 +291,8 @@ def test_two_processes_train_as_one(tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
     result = run_command([*launch, "train.py", *train_flags(tmp_path, *SCHEDULE, *flags, "--name", "two")])
     assert result.returncode == 0, result.stderr
+    for line in ("recipe: patchgcl", "lambda_GNN: 0.1", "training is complete"):
+        assert result.stdout.count(line) == 1, f"{line} is not printed once"
     alone, together = records(tmp_path), records(tmp_path, "two")
     assert len(alone) == len(together) == 2
     for (epoch, images, losses), other in zip(alone, together, strict=True):

@@ -362,7 +362,7 @@ def test_the_mode_names_the_model_in_training():
         (["--lambda_NCE", "0", "--lambda_GAN", "0"], "one is positive"),
         (["--input_nc", "1"], "must be equal"),
         (["--num_patches", "1"], "--nce_includes_all_negatives_from_minibatch"),
-        (["--lambda_GNN", "0.1"], "unknown argument --lambda_GNN 0.1"),
+        (["--lambda_GNN", "0.1"], "--lambda_GNN belongs to --model patchgcl"),
     ],
 )
 def test_bad_input_is_one_line(argv, message):

@@ -287,7 +287,9 @@ def test_gathering_equals_cutting_for_any_mixture_of_sizes_and_overhang(tmp_path
         source = sources[rng.integers(3)]
         left, top = rng.integers(source.size[0]), rng.integers(source.size[1])
         views.append(View(source, (int(left), int(top), 12, 8), bool(rng.integers(2))))
-    assert torch.equal(cache.gather(views), torch.stack([cut_view(read_source(v.source), v) for v in views]))
+    assert torch.equal(
+        cache.cut(cache.plan(views), (3, 8, 12)), torch.stack([cut_view(read_source(v.source), v) for v in views])
+    )
     assert torch.equal(cache.pixels(sources[1]), read_source(sources[1]))
 
 
@@ -307,6 +309,23 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_filled(folders, monke
 def test_free_memory_is_known_or_none():
     free = cache_module.free_memory(torch.device("cpu"))
     assert free is None or free > 2**20
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "free", "expected"),
+    [
+        ("cuda", {}, 4 * 12 * 3 * 36 * 36, "device"),
+        ("cuda", {}, 4 * 12 * 3 * 36 * 36 - 1, "none"),  # it would fill more than a quarter
+        ("cuda", {"preprocess": "zoom_and_crop"}, 1 << 40, "none"),
+        ("cuda", {"is_train": False}, 1 << 40, "none"),  # each image is read once
+        ("cpu", {}, 1 << 40, "none"),
+    ],
+)
+def test_the_cache_is_chosen_by_what_a_gpu_has_free(folders, monkeypatch, device, changes, free, expected):
+    monkeypatch.setattr(cache_module, "free_memory", lambda device: free)
+    dataset = make_loader(data_options(folders, **changes)).dataset
+    assert cache_module.choose_cache("auto", dataset, torch.device(device)) == expected
+    assert cache_module.choose_cache("ram", dataset, torch.device(device)) == "ram"
 
 
 def test_the_size_of_a_cache_is_told(folders, capsys):

@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import re
 from itertools import islice
 
 import numpy as np
@@ -11,32 +12,28 @@ import torch
 from PIL import Image
 
 from models import find_model
-from models.networks.chain import Chain
+from models.losses.gan import gradient_penalty, r1_penalty
+from models.networks import chain as chain_module
+from models.networks import create_discriminator
+from models.networks.chain import Chain, run_layers
+from options import TrainOptions
 from tests.helpers import run_command, train_flags
 from tests.recorder import CpuRecorder
 from tests.test_models import RECIPES, TRAINED, build, weights
-from util.cuda_graph import WARM_UP, PlainStep, RecordedStep
+from util.cuda_graph import WARM_UP, RecordedStep
+from util.deferred import Deferred
 from util.loss_scale import FIRST_SCALE, DynamicLossScale
 from util.runtime import Runtime, choose_precision
+from util.step import CompiledStep, PlainStep, create_step
 
 
-def everything(model) -> list[torch.Tensor]:
-    """All tensors that a step may change in place."""
-    parts = [*model.networks.values(), *model.averages.values(), *model.memories.values(), model._loss_scale]
-    found = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-    for optimizer in model.optimizers.values():
-        found += [value for state in optimizer.state.values() for value in state.values()]
-    return [*found, model._tripped, model._epoch_loss, *model._not_finite.values()]
-
-
-def capturing(monkeypatch, value):
+def capturing(monkeypatch):
     """Make models as for recorded steps, although there is no GPU."""
-    monkeypatch.setattr(Runtime, "no_capture", None, raising=False)
     real = Runtime.__init__
 
     def init(self, *args, **kwargs):
         real(self, *args, **kwargs)
-        self.capture = value
+        self.capture, self.no_capture = True, None
 
     monkeypatch.setattr(Runtime, "__init__", init)
 
@@ -44,10 +41,10 @@ def capturing(monkeypatch, value):
 def run(tmp_path, monkeypatch, name, preset, recorded, extra):
     """Train two steps in each of five epochs; returns the model, losses and pictures of each step."""
     with monkeypatch.context() as patches:
-        capturing(patches, True)
+        capturing(patches)
         _, _, loader, model = build(tmp_path, name, preset, *extra)
-    recorder = CpuRecorder(lambda: everything(model))
-    step = RecordedStep(model, recorder, pytest.fail) if recorded else PlainStep(model)
+    recorder = CpuRecorder(model.changing_tensors)
+    step = RecordedStep(PlainStep(model), recorder, pytest.fail) if recorded else PlainStep(model)
     torch.manual_seed(5)
     seen = []
     for epoch in range(1, 6):
@@ -60,6 +57,13 @@ def run(tmp_path, monkeypatch, name, preset, recorded, extra):
     return model, seen
 
 
+def drawing(name) -> list[str]:
+    """Flags that let a method draw positions, of which tiny images have fewer than it would take."""
+    options = TrainOptions()
+    declared = options.build_parser(options.peek(["--model", name])).declared()
+    return ["--num_patches", "8"] if "num_patches" in declared else []
+
+
 SCHEDULE = ["--n_epochs", "2", "--n_epochs_decay", "3"]
 
 
@@ -68,7 +72,7 @@ def test_recorded_steps_are_plain_steps_bit_for_bit(tmp_path, monkeypatch, name,
     """Losses, pictures, weights, averages and memories, over a falling learning rate."""
     if find_model(name).not_recordable:
         pytest.skip(find_model(name).not_recordable)
-    extra = ["--ema", "0.9", "--batch_size", "2", *SCHEDULE]
+    extra = ["--ema", "0.9", "--batch_size", "2", *SCHEDULE, *drawing(name)]
     plain, expected = run(tmp_path, monkeypatch, name, preset, False, extra)
     fast, found = run(tmp_path, monkeypatch, name, preset, True, extra)
     assert len(found) > WARM_UP + 4
@@ -76,7 +80,7 @@ def test_recorded_steps_are_plain_steps_bit_for_bit(tmp_path, monkeypatch, name,
         assert fast_losses == losses, f"step {number}"
         assert all(torch.equal(fast_pictures[key], value) for key, value in pictures.items()), f"step {number}"
     assert fast.learning_rate == plain.learning_rate < plain.opt.lr
-    for a, b in zip(everything(fast), everything(plain), strict=True):
+    for a, b in zip(fast.changing_tensors(), plain.changing_tensors(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -85,7 +89,7 @@ def test_recorded_steps_accumulate_and_penalize(tmp_path, monkeypatch, extra):
     plain, expected = run(tmp_path, monkeypatch, "patchgcl", None, False, [*extra.split(), *SCHEDULE])
     fast, found = run(tmp_path, monkeypatch, "patchgcl", None, True, [*extra.split(), *SCHEDULE])
     assert [losses for losses, _ in found] == [losses for losses, _ in expected]
-    for a, b in zip(everything(fast), everything(plain), strict=True):
+    for a, b in zip(fast.changing_tensors(), plain.changing_tensors(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -98,14 +102,14 @@ def test_recorded_steps_scale_losses(tmp_path, monkeypatch):
     fast, found = run(tmp_path, monkeypatch, "patchgcl", None, True, SCHEDULE)
     assert [losses for losses, _ in found] == [losses for losses, _ in expected]
     assert fast._loss_scale.factor == plain._loss_scale.factor < scale.factor
-    for a, b in zip(everything(fast), everything(plain), strict=True):
+    for a, b in zip(fast.changing_tensors(), plain.changing_tensors(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_bad_loss_stops_recorded_steps_too(tmp_path, monkeypatch):
-    capturing(monkeypatch, True)
+    capturing(monkeypatch)
     _, _, loader, model = build(tmp_path, "patchgcl", None)
-    step = RecordedStep(model, CpuRecorder(lambda: everything(model)), pytest.fail)
+    step = RecordedStep(PlainStep(model), CpuRecorder(model.changing_tensors), pytest.fail)
     batches = list(loader.epoch(1))
     for batch in [*batches, *batches][: WARM_UP + 2]:
         step(batch)
@@ -119,9 +123,9 @@ def test_a_bad_loss_stops_recorded_steps_too(tmp_path, monkeypatch):
 
 
 def test_each_shape_is_recorded_for_itself_and_shows_its_own_pictures(tmp_path, monkeypatch):
-    capturing(monkeypatch, True)
+    capturing(monkeypatch)
     _, _, loader, model = build(tmp_path, "patchgcl", None)
-    step = RecordedStep(model, CpuRecorder(lambda: everything(model)), pytest.fail)
+    step = RecordedStep(PlainStep(model), CpuRecorder(model.changing_tensors), pytest.fail)
     batch = next(iter(loader.epoch(1)))
     small = {key: value[..., :24] if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
     for _ in range(WARM_UP + 2):
@@ -135,15 +139,15 @@ def test_each_shape_is_recorded_for_itself_and_shows_its_own_pictures(tmp_path, 
 
 
 def test_where_recording_fails_training_goes_on(tmp_path, monkeypatch):
-    capturing(monkeypatch, True)
+    capturing(monkeypatch)
     _, _, loader, model = build(tmp_path, "patchgcl", None)
-    recorder, said = CpuRecorder(lambda: everything(model)), []
+    recorder, said = CpuRecorder(model.changing_tensors), []
 
     def fail(work):
         raise RuntimeError("operation not permitted\nmore")
 
     recorder.record = fail
-    step = RecordedStep(model, recorder, said.append)
+    step = RecordedStep(PlainStep(model), recorder, said.append)
     for _ in range(2):
         for batch in loader.epoch(1):
             before = weights(model)
@@ -151,6 +155,69 @@ def test_where_recording_fails_training_goes_on(tmp_path, monkeypatch):
             assert any(not torch.equal(value, before[key]) for key, value in weights(model).items())
     [line] = said
     assert "--cuda_graph" in line and line.endswith("operation not permitted")
+
+
+def test_pictures_are_cut_within_recorded_steps_also_when_the_cache_is_made_anew(tmp_path, monkeypatch):
+    """From epoch 3 on images are cut from a cache of another size; what was recorded on the old one is let go."""
+    extra = ["--n_epochs", "2", "--n_epochs_decay", "2", "--load_size", "36", *drawing("patchgcl")]
+    found = {}
+    for cache in ("none", "device"):
+        with monkeypatch.context() as patches:
+            capturing(patches)
+            _, _, loader, model = build(tmp_path, "patchgcl", None, *extra, "--cache", cache)
+        recorder = CpuRecorder(model.changing_tensors)
+        step = RecordedStep(PlainStep(model), recorder, pytest.fail) if cache == "device" else PlainStep(model)
+        torch.manual_seed(5)
+        losses = found[cache] = []
+        for epoch in range(1, 5):
+            for batch in [*loader.epoch(epoch)]:
+                assert isinstance(batch["A"], Deferred) == (cache == "device")
+                step(batch)
+                losses.append({key: value.item() for key, value in model.get_current_losses().items()})
+            del batch
+            model.end_epoch()
+    assert found["device"] == found["none"]
+    assert recorder.recorded == 2 and len(step.recordings) == 1
+
+
+@pytest.mark.parametrize("defect", ["does nothing", "forgets the batch", "draws nothing new", "spoils a weight"])
+def test_a_recording_that_is_not_the_step_is_found_and_not_used(tmp_path, monkeypatch, defect):
+    """Training is then that of plain steps to the bit, and one line says why."""
+
+    class Defective(CpuRecorder):
+        def record(self, work):
+            replay, place = super().record(work), model.real_A
+
+            def spoiled():
+                if defect == "forgets the batch":
+                    place.copy_(first["A"])
+                random = torch.get_rng_state()
+                if defect != "does nothing":
+                    replay()
+                if defect == "draws nothing new":
+                    torch.set_rng_state(random)
+                if defect == "spoils a weight":
+                    with torch.no_grad():
+                        model.netG.model[1].weight.neg_()
+
+            return spoiled
+
+    capturing(monkeypatch)
+    results = []
+    for recorded in (False, True):
+        _, _, loader, model = build(tmp_path, "patchgcl", None, *SCHEDULE, *drawing("patchgcl"))
+        batches, said = [*loader.epoch(1), *loader.epoch(2)], []
+        first = batches[0]
+        recorder = Defective(model.changing_tensors) if recorded else None
+        step = RecordedStep(PlainStep(model), recorder, said.append) if recorded else PlainStep(model)
+        torch.manual_seed(5)
+        for batch in batches:
+            step(batch)
+        results.append(weights(model))
+    assert recorder.recorded == 1
+    [line] = said
+    assert line.startswith("--cuda_graph: steps are run one by one, since a recorded step failed its trial: ")
+    assert all(torch.equal(results[1][key], value) for key, value in results[0].items())
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -199,10 +266,84 @@ def test_an_overflow_in_float16_skips_one_step_and_training_goes_on(tmp_path):
     assert any(not torch.equal(value, before[key]) for key, value in weights(model).items())
 
 
+def raising(layers, x, residual):
+    raise RuntimeError("\n  no compiler was found\n\nset VERBOSE=1 for more")
+
+
+def spoiling(layers, x, residual):
+    return run_layers(layers, x, residual) + 3
+
+
+@pytest.mark.parametrize(
+    ("compiled", "reason"), [(raising, "no compiler was found"), (spoiling, r"loss \w came out as [\d.]+ instead of")]
+)
+def test_compiled_code_that_fails_or_computes_something_else_is_not_used(tmp_path, monkeypatch, compiled, reason):
+    monkeypatch.setattr(chain_module, "run_compiled", lambda: compiled)
+    results = []
+    for flags in (["--compile", "off"], ["--compile"]):
+        _, runtime, loader, model = build(tmp_path, "patchgcl", None, *flags, *drawing("patchgcl"))
+        said = []
+        step = create_step(model, runtime, said.append)
+        torch.manual_seed(5)
+        for batch in loader.epoch(1):
+            step(batch)
+        results.append(weights(model))
+        model.check_finite("x.pt")
+    [line] = said
+    assert re.fullmatch(f"--compile: networks run as they are, since compiling failed its trial: {reason}.*", line)
+    assert all(torch.equal(results[1][key], value) for key, value in results[0].items())
+
+
+def test_compiled_code_that_rounds_otherwise_is_used_from_the_first_step_on(tmp_path, monkeypatch):
+    calls = []
+
+    def rounding(layers, x, residual):
+        calls.append(len(layers))
+        return (1 + 1e-6) * run_layers(layers, x, residual)
+
+    monkeypatch.setattr(chain_module, "run_compiled", lambda: rounding)
+    _, runtime, loader, model = build(tmp_path, "patchgcl", None, "--compile")
+    step = create_step(model, runtime, pytest.fail)
+    counts = []
+    for batch in loader.epoch(1):
+        step(batch)
+        counts.append(len(calls))
+    assert type(step) is CompiledStep and counts[0] == 2 * (counts[1] - counts[0]) > 0  # trial and step, then steps
+
+
+def test_second_derivatives_pass_by_compiled_code(monkeypatch):
+    """It has none; the penalty and its gradient are those of the plain network."""
+    monkeypatch.setattr(chain_module, "run_compiled", lambda: pytest.fail("compiled code was asked for"))
+    netD = create_discriminator("basic", 3, 4, norm="none")
+    real, fake, eps = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 1, 1, 1)
+    other = copy.deepcopy(netD)
+    for chain in (module for module in netD.modules() if isinstance(module, Chain)):
+        chain.compile_parts()
+    for penalty in (lambda net: gradient_penalty(net, real, fake, eps=eps), lambda net: r1_penalty(net, real)):
+        losses = [penalty(net) for net in (netD, other)]
+        for loss in losses:
+            loss.backward()
+        assert losses[0] == losses[1]
+    assert all(
+        torch.equal(p.grad, q.grad)
+        for p, q in zip(netD.parameters(), other.parameters(), strict=True)
+        if q.grad is not None
+    )
+    with pytest.raises(pytest.fail.Exception):
+        netD(real)
+
+
+def test_auto_is_off_on_a_cpu():
+    runtime = Runtime("-1")
+    assert not runtime.compile and not runtime.capture and not runtime.no_capture
+    assert Runtime("-1", cuda_graph="on").no_capture == "it needs a GPU"
+
+
 def test_the_log_says_which_networks_are_compiled(tmp_path):
     _, _, _, model = build(tmp_path, "patchgcl", None, "--compile")
     assert all(chain.compiled for chain in model.netG.modules() if isinstance(chain, Chain))
-    assert model.describe().splitlines()[-2] == "--compile: netF run as they are, being no chains of layers"
+    line = "the first step waits until what lies between convolutions is compiled (not netF: no chains of layers)"
+    assert model.describe().splitlines()[-2] == line
 
 
 def test_precision_by_name():
@@ -235,15 +376,18 @@ def test_the_command_line_says_what_cannot_be_had_and_writes_a_trace(tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", TRAINED)
-def test_recorded_steps_on_a_gpu(tmp_path, name):
-    """Real CUDA graphs against the same steps run one by one."""
-    from util.cuda_graph import CudaRecorder
-
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [(name, f"--compile off --cache {cache}") for name in TRAINED for cache in ("none", "device")]
+    + [("patchgcl", "--compile on"), ("cycle_gan", "--compile on")],
+)
+def test_recorded_steps_on_a_gpu(tmp_path, name, flags):
+    """Real CUDA graphs against the same steps run one by one; neither recording nor compiling fails its trial."""
     results = []
-    for recorded in (False, True):
-        _, _, loader, model = build(tmp_path, name, None, "--gpu_ids", "0", "--cuda_graph", "--deterministic")
-        step = RecordedStep(model, CudaRecorder(), pytest.fail) if recorded else PlainStep(model)
+    for recorded in ("off", "on"):
+        extra = ["--gpu_ids", "0", "--cuda_graph", recorded, "--deterministic", *drawing(name), *flags.split()]
+        _, runtime, loader, model = build(tmp_path, name, None, *extra)
+        step = create_step(model, runtime, pytest.fail)
         torch.manual_seed(5)
         seen = []
         for epoch in (1, 2, 3):
@@ -252,5 +396,6 @@ def test_recorded_steps_on_a_gpu(tmp_path, name):
                 seen.append({key: value.item() for key, value in model.get_current_losses().items()})
             model.end_epoch()
         results.append(seen)
+    assert isinstance(step, RecordedStep) and step.recordings
     for number, (plain, fast) in enumerate(zip(*results, strict=True)):
         assert fast == pytest.approx(plain, rel=1e-4), f"step {number}"

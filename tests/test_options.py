@@ -8,6 +8,7 @@ from options import TestOptions, TrainOptions
 from options.base_options import describe, save_options
 from tests.helpers import train_flags, train_options
 from util.errors import UserError
+from util.run_files import saved_record
 
 README_COMMAND = [
     "--name", "h2z", "--lambda_GNN", "0.1", "--num_hop", "2", "--gnn_idt", "--nonzero_th", "0.1",
@@ -67,6 +68,64 @@ def test_bad_input_is_one_line(argv, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--model", "cut", "--lambda_GNN", "0.1"],
+            "--lambda_GNN belongs to --model patchgcl or sinpatchgcl, not to cut; leave it out, or choose another "
+            "--model",
+        ),
+        (["--CUT_mode=CUT", "--lambda_GNN=0.1"], "not to cut (chosen by --CUT_mode); leave it out"),
+        (["--model=cut", "--CUT_mode", "CUT", "--lambda_GNN", "0.1"], "not to cut; leave it out"),
+        (["--lambda_NCE", "-1"], "--lambda_NCE belongs to --model cut or sincut, not to patchgcl (the default)"),
+        (["--lambda_identity", "1"], "belongs to --model cycle_gan, sincut or sinpatchgcl, not to patchgcl"),
+        (
+            ["--model", "cut", "--num_hop", "2", "--lambda_L1", "1", "--gnn_idt", "--lr", "1", "--num_hop", "3"],
+            "--num_hop (like --gnn_idt) belongs to --model patchgcl",
+        ),
+        (
+            ["--model", "cut", "--crops_per_epoch", "9"],
+            "--crops_per_epoch belongs to --dataset_mode singleimage, not to unaligned (the default of --model cut); "
+            "leave it out, or choose another --dataset_mode",
+        ),
+        (["--model", "sincut", "--dataset_mode", "single", "--crops_per_epoch", "9"], "not to single; leave it out"),
+        (["--num_test", "9"], "--num_test is a flag of test.py, not of train.py; leave it out"),
+        (["--model", "sincut", "--tile", "9"], "--tile is a flag of test.py, not of train.py"),
+        (["--tile", "9"], "--tile is a flag of test.py with --model sincut or sinpatchgcl, not of train.py"),
+        (["--model_suffix", "_A"], "--model_suffix is a flag of test.py with --model test, not of train.py"),
+        (["--model", "test", "--lambda_L1", "1"], "--lambda_L1 belongs to --model pix2pix, not to test"),
+    ],
+)
+def test_a_flag_of_another_method_data_set_or_command_names_its_owner(argv, message):
+    with pytest.raises(UserError) as caught:
+        parse(*argv)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("--") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "nearest"),
+    [
+        ("--lamda_GNN", "--lambda_GNN? It belongs to --model patchgcl or sinpatchgcl, not to cut; leave it out"),
+        ("--nonzero", "--nonzero_th? It belongs to --model patchgcl or sinpatchgcl"),
+        ("--num_tests", "--num_test? It is a flag of test.py"),
+        ("--lambda_GN", "--lambda_GAN?"),  # as near as --lambda_GNN, which cut has not
+        ("--n_epoch", "--n_epochs?"),
+    ],
+)
+def test_the_nearest_spelling_of_a_mistyped_flag_says_whose_it_is(typed, nearest):
+    with pytest.raises(UserError) as caught:
+        parse("--model", "cut", typed, "1")
+    assert str(caught.value).startswith(f"unknown argument {typed} 1; did you mean {nearest}")
+    assert "It" in nearest or str(caught.value).endswith(nearest)
+
+
+def test_what_resembles_no_flag_points_to_the_help():
+    with pytest.raises(UserError, match=r"^unknown argument --qqq; --help lists all flags$"):
+        parse("--qqq")
+
+
 def test_a_missing_dataroot_is_named():
     with pytest.raises(UserError, match="--dataroot is missing"):
         TrainOptions().parse([])
@@ -122,12 +181,65 @@ def test_published_weights_alone_take_flags_and_defaults(tmp_path):
     assert (opt.ngf, opt.netG, opt.model) == (8, "resnet_9blocks", "patchgcl")
 
 
-def test_a_damaged_record_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lr", "1"], "--lr is a flag of train.py, not of test.py; leave it out"),
+        (
+            ["--crops_per_epoch", "9"],
+            "a flag of train.py with --dataset_mode singleimage, not of test.py; leave it out",
+        ),
+        (
+            ["--tile", "9"],
+            "--tile belongs to --model sincut or sinpatchgcl, not to patchgcl (with which the run was trained); leave "
+            "it out",
+        ),
+    ],
+)
+def test_a_flag_that_the_run_has_no_use_for_names_its_owner(tmp_path, argv, message):
+    saved_run(tmp_path)
+    with pytest.raises(UserError) as caught:
+        parse_test(tmp_path, *argv)
+    assert str(caught.value).endswith(message)
+
+
+def test_without_a_training_run_the_model_of_the_command_counts(tmp_path):
+    with pytest.raises(UserError, match=r"not to patchgcl \(the default\); leave it out, or choose another --model$"):
+        parse_test(tmp_path, "--CUT_mode", "CUT", "--tile", "9")  # --CUT_mode chooses no model here
+    with pytest.raises(UserError, match=r"^--lr is a flag of train\.py, not of test\.py; leave it out$"):
+        parse_test(tmp_path, "--model", "test", "--lr", "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "Expecting"),
+        ("[]", "it lacks options, recipe or versions"),
+        ('{"options": {}, "recipe": ""}', "it lacks options, recipe or versions"),
+        ("\udcff", "can't decode"),  # the byte ff, which is no UTF-8
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path, text, reason):
     saved_run(tmp_path)
     path = tmp_path / "checkpoints" / "run" / "train_opt.json"
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"train_opt\.json is not a record"):
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError) as caught:
         parse_test(tmp_path)
+    line = str(caught.value)
+    assert line.startswith(f"{path} is not a record of training options (") and reason in line
+    assert line.endswith("restore or delete it") and "\n" not in line
+
+
+def test_a_record_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "train_opt.json").mkdir()
+    with pytest.raises(UserError, match=r"train_opt\.json is not a record .*directory"):
+        saved_record(tmp_path)
+
+
+def test_a_missing_record_is_an_error_only_for_who_needs_it(tmp_path):
+    assert saved_record(tmp_path / "nowhere") == {}
+    with pytest.raises(UserError, match=r"nowhere/train_opt\.json does not exist; say more$"):
+        saved_record(tmp_path / "nowhere", "say more")
 
 
 def test_the_record_beside_the_weights_holds_everything(tmp_path):

@@ -66,8 +66,8 @@ runtime.average_gradients(net.parameters())
 assert net.weight.grad.tolist() == [[1.5, 1.5]], net.weight.grad
 assert runtime.mean({"x": torch.tensor(float(rank))}) == {"x": 0.5}
 assert runtime.any(torch.tensor(float(rank))).item() == 1.0
-assert not runtime.agree(rank, confer=False)
-assert runtime.agree(rank, confer=True)
+assert runtime.agree(rank, confer=False) == 0
+assert runtime.agree(15 * rank, confer=True) == 15
 weights = torch.cat([p.detach().flatten() for p in net.parameters()])
 total = weights.clone()
 torch.distributed.all_reduce(total)

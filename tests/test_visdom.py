@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from contextlib import closing
 from urllib.request import ProxyHandler, Request, build_opener
 
 import numpy as np
@@ -18,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers import free_port
 from util import visdom_display
 from util.visualizer import Visualizer
 
@@ -25,12 +25,6 @@ from util.visualizer import Visualizer
 SERVER = "from visdom.server.run_server import main; main()"
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated:DeprecationWarning")  # visdom's own
 TIMES = {"time": 0.1, "data": 0.01}
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:

@@ -1,5 +1,6 @@
 """Training steps recorded once and replayed: the host then launches one graph instead of thousands of kernels."""
 
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -7,25 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from util.runtime import Runtime
+from util.deferred import Deferred, held_by, kind_of
+from util.trial import REORDERED, difference, first_line
 
-WARM_UP = (
-    3  # steps of a shape that run as they are, so that libraries choose algorithms and optimisers get their states
-)
-SHAPES = 4  # batch shapes that are recorded; each keeps its memory for good, so further ones run as they are
+WARM_UP = 3  # steps of a kind of batch that run as they are: libraries choose algorithms, optimisers get their states
+SHAPES = 4  # kinds of batches that are recorded; each keeps its memory for good, so further ones run as they are
 
 Batch = dict[str, Any]
-
-
-class PlainStep:
-    """`step(batch)`: one step of the model, run by Python."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def __call__(self, batch: Batch) -> None:
-        self.model.set_input(batch)
-        self.model.optimize_parameters()
 
 
 class CudaRecorder:
@@ -43,82 +32,115 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record the work without doing it; what is returned does it, on the same memory each time."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            work()
+        graph, random = torch.cuda.CUDAGraph(), torch.cuda.get_rng_state()
+        try:
+            # other threads, such as the one that pins pictures, may go on asking the driver for memory
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                work()
+        except Exception:
+            renew_generator(random)
+            raise
         return graph.replay
 
 
-class RecordedStep(PlainStep):
-    """A step that is recorded after a few warm-up steps, for each shape of batch, and then replayed.
+def renew_generator(random: torch.Tensor) -> None:
+    """Give the GPU's random numbers a new state: a recording that failed may have left the old one waiting for more."""
+    index = torch.cuda.current_device()
+    fresh = torch.Generator(torch.device("cuda", index))
+    fresh.set_state(random)
+    torch.cuda.default_generators[index].graphsafe_set_state(fresh.graphsafe_get_state())
+
+
+class RecordedStep:
+    """A step that is recorded after a few warm-up steps, for each kind of batch, and then replayed.
+
+    The first replay is a trial, on another batch than the recorded one.
 
     Every step counts, those of the warm-up too. Random numbers go on as they would; learning rates, losses and
-    pictures are read from and written to tensors that stay in place. Where recording fails, training goes on without
-    it, after one line with the reason.
+    pictures are read from and written to tensors that stay in place. Where recording fails, or a replay is not the
+    step that Python would have run, training goes on without it, after one line with the reason.
 
     Args:
-        model: a BaseModel; its optimisers were made for `runtime.capture`.
+        step: runs a step of its `model`, a BaseModel whose optimisers were made for `runtime.capture`.
         recorder: runs and records.
         say: prints a line.
     """
 
-    def __init__(self, model: Any, recorder: CudaRecorder, say: Callable[[str], None]) -> None:
-        super().__init__(model)
+    def __init__(self, step: Any, recorder: CudaRecorder, say: Callable[[str], None]) -> None:
+        self.step, self.model = step, step.model
         self.recorder, self.say = recorder, say
-        self.failed = False
+        self.failure: str | None = None
         self.warm: dict[tuple, int] = {}
         self.recordings: dict[tuple, Recording] = {}
 
     def __call__(self, batch: Batch) -> None:
-        shape = tuple((role, tuple(value.shape)) for role, value in batch.items() if isinstance(value, Tensor))
-        if shape not in self.recordings and self._ready(shape):
-            self._record(shape, batch)
-        if shape in self.recordings:
-            self.recordings[shape].replay(batch)
-        else:
-            self.recorder.run(partial(super().__call__, batch))
+        self.recordings = {kind: recording for kind, recording in self.recordings.items() if recording.reads_what_lives}
+        kind = tuple((role, kind_of(entry)) for role, entry in batch.items())
+        if kind in self.recordings and not self.recordings[kind].tried:
+            self._try(kind, batch)
+        if kind in self.recordings:
+            self.recordings[kind].replay(batch)
+            return
+        self._run(batch)
+        self.warm[kind] = self.warm.get(kind, 0) + 1
+        if self.warm[kind] >= WARM_UP and len(self.recordings) < SHAPES and not self.failure:
+            self._record(kind, batch)
 
-    def _ready(self, shape: tuple) -> bool:
-        self.warm[shape] = self.warm.get(shape, 0) + 1
-        return self.warm[shape] > WARM_UP and len(self.recordings) < SHAPES and not self.failed
+    def _run(self, batch: Batch) -> None:
+        self.recorder.run(partial(self.step, batch))
 
-    def _record(self, shape: tuple, batch: Batch) -> None:
+    def _record(self, kind: tuple, batch: Batch) -> None:
+        losses, pictures = dict(self.model.losses), self.model.get_current_visuals()
         for optimizer in self.model.optimizers.values():
             optimizer.zero_grad(set_to_none=True)  # gradients of earlier steps lie outside the recording's memory
-        inputs = {key: value.clone() if isinstance(value, Tensor) else value for key, value in batch.items()}
+        inputs = {key: entry if held_by(entry) is None else entry.clone() for key, entry in batch.items()}
         try:
-            replay = self.recorder.record(partial(super().__call__, inputs))
+            replay = self.recorder.record(partial(self.step, inputs))
         except RuntimeError as error:
-            self.failed = True
-            self.say(f"--cuda_graph: steps are run one by one, since recording failed: {str(error).splitlines()[0]}")
-            return
-        self.recordings[shape] = Recording(self.model, inputs, replay)
+            self._give_up(f"recording failed: {first_line(error)}")
+        else:
+            self.recordings[kind] = Recording(self.model, inputs, replay)
+        show(self.model, losses, pictures)  # what was recorded has not been done
+
+    def _try(self, kind: tuple, batch: Batch) -> None:
+        recording = self.recordings[kind]
+        recording.tried = True
+        unlike = difference(self.model, batch, self._run, recording.replay, REORDERED)
+        if unlike:
+            del self.recordings[kind]
+            self._give_up(f"a recorded step failed its trial: {unlike}")
+
+    def _give_up(self, reason: str) -> None:
+        self.failure = reason
+        self.say(f"--cuda_graph: steps are run one by one, since {reason}")
 
 
 class Recording:
     """One recorded step: where its batch goes, and where the model finds its losses and pictures afterwards."""
 
     def __init__(self, model: Any, inputs: Batch, replay: Callable[[], None]) -> None:
-        self.model, self.inputs, self.run = model, inputs, replay
+        self.model, self.run = model, replay
+        self.tried = False
+        self.places = {key: held_by(entry) for key, entry in inputs.items() if held_by(entry) is not None}
+        self._sources = [weakref.ref(entry.source) for entry in inputs.values() if isinstance(entry, Deferred)]
         self.losses = dict(model.losses)
         self.pictures = {name: getattr(model, name) for name in model.visual_names}
 
+    @property
+    def reads_what_lives(self) -> bool:
+        """False once images that it cuts from are gone, such as those of an epoch with another --load_size."""
+        return all(source() is not None for source in self._sources)
+
     def replay(self, batch: Batch) -> None:
-        """The same step on another batch of this shape."""
-        for key, value in self.inputs.items():
-            if isinstance(value, Tensor):
-                value.copy_(batch[key], non_blocking=True)
+        """The same step on another batch of this kind."""
+        for key, place in self.places.items():
+            place.copy_(held_by(batch[key]), non_blocking=True)
         self.run()
-        self.model.losses.update(self.losses)
-        for name, picture in self.pictures.items():
-            setattr(self.model, name, picture)
+        show(self.model, self.losses, self.pictures)
 
 
-def create_step(model: Any, runtime: Runtime, say: Callable[[str], None]) -> PlainStep:
-    """The way to run a model's steps that the options ask for; says why where it cannot be had."""
-    reason = runtime.no_capture or model.not_recordable
-    if runtime.capture and not reason:
-        return RecordedStep(model, CudaRecorder(), say)
-    if reason:
-        say(f"--cuda_graph: steps are run one by one, since {reason}")
-    return PlainStep(model)
+def show(model: Any, losses: dict[str, Tensor], pictures: dict[str, Tensor]) -> None:
+    """Let a model report these as its last step's."""
+    model.losses.update(losses)
+    for name, picture in pictures.items():
+        setattr(model, name, picture)

@@ -25,8 +25,19 @@ PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off"
 class Compilable(Protocol):
     """A module that can have its parts compiled."""
 
-    def compile_parts(self) -> None:
-        """From now on run compiled code; values change by rounding alone."""
+    def compile_parts(self, on: bool = True) -> None:
+        """From now on run compiled code, or plain code again; values change by rounding alone."""
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that torchrun has started, or the only one."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def print_once(*lines: str) -> None:
+    """Print lines on the main process alone, at once."""
+    if is_main_process():
+        print(*lines, sep="\n", flush=True)
 
 
 def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
@@ -74,35 +85,36 @@ class Runtime:
         tf32: let a GPU's convolutions round float32 factors to 10 bits. Matrix products, those of graphs and
             contrastive losses among them, never do.
         channels_last: auto (on a GPU), on or off; the layout in which a GPU's tensor cores convolve.
-        compile: compile what lies between convolutions.
-        cuda_graph: record a training step once, then replay it.
+        compile: auto (on a GPU), on or off; compile what lies between convolutions.
+        cuda_graph: auto (on a GPU, for one process), on or off; record a training step once, then replay it.
 
     Attributes:
         device, rank, world_size, is_main: this process and its place among all.
         amp_dtype: what autocast computes in, None for float32.
         memory_format: torch.channels_last or torch.contiguous_format, for images and networks.
+        compiled: the parts of networks that run compiled code.
         capture: whether training steps are recorded and replayed; `no_capture`: why not, although asked for.
     """
 
     def __init__(
         self, gpu_ids: str | None = None, seed: int = 0, deterministic: bool = False, *, amp: str = "auto",
-        tf32: bool = True, channels_last: str = "auto", compile: bool = False, cuda_graph: bool = False,
+        tf32: bool = True, channels_last: str = "auto", compile: str = "auto", cuda_graph: str = "auto",
     ) -> None:  # fmt: skip
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
-        self.is_main = self.rank == 0
+        self.is_main = is_main_process()
         self.device = choose_device(gpu_ids, int(os.environ.get("LOCAL_RANK", 0)))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             torch.backends.cudnn.benchmark = not deterministic
             torch.backends.cudnn.allow_tf32 = tf32
         self.amp_dtype = choose_precision(amp, self.device)
-        self.compile = compile
-        self.no_capture = None
-        if cuda_graph and (self.device.type != "cuda" or self.world_size > 1):
-            self.no_capture = "it needs a GPU" if self.device.type != "cuda" else "it is for one process"
-        self.capture = cuda_graph and not self.no_capture
         on_gpu = self.device.type == "cuda"
+        self.compile = on_gpu if compile == "auto" else compile == "on"
+        self.compiled: list[Compilable] = []
+        self.capture = on_gpu and self.world_size == 1 and cuda_graph != "off"
+        asked_in_vain = cuda_graph == "on" and not self.capture
+        self.no_capture = ("it is for one process" if on_gpu else "it needs a GPU") if asked_in_vain else None
         last = on_gpu if channels_last == "auto" else channels_last == "on"
         self.memory_format = torch.channels_last if last else torch.contiguous_format
         if deterministic:
@@ -116,8 +128,12 @@ class Runtime:
     @classmethod
     def from_options(cls, opt: Namespace) -> "Runtime":
         """The runtime that a command line asks for."""
-        speed = {"amp": opt.amp, "tf32": opt.tf32, "channels_last": opt.channels_last, "compile": opt.compile}
-        return cls(opt.gpu_ids, opt.seed, opt.deterministic, **speed, cuda_graph=opt.is_train and opt.cuda_graph)
+        speed = {"amp": opt.amp, "tf32": opt.tf32, "channels_last": opt.channels_last}
+        if opt.is_train:
+            speed |= {"compile": opt.compile, "cuda_graph": opt.cuda_graph}
+        else:  # the first pictures would wait longer than compiled code could make up for in a small test set
+            speed |= {"compile": "on" if opt.compile == "on" else "off", "cuda_graph": "off"}
+        return cls(opt.gpu_ids, opt.seed, opt.deterministic, **speed)
 
     def autocast(self) -> torch.autocast:
         """The context in which networks run: convolutions and matrix products in `amp_dtype`, weights in float32."""
@@ -134,11 +150,12 @@ class Runtime:
         return torch.tensor(value, device=self.device) if self.capture else value
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device, in its layout, compile it if asked, and make it equal on all processes."""
+        """Move a module to the device, in its layout, compile its parts, and make it equal on all processes."""
         module.to(self.device, memory_format=self.memory_format)
         if self.compile:
             for part in self.compiles(module):
                 part.compile_parts()
+                self.compiled.append(part)
         if self.world_size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, src=0)
@@ -164,8 +181,13 @@ class Runtime:
         for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
+    def run_compiled(self, on: bool) -> None:
+        """Let the compiled parts run compiled code, or plain code."""
+        for part in self.compiled:
+            part.compile_parts(on)
+
     def any(self, flags: Tensor) -> Tensor:
-        """Element-wise "on any process" of a 0/1 tensor, in place."""
+        """Element-wise "on any process" of a 0/1 tensor, or the largest number on any, in place."""
         if self.world_size > 1:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return flags
@@ -185,11 +207,11 @@ class Runtime:
         if self.world_size > 1:
             dist.barrier()
 
-    def agree(self, flag: int, confer: bool) -> bool:
-        """True when the flag is set; several processes compare theirs, and only when `confer`, since that waits."""
+    def agree(self, number: int, confer: bool) -> int:
+        """The number, the largest of all processes; several compare theirs only when `confer`, else it is 0."""
         if self.world_size == 1:
-            return bool(flag)
-        return confer and bool(self.any(torch.tensor(flag, device=self.device)))
+            return number
+        return int(self.any(torch.tensor(number, device=self.device))) if confer else 0
 
     def rng_state(self) -> list[dict[str, Tensor]]:
         """Random states of all processes, by rank."""

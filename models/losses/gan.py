@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.networks.chain import differentiated_twice
+from models.networks.passes import pass_each
 from util.precision import full_precision
 
 
@@ -67,15 +69,13 @@ def discriminator_loss(pred_real: Tensor, pred_fake: Tensor, mode: str = "lsgan"
     return objective.weight_D * real, objective.weight_D * fake
 
 
-def discriminator_terms(
-    netD: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mode: str = "lsgan"
-) -> dict[str, Tensor]:
+def discriminator_terms(netD: nn.Module, real: Tensor, fake: Tensor, mode: str = "lsgan") -> dict[str, Tensor]:
     """All that D minimises on images (B,C,H,W): `discriminator_loss` as D_real and D_fake, with wgangp D_gp too.
 
     No gradient reaches the images.
     """
     fake = fake.detach()
-    D_real, D_fake = discriminator_loss(netD(real), netD(fake), mode)
+    D_real, D_fake = discriminator_loss(*pass_each(netD, real, fake), mode)
     terms = {"D_real": D_real, "D_fake": D_fake}
     return terms | ({"D_gp": gradient_penalty(netD, real, fake)} if mode == "wgangp" else {})
 
@@ -137,7 +137,8 @@ def r1_penalty(netD: Callable[[Tensor], Tensor], real: Tensor, weight: float = 1
 def _slope(netD: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """d sum D(x) / dx at images (B,C,H,W), in float32 or wider: D can learn from it, the images cannot."""
     x = images.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(netD(x).sum(), x, create_graph=True)
+    with differentiated_twice():
+        (slope,) = torch.autograd.grad(netD(x).sum(), x, create_graph=True)
     return full_precision(slope)
 
 

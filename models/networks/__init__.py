@@ -82,6 +82,8 @@ def create_generator(
 
     `size` and `halvings` are for StyleGAN2's generators, the numbers before for all others.
     Every generator has `encode(images, layers)` and `feature_channels(layers)`, for losses on its own features.
+    Those without skips between encoder and decoder have `forward_with_features(images, layers)` too, for output and
+    features from one pass.
 
     Raises:
         UserError: unknown name.

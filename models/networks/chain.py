@@ -1,6 +1,7 @@
 """Layers in a row: taps between them, no additions that cannot matter, compiled code between convolutions."""
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -11,6 +12,7 @@ from models.networks.blocks import InstanceNorm
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 COMPILED_VARIANTS = 256  # of the code between convolutions: one per kind and shape
+_differentiated_twice = False
 
 
 class Chain(nn.Sequential):
@@ -24,6 +26,7 @@ class Chain(nn.Sequential):
         super().__init__(*layers)
         self.heavy = [is_heavy(layer) for layer in layers]
         self.compiled = False
+        self._in_place = [layer for layer in layers if getattr(layer, "inplace", False)]
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B,C,H,W) -> what the last layer gives, plus `residual` where there is one."""
@@ -39,13 +42,12 @@ class Chain(nn.Sequential):
             outputs[last] = x
         return [outputs[index] for index in wanted]
 
-    def compile_parts(self) -> None:
-        """Compile what lies between convolutions, as it is run from now on."""
+    def compile_parts(self, on: bool = True) -> None:
+        """Compile what lies between convolutions, as it is run from now on; or run it as it is again."""
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
-        for layer in self:
-            if getattr(layer, "inplace", False):
-                layer.inplace = False  # compiled code would copy the result back to its input
-        self.compiled = True
+        for layer in self._in_place:
+            layer.inplace = not on  # compiled code would copy the result back to its input
+        self.compiled = on
 
     def dead_biases(self) -> list[nn.Parameter]:
         """The biases that a normalisation cancels."""
@@ -74,7 +76,19 @@ class Chain(nn.Sequential):
             bare = not keep_bias and self._has_dead_bias(last)
             x = convolve_bare(part[0], x) if bare else part[0](x)
             return x if residual is None else x + residual
-        return (run_compiled() if self.compiled else run_layers)(part, x, residual)
+        compiled = self.compiled and not _differentiated_twice
+        return (run_compiled() if compiled else run_layers)(part, x, residual)
+
+
+@contextmanager
+def differentiated_twice() -> Iterator[None]:
+    """For what runs here second derivatives will be taken, which compiled code does not have."""
+    global _differentiated_twice
+    before, _differentiated_twice = _differentiated_twice, True
+    try:
+        yield
+    finally:
+        _differentiated_twice = before
 
 
 def is_heavy(layer: nn.Module) -> bool:

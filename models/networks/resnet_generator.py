@@ -81,13 +81,15 @@ class ResnetGenerator(nn.Module):
         Raises:
             UserError: a side is not a multiple of 4, or below 8.
         """
-        height, width = x.shape[-2:]
-        if height % self.size_multiple or width % self.size_multiple or min(height, width) < self.smallest_size:
-            raise UserError(
-                f"this generator takes images with sides that are multiples of {self.size_multiple} and at least "
-                f"{self.smallest_size}, not {width} wide and {height} high: see --preprocess, --load_size, --crop_size"
-            )
+        self._check_size(x)
         return self.model(x)
+
+    def forward_with_features(self, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """What `forward` and `encode` give, from one pass; raises UserError as they do."""
+        self._check_size(x)
+        self._check(layers)
+        *features, output = self.model.collect(x, [*layers, len(self.model) - 1])
+        return output, features
 
     def encode(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Features of (B,input_nc,H,W) at the given layers, in the order asked; layers after the last do not run.
@@ -106,6 +108,14 @@ class ResnetGenerator(nn.Module):
             channels = getattr(layer, "out_channels", channels)  # only convolutions change the number
             widths.append(channels)
         return [widths[index] for index in layers]
+
+    def _check_size(self, x: Tensor) -> None:
+        height, width = x.shape[-2:]
+        if height % self.size_multiple or width % self.size_multiple or min(height, width) < self.smallest_size:
+            raise UserError(
+                f"this generator takes images with sides that are multiples of {self.size_multiple} and at least "
+                f"{self.smallest_size}, not {width} wide and {height} high: see --preprocess, --load_size, --crop_size"
+            )
 
     def _check(self, layers: Sequence[int]) -> None:
         check_layers(layers, len(self.model), "this generator has layers 0 to {}")

@@ -89,6 +89,17 @@ class StyleGAN2Generator(nn.Module):
         Raises:
             UserError: a side is not a multiple of 2^halvings.
         """
+        self._check_size(x)
+        return self.decoder(self.encoder(x), noise)
+
+    def forward_with_features(self, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """What `forward` (with new noise) and `encode` give, from one pass; raises UserError as they do."""
+        self._check_size(x)
+        self._check(layers)
+        *features, encoded = self.encode(x, [*layers, len(self.encoder.convs) - 1])
+        return self.decoder(encoded), features
+
+    def _check_size(self, x: Tensor) -> None:
         height, width = x.shape[-2:]
         multiple = 2**self.halvings
         if height % multiple or width % multiple:
@@ -96,7 +107,6 @@ class StyleGAN2Generator(nn.Module):
                 f"this generator takes images with sides that are multiples of {multiple}, not {width} wide and "
                 f"{height} high: see --preprocess, --load_size, --crop_size"
             )
-        return self.decoder(self.encoder(x), noise)
 
     def draw_noise(self, x: Tensor) -> list[Tensor]:
         """The noise that `forward` would draw for images (B,C,H,W): a map (B,1,h,w) for each doubling."""

@@ -1,6 +1,7 @@
 """The training step of this project as a contestant, built through its own options, runtime and step."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,21 +13,23 @@ from models import create_model
 from models.losses.gan import generator_loss
 from options import TestOptions, TrainOptions
 from scripts.benchmarking.contest import Contestant, Settings
-from util.cuda_graph import PlainStep, RecordedStep, create_step
 from util.errors import UserError
 from util.runtime import Runtime
+from util.step import PlainStep, create_step
 
-LADDER = {  # variant -> flags of train.py; each line of a GPU's ladder adds one lever
-    "fp32": "--amp off --tf32 false --channels_last off",
-    "tf32": "--amp off --tf32 true --channels_last off",
-    "nhwc": "--amp off --tf32 true --channels_last on",
-    "bf16": "--amp bf16 --channels_last off",
-    "bf16+nhwc": "--amp bf16 --channels_last on",
-    "bf16+nhwc+graph": "--amp bf16 --channels_last on --cuda_graph",
-    "bf16+nhwc+compile": "--amp bf16 --channels_last on --compile",
-    "bf16+nhwc+compile+graph": "--amp bf16 --channels_last on --compile --cuda_graph",
-    "compile": "--amp off --tf32 false --channels_last off --compile",
-    "control": "--amp off --tf32 false --channels_last off",  # the first once more: what differs by chance alone
+FP32 = "--amp off --tf32 false --channels_last off --compile off --cuda_graph off"
+BF16 = "--amp bf16 --channels_last on --compile off --cuda_graph off"
+LADDER = {  # variant -> flags of train.py, of which the last counts; each line of a GPU's ladder adds one lever
+    "fp32": FP32,
+    "tf32": f"{FP32} --tf32 true",
+    "nhwc": f"{FP32} --tf32 true --channels_last on",
+    "bf16": f"{BF16} --channels_last off",
+    "bf16+nhwc": BF16,
+    "bf16+nhwc+graph": f"{BF16} --cuda_graph on",
+    "bf16+nhwc+compile": f"{BF16} --compile on",
+    "bf16+nhwc+compile+graph": f"{BF16} --compile on --cuda_graph on",
+    "compile": f"{FP32} --compile on",
+    "control": FP32,  # the first once more: what differs by chance alone
 }
 ON_GPU = (
     "fp32",
@@ -45,7 +48,7 @@ class Ours(Contestant):
     """A variant of this project's step.
 
     Raises:
-        UserError: flags that do not fit, or a recording that failed.
+        UserError: flags that do not fit; when it runs: compiling or recording failed, which `notes` says.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class Ours(Contestant):
 
     def run_on(self, batch: dict[str, Any]) -> None:
         self.stepper(batch)
-        if isinstance(self.stepper, RecordedStep) and self.stepper.failed:
+        if self.notes:
             raise UserError(f"{self.name}: {self.notes[-1]}")
 
     def networks(self) -> dict[str, nn.Module]:
@@ -150,7 +153,7 @@ class Ours(Contestant):
 
 def create_translator(settings: Settings, variant: str, batch: int) -> tuple[Any, Tensor]:
     """A model as test.py builds it, and a batch of pictures on its device."""
-    flags = [flag for flag in LADDER[variant].split() if flag != "--cuda_graph"]
+    flags = re.sub(r"--cuda_graph \w+", "", LADDER[variant]).split()
     where = ["--dataroot", "synthetic", "--checkpoints_dir", "no-such-folder", "--gpu_ids", settings.device.gpu_ids]
     opt = TestOptions().parse([*where, *settings.flags, *flags])
     runtime = Runtime.from_options(opt)

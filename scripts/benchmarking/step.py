@@ -116,7 +116,7 @@ class Contest:
         for name, contestant in self.contestants.items():
             contestant.enter()
             contestant.step()
-            plain = not isinstance(contestant, Ours) or not (contestant.opt.compile or contestant.opt.cuda_graph)
+            plain = not isinstance(contestant, Ours) or not (contestant.runtime.compile or contestant.runtime.capture)
             found[name] = count(contestant.step) if plain else {}
             if not plain:
                 for _ in range(SETUP_STEPS):

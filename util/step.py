@@ -1,0 +1,63 @@
+"""Ways to run a model's step: plain, compiled, recorded. A fast way is relied on only after a trial (util/trial.py)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from util.cuda_graph import CudaRecorder, RecordedStep
+from util.runtime import Runtime
+from util.trial import REROUNDED, difference
+
+Batch = dict[str, Any]
+Say = Callable[[str], None]
+
+
+class PlainStep:
+    """`step(batch)`: one step of the model, run by Python."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, batch: Batch) -> None:
+        self.model.set_input(batch)
+        self.model.optimize_parameters()
+
+
+class CompiledStep(PlainStep):
+    """A step whose networks run compiled code, unless the first batch shows that it does not compute the same.
+
+    Args:
+        model: a BaseModel, its networks placed by a runtime that compiles.
+        say: prints a line.
+    """
+
+    def __init__(self, model: Any, say: Say) -> None:
+        super().__init__(model)
+        self.say = say
+        self.tried = False
+        self.failure: str | None = None
+
+    def __call__(self, batch: Batch) -> None:
+        if not self.tried:
+            self.tried = True
+            self.failure = difference(self.model, batch, self._plain, self._compiled, REROUNDED)
+            self.model.runtime.run_compiled(self.failure is None)
+            if self.failure:
+                self.say(f"--compile: networks run as they are, since compiling failed its trial: {self.failure}")
+        super().__call__(batch)
+
+    def _plain(self, batch: Batch) -> None:
+        self.model.runtime.run_compiled(False)
+        super().__call__(batch)
+
+    def _compiled(self, batch: Batch) -> None:
+        self.model.runtime.run_compiled(True)
+        super().__call__(batch)
+
+
+def create_step(model: Any, runtime: Runtime, say: Say) -> PlainStep | RecordedStep:
+    """The way to run a model's steps that the options ask for; says why where it cannot be had."""
+    step = CompiledStep(model, say) if runtime.compiled else PlainStep(model)
+    reason = runtime.no_capture or (runtime.capture and model.not_recordable)
+    if reason:
+        say(f"--cuda_graph: steps are run one by one, since {reason}")
+    return RecordedStep(step, CudaRecorder(), say) if runtime.capture and not reason else step

@@ -1,0 +1,101 @@
+"""A fast way to run a step is tried beside the plain one before it is relied on."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Run = Callable[[dict[str, Any]], None]
+
+SMALL = 0.1  # losses below it are compared as if they were as large
+
+
+class Closeness(NamedTuple):
+    """How much two steps may differ."""
+
+    loss: float  # relative
+    cosine: float  # at least, between the two ways in which the weights move
+
+
+REROUNDED = Closeness(loss=0.02, cosine=0.5)  # half precision and the first step of Adam, a sign, blur directions
+REORDERED = Closeness(loss=0.002, cosine=0.99)  # the same kernels, some of which add up in any order
+
+
+def difference(model: Any, batch: dict[str, Any], plain: Run, fast: Run, closeness: Closeness) -> str | None:
+    """Why `fast` does not run the step that `plain` runs on this batch; None where it does, up to rounding.
+
+    The model is left as it was, to the bit: weights, averages, optimisers, memories and random numbers.
+    """
+    restore, start = model.remember(), Start(model)
+    try:
+        plain(batch)
+        expected = Outcome(model, start)
+        restore()
+        try:
+            fast(batch)
+        except Exception as error:  # whatever it is, plain steps can go on
+            return first_line(error)
+        return expected.explain(Outcome(model, start), closeness)
+    finally:
+        restore()
+
+
+def weights_of(model: Any) -> Tensor:
+    """All parameters of a model's networks in one row, a copy."""
+    return torch.cat([p.detach().flatten() for net in model.networks.values() for p in net.parameters()])
+
+
+def random_of(model: Any) -> list[Tensor]:
+    """The states of all random number generators."""
+    return [state for of_process in model.runtime.rng_state() for state in of_process.values()]
+
+
+class Start:
+    """Where a step began."""
+
+    def __init__(self, model: Any) -> None:
+        self.weights = weights_of(model)
+        self.random = random_of(model)
+
+
+class Outcome:
+    """What a step did: the loss of each player, where it moved the weights, and whether it drew random numbers."""
+
+    def __init__(self, model: Any, start: Start) -> None:
+        losses = model.get_current_losses()
+        self.losses = model.runtime.mean({name: losses[name] for name in model.optimizers if name in losses})
+        self.move = weights_of(model) - start.weights
+        self.drew = any(not torch.equal(a, b) for a, b in zip(random_of(model), start.random, strict=True))
+
+    def explain(self, other: "Outcome", closeness: Closeness) -> str | None:
+        """Why another outcome differs by more than rounding, in words; None where it does not."""
+        for name, value in self.losses.items():
+            if not close(value, other.losses[name], closeness.loss):
+                return f"loss {name} came out as {other.losses[name]:.4g} instead of {value:.4g}"
+        if self.drew and not other.drew:
+            return "it draws the same random numbers each time"
+        cosine = direction(self.move, other.move)
+        if cosine < closeness.cosine:
+            return f"weights moved another way (cosine {cosine:.3f})"
+        return None
+
+
+def close(a: float, b: float, tolerance: float) -> bool:
+    """Equal up to a relative tolerance; a loss that is not finite equals another such."""
+    finite = [abs(value) < float("inf") for value in (a, b)]  # NaN is not
+    if not all(finite):
+        return not any(finite)
+    return abs(a - b) <= tolerance * max(abs(a), SMALL)
+
+
+def direction(a: Tensor, b: Tensor) -> float:
+    """The cosine between two moves (n,), 1 where neither moves."""
+    lengths = (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)).item()
+    return (a @ b).item() / lengths if lengths else float(torch.equal(a, b))
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
