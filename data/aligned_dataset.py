@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from data.base_dataset import BaseDataset, Domain
-from data.image_folder import has_domains, list_images
+from data.image_folder import folder_names, has_domains, list_images, phase_folder
 from data.transforms import Box, Size, Source, View
 from util.errors import UserError
 
@@ -46,16 +46,16 @@ class AlignedDataset(BaseDataset):
     @staticmethod
     def _folder_of_halves(opt: Namespace) -> str | None:
         """Where the files with both halves are; None where the pairs are in two folders."""
-        root, phases = opt.dataroot, [opt.phase] + (["val"] if opt.phase == "test" else [])
-        for phase in phases:
-            if os.path.isdir(os.path.join(root, phase)):
-                return os.path.join(root, phase)
-        if any(os.path.isdir(os.path.join(root, f"{phase}{letter}")) for phase in phases for letter in "AB"):
+        root, phase = opt.dataroot, opt.phase
+        folder = phase_folder(root, phase)
+        if folder:
+            return folder
+        if any(phase_folder(root, phase, letter) for letter in "AB"):
             return None
         if opt.is_train or not os.path.exists(root) or has_domains(root):
             raise UserError(
-                f"--dataroot {root} has no folder {' or '.join(phases)} with images that hold A and B side by side "
-                f"(nor {opt.phase}A and {opt.phase}B with pairs under equal names)"
+                f"--dataroot {root} has no folder {' or '.join(folder_names(phase))} with images that hold A and B "
+                f"side by side (nor {phase}A and {phase}B with pairs under equal names)"
             )
         return root
 

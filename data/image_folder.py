@@ -48,8 +48,8 @@ def _walk(folder: str, above: tuple[str, ...]) -> list[str]:
 def find_images(dataroot: str, phase: str, letter: str, is_train: bool) -> tuple[str, list[str]]:
     """The folder and the images of domain `letter` ("A" or "B"): <dataroot>/<phase><letter> and all below it.
 
-    For phase "test", <dataroot>/val<letter> stands in for a missing folder. Outside training `dataroot` may also be
-    one image file or any folder of images.
+    For phase "test" val<letter> will do, see `folder_names`. Outside training `dataroot` may also be one image file or
+    any folder of images.
 
     Raises:
         UserError: nothing of this is there; the message says what was looked for.
@@ -62,22 +62,23 @@ def find_images(dataroot: str, phase: str, letter: str, is_train: bool) -> tuple
         if not is_image(dataroot):
             raise UserError(f"--dataroot {dataroot} is not an image; known are {' '.join(SUFFIXES)}")
         return os.path.dirname(dataroot), [dataroot]
-    folder = domain_folder(dataroot, phase, letter)
+    folder = phase_folder(dataroot, phase, letter)
     if folder:
         return folder, list_images(folder)
-    tried = _names(phase, letter)
     if is_train or has_domains(dataroot):
-        raise UserError(f"--dataroot {dataroot} has no folder {' or '.join(tried)}; give {_wanted(phase, is_train)}")
+        tried = " or ".join(folder_names(phase, letter))
+        raise UserError(f"--dataroot {dataroot} has no folder {tried}; give {_wanted(phase, is_train)}")
     return dataroot, list_images(dataroot)
 
 
-def domain_folder(dataroot: str, phase: str, letter: str) -> str | None:
-    """The folder of a domain's images, None if there is none."""
-    folders = (os.path.join(dataroot, name) for name in _names(phase, letter))
+def phase_folder(dataroot: str, phase: str, letter: str = "") -> str | None:
+    """The folder of a domain's images, without `letter` that of files with both domains; None if there is none."""
+    folders = (os.path.join(dataroot, name) for name in folder_names(phase, letter))
     return next(filter(os.path.isdir, folders), None)
 
 
-def _names(phase: str, letter: str) -> list[str]:
+def folder_names(phase: str, letter: str = "") -> list[str]:
+    """What that folder may be called, the first choice first: val stands in for a missing test folder."""
     return [phase + letter] + (["val" + letter] if phase == "test" else [])
 
 

@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from data.base_dataset import BaseDataset
-from data.image_folder import domain_folder
+from data.image_folder import phase_folder
 from data.transforms import View
 
 
@@ -16,7 +16,7 @@ class UnalignedDataset(BaseDataset):
 
     def __init__(self, opt: Namespace) -> None:
         letter = "B" if opt.direction == "AtoB" else "A"
-        both = opt.is_train or (opt.test_roles == "AB" and domain_folder(opt.dataroot, opt.phase, letter))
+        both = opt.is_train or (opt.test_roles == "AB" and phase_folder(opt.dataroot, opt.phase, letter))
         super().__init__(opt, roles="AB" if both else "A")
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:

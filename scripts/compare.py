@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.image_file import read_image  # noqa: E402
+from data.image_folder import phase_folder  # noqa: E402
 from options import TestOptions  # noqa: E402
 from options.base_options import run_dir  # noqa: E402
 from options.parser import OptionParser  # noqa: E402
@@ -120,7 +121,7 @@ def _list(values: dict[str, object]) -> str:
 
 def _has_halves(opt: Namespace) -> bool:
     """Whether the images lie side by side in the files of one folder, which only --dataset_mode aligned takes apart."""
-    return any(Path(opt.dataroot, phase).is_dir() for phase in {opt.phase, "val" if opt.phase == "test" else opt.phase})
+    return phase_folder(opt.dataroot, opt.phase) is not None
 
 
 def pictures_of(gallery: Gallery, folder: Path) -> dict[str, dict[str, Picture]]:

@@ -26,11 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.image_file import read_image  # noqa: E402
-from data.image_folder import list_images  # noqa: E402
+from data.image_folder import list_images, phase_folder  # noqa: E402
 from util import metrics  # noqa: E402
 from util.errors import UserError  # noqa: E402
 from util.fid import FID_BIAS, fid_and_kid  # noqa: E402
 from util.files import atomic_path  # noqa: E402
+from util.run_files import saved_record  # noqa: E402
 from util.runtime import git_commit  # noqa: E402
 
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
@@ -79,31 +80,31 @@ def find_folders(args: argparse.Namespace) -> dict[str, Any]:
     """Fill in what --name implies; returns what the JSON says of the run (nothing without --name).
 
     Raises:
-        UserError: the run or its results do not exist.
+        UserError: the run's results do not exist, or its record does not although it is needed, or is damaged.
     """
     if not args.name:
         args.out = args.out or Path(f"{args.fake}_{measure_name(args)}.json")
         return {}
-    record = args.checkpoints_dir / args.name / "train_opt.json"
     results = args.results_dir / args.name / f"{args.phase}_{args.epoch}"
     args.fake = args.fake or results / "images" / "fake_B"
     args.input = args.input or results / "images" / "real_A"
     if not args.fake.is_dir():
         raise UserError(f"--name {args.name}: {args.fake} does not exist; first run: python test.py --name {args.name}")
     run = {"name": args.name}
-    if record.is_file():
-        saved = json.loads(record.read_text())
-        options = saved["options"]
-        run |= {"recipe": saved["recipe"], "seed": options["seed"], "trained_with": saved["versions"]}
-    elif not (args.real or args.truth):
-        raise UserError(f"--name {args.name}: {record} does not exist; say with --real or --truth what to compare with")
-    if not (args.real or args.truth):
+    chosen = args.real or args.truth
+    remedy = "" if chosen else "say with --real or --truth what to compare with"
+    record = saved_record(args.checkpoints_dir / args.name, remedy)
+    if record:
+        options = record["options"]
+        run |= {"recipe": record["recipe"], "seed": options["seed"], "trained_with": record["versions"]}
+    if not chosen:
         source, target = options["direction"].split("to")
         data = args.dataroot or Path(options["dataroot"])
         paired = options["dataset_mode"] == "aligned"  # test.py then wrote the other half of each pair as real_B
         truth = results / "images" / "real_B" if paired else data / f"{args.phase}{source}_truth"
         args.truth = truth if truth.is_dir() else None
-        args.real = None if args.truth else data / f"{args.phase}{target}"
+        real = phase_folder(str(data), args.phase, target) or data / f"{args.phase}{target}"
+        args.real = None if args.truth else Path(real)
     args.out = args.out or results / f"{measure_name(args)}.json"
     return run
 

@@ -228,12 +228,31 @@ def test_without_truth_the_target_domain_is_the_reference(run, evaluate, directi
     assert f"--real {root / 'data' / reference} is not a folder" in evaluate(*flags)[2]
 
 
+def test_val_stands_in_for_missing_test_images_as_in_test_py(run, evaluate):
+    root, flags = run
+    shutil.rmtree(root / "data" / "testA_truth")
+    shutil.rmtree(root / "data" / "testB")
+    (root / "data" / "valB").mkdir()
+    assert f"{root / 'data' / 'valB'} holds no images" in evaluate(*flags)[2]
+
+
 def test_weights_without_a_record_need_a_reference(run, evaluate):
     """As with released weights, which come without train_opt.json."""
     root, flags = run
-    (root / "checkpoints" / "horses" / "train_opt.json").unlink()
-    assert "--real or --truth" in evaluate(*flags)[2]
+    record = root / "checkpoints" / "horses" / "train_opt.json"
+    record.unlink()
+    assert f"{record} does not exist; say with --real or --truth" in evaluate(*flags)[2]
     assert evaluate(*flags, "--truth", root / "data" / "testA_truth")[0] == 0
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_damaged_record_is_one_line(run, evaluate, needed):
+    root, flags = run
+    record = root / "checkpoints" / "horses" / "train_opt.json"
+    record.write_text("{")
+    status, _, errors = evaluate(*flags, *([] if needed else ["--truth", root / "data" / "testA_truth"]))
+    assert status == 2 and errors.startswith(f"error: {record} is not a record of training options")
+    assert errors.count("\n") == 1
 
 
 def test_fid_needs_images_of_one_size(tmp_path, evaluate):

@@ -15,7 +15,7 @@ BETTER_WHEN_LOW = ("error", "L1", "FID", "KID")
 
 
 def training_facts(record: Mapping[str, Any]) -> dict[str, str]:
-    """The main facts of a training run, from its train_opt.json; nothing for weights without one."""
+    """The main facts of a training run, from its record (`saved_record`); nothing for weights without one."""
     if not record:
         return {}
     options, versions = record["options"], record["versions"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dominate.tags import h2
 
 from util import html
+from util.errors import UserError
 from util.files import atomic_path
 from util.images import save_png
 
@@ -43,10 +44,28 @@ def append(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def saved_record(run_dir: Path) -> dict:
-    """The options, recipe and versions that the run has saved; empty where it has not."""
+def saved_record(run_dir: Path, remedy: str = "") -> dict:
+    """The options, recipe and versions that a training run has saved; nothing for weights that came without them.
+
+    Args:
+        run_dir: the run's folder.
+        remedy: what a user can do about a missing record; without it the caller goes on with an empty one.
+
+    Raises:
+        UserError: the record is damaged, or missing where there is a remedy.
+    """
     path = run_dir / "train_opt.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        if remedy:
+            raise UserError(f"{path} does not exist; {remedy}")
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not {"options", "recipe", "versions"} <= record.keys():
+            raise ValueError("it lacks options, recipe or versions")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a record of training options ({error}); restore or delete it") from None
+    return record
 
 
 def numbers_of(record: Mapping) -> dict[str, float | None]:
