@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from options.parser import int_list, positive_int  # noqa: E402
-from scripts.benchmarking import head, report, sweep  # noqa: E402
+from scripts.benchmarking import head, levers, report, sweep  # noqa: E402
 from scripts.benchmarking.checks import LOSS, Agreements, Refused, copy_weights  # noqa: E402
 from scripts.benchmarking.contest import Settings  # noqa: E402
 from scripts.benchmarking.device import Device  # noqa: E402
@@ -44,7 +44,7 @@ from scripts.benchmarking.step import (  # noqa: E402
 from util.errors import UserError  # noqa: E402
 from util.runtime import git_commit  # noqa: E402
 
-PARTS = ("step", "parts", "memory", "head", "sweep", "files", "translation")
+PARTS = ("step", "parts", "levers", "memory", "head", "sweep", "files", "translation")
 TURNS = {"cuda": (50, 5, 20), "cpu": (3, 3, 1)}  # iterations a round, rounds, steps of warm-up
 BATCHES = {"cuda": [1, 2, 4, 8, 16, 32], "cpu": [1, 2]}
 
@@ -188,6 +188,8 @@ def measure(
     contest.contestants.clear()  # their memory is needed
     if on_gpu:
         torch.cuda.empty_cache()
+    if "levers" in args.part:
+        result["levers"] = levers.measure_levers(settings, turns)
     shared = shared_flags(args)
     if "memory" in args.part:
         steps = list(dict.fromkeys([REFERENCE, *variants, *(BASELINES if release else ())]))

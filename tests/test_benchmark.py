@@ -10,7 +10,7 @@ import models
 from models.networks.adjacency import normalize_adjacency
 from models.networks.graph import TAGConv
 from scripts import benchmark
-from scripts.benchmarking import checks, dgl_stand_in, head, ours, report, step, sweep
+from scripts.benchmarking import checks, dgl_stand_in, head, levers, ours, report, step, sweep
 from scripts.benchmarking.contest import Settings
 from scripts.benchmarking.counting import HostReads, LiveMemory, count
 from scripts.benchmarking.device import Device
@@ -167,6 +167,19 @@ def test_recorded_variants_take_part(settings, monkeypatch):
     assert contestant.stepper.recordings
     assert contest.ratios(timings)["graph"]["fp32"]["ratio"] > 0
     assert "flops" not in contest.count()["graph"]
+
+
+def test_levers_are_measured_beside_equal_forms_only(settings):
+    turns = step.Turns(iterations=1, rounds=2, warm_up=1)
+    found = levers.measure_levers(settings, turns)
+    assert {len(forms) for forms in found.values()} == {2, 3} and len(found) == 8
+    assert all(row["ms"] > 0 and row["ratio"]["ratio"] > 0 for forms in found.values() for row in forms[1:])
+    shown = report.show_levers(found)
+    assert shown.count("| ours |") == 8 and "transposed convolution" in shown
+    down = levers.BlurDown(4)
+    forms = {"a": down, "b": lambda x: levers.sliced(down, 1.001 * x)}
+    with pytest.raises(checks.Refused, match=r"halving: a and b differ by 0\.00"):
+        levers.require_equal("halving", torch.rand(1, 4, 8, 8), forms)
 
 
 def test_a_probe_leaves_no_trace(settings):

@@ -120,6 +120,16 @@ def show_parts(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     return table(head, rows)
 
 
+def show_levers(levers: dict[str, list[dict[str, Any]]]) -> str:
+    """Each lever beside the form that it replaces."""
+    cells = []
+    for lever, forms in levers.items():
+        for place, row in enumerate(forms):
+            ratio = _range(row["ratio"]) if place else "ours"
+            cells.append([lever if not place else "", row["form"], row["ms"], row["ms_min"], row["ms_iqr"], ratio])
+    return table(["lever", "form", "ms (median)", "least", "IQR", "ours is so many times as fast"], cells)
+
+
 def show_alone(rows: Sequence[dict[str, Any]]) -> str:
     """Steps in processes of their own: memory, and throughput by batch."""
     head = ["step", "batch", "peak allocated GB", "reserved GB", "ms", "ms a pair", "pairs/s"]
@@ -190,6 +200,7 @@ def show_translation(rows: Sequence[dict[str, Any]]) -> str:
 SECTIONS = {
     "step": ("One training step", show_step),
     "parts": ("Its parts, one by one", show_parts),
+    "levers": ("Levers, forward and backward", show_levers),
     "memory": ("Memory, each step in a process of its own", show_alone),
     "head": ("The graph head alone", show_head),
     "sweep": ("Larger batches", show_alone),

@@ -1,0 +1,167 @@
+"""Each lever beside the plain form that it replaces: the same function of the same maps, forward and backward."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks import create_discriminator, create_generator
+from models.networks.blocks import InstanceNorm, standardize
+from models.networks.chain import Chain
+from models.networks.resampling import BlurDown, BlurUp, _Double, _Reflect, double
+from models.networks.vgg import BLOCKS, VGG16Features
+from scripts.benchmarking.checks import Refused
+from scripts.benchmarking.contest import Settings
+from scripts.benchmarking.step import Turns
+from scripts.benchmarking.timing import Timing, speed_up, time_in_turns
+
+CLOSE = 1e-3  # largest relative difference of results in float32
+Form = Callable[[Tensor], Tensor | list[Tensor]]
+LAST = sum(count for count, _ in BLOCKS) - 1  # of VGG16's layers
+
+
+def measure_levers(settings: Settings, turns: Turns) -> dict[str, list[dict[str, Any]]]:
+    """Lever -> its forms, ours first: milliseconds, and how many times as fast ours is.
+
+    On a GPU in bfloat16 and channels last, on a CPU in float32, as training runs by default; shapes are those of a
+    step at batch 1 with the identity term.
+
+    Raises:
+        Refused: two forms do not compute the same in float32.
+    """
+    on_gpu = settings.device.on_gpu
+    place = {"device": settings.device.torch} | ({"memory_format": torch.channels_last} if on_gpu else {})
+    found = {}
+    for name, (shape, forms) in levers(settings.size, place).items():
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(**place)
+        require_equal(name, x, forms)
+        timed = {form: partial(forward_and_backward, work, x, on_gpu) for form, work in forms.items()}
+        found[name] = rows(time_in_turns(settings.device, timed, turns.iterations, turns.rounds, turns.warm_up))
+    steps = optimizers(create_generator("resnet_9blocks", 3, 3, 64).to(settings.device.torch))
+    found["Adam on G"] = rows(time_in_turns(settings.device, steps, turns.iterations, turns.rounds, turns.warm_up))
+    return found
+
+
+def rows(timings: dict[str, Timing]) -> list[dict[str, Any]]:
+    """Forms of a lever, the first beside each other one."""
+    ours, *_ = timings.values()
+    first, *others = [{"form": form, **timing.summary()} for form, timing in timings.items()]
+    return [first, *({**row, "ratio": speed_up(timings[row["form"]], ours)} for row in others)]
+
+
+def levers(side: int, place: dict[str, Any]) -> dict[str, tuple[Sequence[int], dict[str, Form]]]:
+    """Lever -> shape of its maps, and its forms; ours, as it runs on this device, comes first."""
+    half, filt = side // 2, BlurUp(128).filt.to(place["device"])
+    down, norm = BlurDown(128).to(**place), InstanceNorm()
+    netD = create_discriminator("basic", 3, 64).to(**place)
+    conv = nn.Conv2d(64, 64, 3, padding=1).to(**place)
+    vgg = VGG16Features([4, 7, 9], "random").to(**place)
+    whole = VGG16Features([4, 7, 9, LAST], "random").to(**place)
+    borders = {"from slices": lambda x: _Reflect.apply(x, 1), "torch's": lambda x: F.pad(x, (1,) * 4, mode="reflect")}
+    doublings = {"own backward": lambda x: _Double.apply(x, filt.to(x.dtype)), "torch's": double}
+    norms = {
+        "written out": lambda x: standardize(x, norm.eps),
+        "as group norm": lambda x: F.group_norm(x, x.shape[1], eps=norm.eps),
+        "torch's instance norm": lambda x: F.instance_norm(x, eps=norm.eps),
+    }
+    joined = {
+        "one pass": lambda x: netD(x),
+        "one after the other": lambda x: torch.cat([netD(part) for part in x.chunk(2)]),
+    }
+    order = dict if place["device"].type == "cuda" else second_first
+    return {
+        "border of 1": ((2, 256, side // 4, side // 4), order(borders)),
+        "doubling": ((2, 128, half, half), {**order(doublings), "transposed convolution": partial(transposed, filt)}),
+        "halving": ((2, 128, side, side), {"convolution": down, "from slices": partial(sliced, down)}),
+        "instance norm": ((2, 256, side // 4, side // 4), order(norms)),
+        "convolution before it": (
+            (2, 64, side, side),
+            {"bias not added": Chain(conv, norm), "bias added": nn.Sequential(conv, norm)},
+        ),
+        "D on two images": ((2, 3, side, side), order(joined)),
+        "VGG16 on outputs and inputs": (
+            (4, 3, side, side),
+            {"frozen and cut": partial(perceive, vgg), "whole": partial(perceive_whole, whole)},
+        ),
+    }
+
+
+def second_first(forms: dict[str, Form]) -> dict[str, Form]:
+    """The same forms, the first two in the other order."""
+    first, second, *others = forms.items()
+    return dict([second, first, *others])
+
+
+def transposed(filt: Tensor, x: Tensor) -> Tensor:
+    """Doubling as a depthwise transposed convolution of a map with its border repeated, then cropped on two sides and
+    on the other two, as released."""
+    padded = F.pad(x, (1,) * 4, mode="replicate")
+    y = F.conv_transpose2d(padded, filt.to(x.dtype), stride=2, padding=2, groups=x.shape[1])
+    return y[:, :, 1:, 1:][:, :, :-1, :-1]
+
+
+def sliced(down: BlurDown, x: Tensor) -> Tensor:
+    """Halving from shifted slices, as compiled code has it."""
+    padded = F.pad(x, (1,) * 4, mode="reflect")
+    for dim in (2, 3):
+        ends = [padded.shape[dim] - 2 + k for k in range(3)]
+        index = [slice(None)] * dim
+        padded = sum(tap * padded[(*index, slice(k, ends[k], 2))] for k, tap in enumerate(down.LINE))
+    return padded
+
+
+def perceive(vgg: VGG16Features, x: Tensor) -> list[Tensor]:
+    """Features of two outputs and, without gradients, of their two inputs."""
+    with torch.no_grad():
+        inputs = vgg(x[2:])
+    return [*vgg(x[:2]), *inputs]
+
+
+def perceive_whole(vgg: VGG16Features, x: Tensor) -> list[Tensor]:
+    """The same with all layers, gradients of the weights, and inputs that are differentiated and then cut off."""
+    vgg.requires_grad_(True)
+    outputs, inputs = vgg(x[:2])[:3], vgg(x[2:])[:3]
+    return [*outputs, *(feat.detach() for feat in inputs)]
+
+
+def total(result: Tensor | list[Tensor]) -> Tensor:
+    """A loss, 0-d, of which no normalisation is independent."""
+    parts = [result] if isinstance(result, Tensor) else result
+    return sum(part.float().pow(3).mean() for part in parts)
+
+
+def forward_and_backward(work: Form, x: Tensor, half: bool) -> None:
+    """Both ways through a form, gradients for the maps."""
+    x = (x.bfloat16() if half else x).detach().requires_grad_()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        loss = total(work(x))
+    loss.backward()
+
+
+def require_equal(name: str, x: Tensor, forms: dict[str, Form]) -> None:
+    """Raise Refused when forms differ by more than rounding in float32, forward or backward."""
+    torch.backends.cudnn.allow_tf32 = False
+    results = {}
+    for form, work in forms.items():
+        leaf = x.detach().clone().requires_grad_()
+        result = work(leaf)
+        total(result).backward()
+        results[form] = [*([result] if isinstance(result, Tensor) else result), leaf.grad]
+    torch.backends.cudnn.allow_tf32 = True
+    first, *others = results.items()
+    for form, values in others:
+        for a, b in zip(first[1], values, strict=True):
+            worst = ((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).item()
+            if not worst <= CLOSE:
+                raise Refused(f"{name}: {first[0]} and {form} differ by {worst:.2g}, relative")
+
+
+def optimizers(netG: nn.Module) -> dict[str, Callable[[], None]]:
+    """Ways to let Adam step a generator."""
+    for parameter in netG.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    kinds = {"fused": {"fused": True}, "in groups": {"foreach": True}, "one by one": {"foreach": False}}
+    return {kind: torch.optim.Adam(netG.parameters(), lr=1e-6, **how).step for kind, how in kinds.items()}
