@@ -46,6 +46,7 @@ class PatchGCLModel(BaseModel):
             "average_levels": True,
             "average_terms": True,
         },
+        "shared": {},  # the paper's recipe; the common networks and schedule are its own
     }
 
     @staticmethod

@@ -20,6 +20,11 @@ TRAINED = [name for name in model_names() if find_model(name).TRAINABLE]
 RECIPES = [(name, preset) for name in TRAINED for preset in (find_model(name).PRESETS or [None])]
 
 
+@pytest.mark.parametrize("name", ["patchgcl", "cut", "cycle_gan", "pix2pix", "sincut", "sinpatchgcl"])
+def test_published_methods_have_their_own_and_the_shared_conditions(name):
+    assert {"official", "shared"} <= set(find_model(name).PRESETS)
+
+
 def build(root, model, preset, *extra):
     """Options, runtime, loader and model of a tiny run."""
     flags = ["--preset", preset] if preset else []
