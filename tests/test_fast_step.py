@@ -267,7 +267,7 @@ def test_an_overflow_in_float16_skips_one_step_and_training_goes_on(tmp_path):
 
 
 def raising(layers, x, residual):
-    raise RuntimeError("\n  no compiler was found\n\nset VERBOSE=1 for more")
+    raise RuntimeError("backend='inductor' raised:\n  no compiler was found\n\nset VERBOSE=1 for more")
 
 
 def spoiling(layers, x, residual):
@@ -275,7 +275,11 @@ def spoiling(layers, x, residual):
 
 
 @pytest.mark.parametrize(
-    ("compiled", "reason"), [(raising, "no compiler was found"), (spoiling, r"loss \w came out as [\d.]+ instead of")]
+    ("compiled", "reason"),
+    [
+        (raising, "backend='inductor' raised: no compiler was found"),
+        (spoiling, r"loss \w came out as [\d.]+ instead of"),
+    ],
 )
 def test_compiled_code_that_fails_or_computes_something_else_is_not_used(tmp_path, monkeypatch, compiled, reason):
     monkeypatch.setattr(chain_module, "run_compiled", lambda: compiled)

@@ -96,6 +96,8 @@ def direction(a: Tensor, b: Tensor) -> float:
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
+    """An error in one line; a second one is added where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
