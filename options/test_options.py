@@ -55,6 +55,8 @@ class TestOptions(BaseOptions):
         if not record:  # published weights come without one; flags and defaults describe them
             return {}
         options = record["options"]
+        if not {"model", "dataset_mode"} <= options.keys():
+            raise UserError(f"{run_dir(first)}/train_opt.json names no model or dataset_mode; restore or delete it")
         parser = self.build_parser(Namespace(model=options["model"], dataset_mode=options["dataset_mode"]))
         kept = [*parser.members(ARCHITECTURE), *parser.members(DATA), *parser.members(options["model"])]
         own = OWN_AT_TEST if models.find_model(first.model).TRAINABLE else (*OWN_AT_TEST, *CHOSEN_BY_MODEL)

@@ -230,6 +230,14 @@ def test_a_damaged_record_is_named(tmp_path, text, reason):
     assert line.endswith("restore or delete it") and "\n" not in line
 
 
+def test_a_record_without_a_model_is_named(tmp_path):
+    saved_run(tmp_path)
+    path = tmp_path / "checkpoints" / "run" / "train_opt.json"
+    path.write_text('{"options": {"dataset_mode": "unaligned"}, "recipe": "", "versions": {}}')
+    with pytest.raises(UserError, match=r"train_opt\.json names no model or dataset_mode; restore or delete it$"):
+        parse_test(tmp_path)
+
+
 def test_a_record_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "train_opt.json").mkdir()
     with pytest.raises(UserError, match=r"train_opt\.json is not a record .*directory"):
