@@ -214,8 +214,7 @@ class BaseModel(TrainingStep, ABC):
             lines.append(f"net{name}: {type(net).__name__}, {count / 1e6:.3f} M parameters")
             if self.opt.verbose:
                 lines.append(str(net))
-        if self.runtime.compile:
-            plain = [f"net{name}" for name, net in self.networks.items() if not self.runtime.compiles(net)]
-            apart = f" (not {', '.join(plain)}: no chains of layers)" if plain else ""
-            lines.append(f"the first step waits until what lies between convolutions is compiled{apart}")
+        compiled = [f"net{name}" for name, net in self.networks.items() if self.runtime.compiles(net)]
+        if self.runtime.compile and compiled:
+            lines.append(f"the first step waits until {', '.join(compiled)} are compiled in part")
         return "\n".join(lines)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from models.base_model import BaseModel
 from models.losses.gan import discriminator_terms, generator_loss
-from models.losses.graph_nce import graph_nce_loss, weigh_levels
+from models.losses.graph_nce import judge_levels
 from models.networks.adjacency import POOLED
-from models.networks.graph import SCORES, SOURCES, GraphHead, GraphLevel
+from models.networks.graph import SCORES, SOURCES, GraphHead
 from models.networks.graph_maps import MapHead
 from models.networks.passes import translate_and_encode
 from models.networks.vgg import LAYER_NAMES, VGG16Features
@@ -172,6 +172,10 @@ class PatchGCLModel(BaseModel):
             if opt.graph_features == "vgg":
                 self.vgg = runtime.place(VGG16Features(opt.attn_layers, opt.vgg_weights))
             self.netF = self.add_network("F", self.new_head())
+            self.judge = partial(
+                judge_levels, temperature=opt.nce_T, symmetric=opt.symmetric_nce, ratio=tuple(opt.pooling_ratio),
+                average=opt.average_levels,
+            )  # fmt: skip
         if self.is_train:
             for name in ("G", "D", "F"):
                 self.add_optimizer(name, self.networks[name])
@@ -250,22 +254,10 @@ class PatchGCLModel(BaseModel):
             output: images (B,C,H,W).
             feats_in: features of their inputs, without gradients.
         """
-        opt = self.opt
-        graphs = self.netF(self.features(output), feats_in)
-        losses = [
-            [graph_nce_loss(g.node_in_BND, g.node_out_BND, opt.nce_T, opt.symmetric_nce) for g in levels]
-            for levels in graphs
-        ]
-        self.log_graphs(graphs, losses)
-        return torch.stack([weigh_levels(layer, opt.pooling_ratio, opt.average_levels) for layer in losses]).mean(0)
-
-    def log_graphs(self, graphs: list[list[GraphLevel]], losses: list[list[Tensor]]) -> None:
-        """Report the topology of the sampled graphs, and the unweighted loss of each level, means over layers."""
-        statistics = [levels[0].statistics() for levels in graphs]
-        for name in statistics[0]:
-            self.log(name, torch.stack([layer[name] for layer in statistics]).mean())
-        for p, of_layers in enumerate(zip(*losses, strict=True)):
-            self.log(f"level_{p}", torch.stack(of_layers).mean())
+        layers = self.netF(self.features(output), feats_in, finish=self.judge)
+        for name in layers[0][1]:  # means over layers
+            self.log(name, torch.stack([notes[name] for _, notes in layers]).mean())
+        return torch.stack([loss_B for loss_B, _ in layers]).mean(0)
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""

@@ -5,7 +5,7 @@ and replayed (util/cuda_graph.py).
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,13 @@ from util.loss_scale import create_loss_scale
 from util.runtime import Runtime
 
 Terms = Callable[[], dict[str, Tensor]]  # returns the terms of one player's loss, already weighted
+
+
+class NotFinite(NamedTuple):
+    """Which losses of a player were not finite in any step so far."""
+
+    names: tuple[str, ...]
+    flags: Tensor  # (names,), 0 or 1
 
 
 class TrainingStep:
@@ -43,7 +50,7 @@ class TrainingStep:
         self._micro_batches: list[dict[str, Any]] = []
         self._loaded: int | None = None  # which micro-batch the last forward saw
         self._loss_scale = create_loss_scale(runtime.amp_dtype, self.device)
-        self._not_finite: dict[str, Tensor] = {}
+        self._not_finite: dict[str, NotFinite] = {}
         self._tripped = torch.zeros((), device=self.device)
         self._epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)  # sum of G's loss, steps
 
@@ -108,29 +115,37 @@ class TrainingStep:
             self.optimizers[name].step()
 
     def _record(self, player: str, terms: dict[str, Tensor], total: Tensor) -> None:
-        for name, value in {**terms, player: total}.items():
+        """Note a player's losses: for the log, for the guard, for the epoch. Few operators, since all are tiny."""
+        named = {**terms, player: total}
+        for name, value in named.items():
             self.log(name, value)
-            bad = (~torch.isfinite(value)).float()
-            if name not in self._not_finite:
-                self._not_finite[name] = torch.zeros_like(bad)
-            for flag in (self._not_finite[name], self._tripped):
-                torch.maximum(flag, bad, out=flag)
+        bad = (~torch.isfinite(torch.stack([value.detach().float() for value in named.values()]))).float()
+        if player not in self._not_finite:
+            self._not_finite[player] = NotFinite(tuple(named), torch.zeros_like(bad))
+        for flags, new in ((self._not_finite[player].flags, bad), (self._tripped, bad.amax())):
+            torch.maximum(flags, new, out=flags)
         if player == "G":
-            share = torch.full_like(total.double(), 1 / len(self._micro_batches))
-            self._epoch_loss += torch.stack([total.double() * share, share])
+            share = 1 / len(self._micro_batches)
+            self._epoch_loss[0].add_(total, alpha=share)
+            self._epoch_loss[1].add_(share)
 
     def _update_averages(self, players: list[nn.Module]) -> None:
         """EMA: average <- decay * average + (1 - decay) * weights."""
         for name, average in self.averages.items():
             if any(self.networks[name] is net for net in players):
+                pairs = list(zip(average.state_dict().values(), self.networks[name].state_dict().values(), strict=True))
+                moving = [pair for pair in pairs if pair[0].is_floating_point()]
                 with torch.no_grad():
-                    for kept, new in zip(
-                        average.state_dict().values(), self.networks[name].state_dict().values(), strict=True
-                    ):
-                        kept.lerp_(new, 1 - self._ema) if kept.is_floating_point() else kept.copy_(new)
+                    torch._foreach_lerp_(*map(list, zip(*moving, strict=True)), 1 - self._ema)
+                    for kept, new in pairs:
+                        if not kept.is_floating_point():
+                            kept.copy_(new)
 
     def log(self, name: str, value: Tensor) -> None:
         """Report a 0-d tensor, the mean over the step's micro-batches."""
+        if len(self._micro_batches) == 1:
+            self.losses[name] = value.detach()
+            return
         earlier = self.losses[name] if self._loaded else 0  # of this step's earlier micro-batches
         self.losses[name] = earlier + value.detach() / len(self._micro_batches)
 
@@ -140,7 +155,7 @@ class TrainingStep:
         found = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
         for optimizer in self.optimizers.values():
             found += [value for state in optimizer.state.values() for value in state.values()]
-        return [*found, self._tripped, self._epoch_loss, *self._not_finite.values()]
+        return [*found, self._tripped, self._epoch_loss, *(bad.flags for bad in self._not_finite.values())]
 
     def remember(self) -> Callable[[], None]:
         """Note all that a step changes; what is returned puts it back, to the bit and where it was."""
@@ -164,8 +179,10 @@ class TrainingStep:
 
     def check_finite(self, last_checkpoint: str) -> None:
         """Raise UserError when a loss of any step so far was not finite; the weights are those before that step."""
-        bad = self.runtime.mean(self._not_finite)
-        names = [name for name, value in bad.items() if value]
+        flags = {
+            name: flag for bad in self._not_finite.values() for name, flag in zip(bad.names, bad.flags, strict=True)
+        }
+        names = [name for name, value in self.runtime.mean(flags).items() if value]
         if names:
             raise UserError(
                 f"loss {', '.join(names)} is not finite: training stopped before that step. Last good checkpoint: "

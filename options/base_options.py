@@ -173,7 +173,7 @@ class BaseOptions:
         speed.add(
             "--compile",
             "auto",
-            "compile what lies between convolutions, which delays the first steps; auto: to train on a GPU",
+            "compile the graph head and all between convolutions, in the first step; auto: to train on a GPU",
             type=switch,
         )
 

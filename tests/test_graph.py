@@ -2,12 +2,15 @@
 
 import math
 import re
+import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
-from models.losses.graph_nce import graph_nce_loss, multi_level_loss
+from models.losses.graph_nce import graph_nce_loss, judge_levels, multi_level_loss
 from models.networks.adjacency import (
     gather_patches,
     induced,
@@ -296,3 +299,27 @@ def test_documented_defaults_are_those_of_the_presets():
             value = opt.pool_hop if row[0] == "pool_hop" else getattr(opt, row[0])
             shown = "as `--num_hop`" if value is None else show_value(value)
             assert shown.replace("1.0", "1") == written, row[0]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")
+def test_the_compiled_head_computes_the_same_and_is_compiled_once():
+    """Losses and gradients, with new positions in each step."""
+    head = GraphHead([5], width=4, num_patches=16)
+    judge = partial(judge_levels, temperature=0.07, symmetric=True, ratio=(1.0, 0.5), average=True)
+    counters.clear()
+    for _ in range(3):
+        feats_out, feats_in = ([torch.randn(2, 5, 6, 6)] for _ in range(2))
+        ids = [sample_positions(2, 36, 16, feat.device) for feat in feats_in]
+        results = []
+        for compiled in (False, True):
+            head.compile_parts(compiled)
+            head.zero_grad()
+            leaves = [feat.clone().requires_grad_() for feat in feats_out]
+            judged = head(leaves, feats_in, ids, finish=judge)
+            sum(loss_B.sum() for loss_B, _ in judged).backward()
+            notes = [note for _, layer in judged for note in layer.values()]
+            results.append([*(loss for loss, _ in judged), *notes, *(leaf.grad for leaf in leaves)])
+            results[-1] += [p.grad for p in head.parameters() if p.grad is not None]
+        assert len(results[0]) == len(results[1]) > 12
+        torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]

@@ -211,7 +211,7 @@ def test_the_official_recipe_halves_terms_and_levels(tmp_path, monkeypatch):
         _, _, loader, model = build(tmp_path, "patchgcl", preset)
         model.set_input(next(iter(loader.epoch(1))))
         monkeypatch.setattr(
-            "models.patchgcl_model.graph_nce_loss", lambda z, *_: torch.ones(len(z), requires_grad=True)
+            "models.losses.graph_nce.graph_nce_loss", lambda z, *_: torch.ones(len(z), requires_grad=True)
         )
         model.load(model._micro_batches[0])
         model.forward()

@@ -85,7 +85,7 @@ class Runtime:
         tf32: let a GPU's convolutions round float32 factors to 10 bits. Matrix products, those of graphs and
             contrastive losses among them, never do.
         channels_last: auto (on a GPU), on or off; the layout in which a GPU's tensor cores convolve.
-        compile: auto (on a GPU), on or off; compile what lies between convolutions.
+        compile: auto (on a GPU), on or off; compile what `Compilable` modules have to compile.
         cuda_graph: auto (on a GPU, for one process), on or off; record a training step once, then replay it.
 
     Attributes:

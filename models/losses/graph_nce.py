@@ -60,5 +60,13 @@ def multi_level_loss(
     average: bool = False,
 ) -> Tensor:
     """`graph_nce_loss` of every level that GraphHead gives for one feature layer, weighed as above: loss_B."""
+    return judge_levels(levels, temperature, symmetric, ratio, average)[0]
+
+
+def judge_levels(
+    levels: Sequence["GraphLevel"], temperature: float, symmetric: bool, ratio: Sequence[float], average: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`multi_level_loss`, and what a log tells of the layer, 0-d: its topology, each level's loss without weight."""
     losses = [graph_nce_loss(g.node_in_BND, g.node_out_BND, temperature, symmetric) for g in levels]
-    return weigh_levels(losses, ratio, average)
+    by_level = {f"level_{p}": loss_B.detach().mean() for p, loss_B in enumerate(losses)}
+    return weigh_levels(losses, ratio, average), levels[0].statistics() | by_level

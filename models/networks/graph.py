@@ -4,9 +4,10 @@ Shape legend: B graphs (one per image), N nodes (sampled patches), K kept nodes,
 D embedding width, H and W height and width of a map.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from models.networks.adjacency import (
 )
 from util.precision import full_precision
 
+Finish = Callable[[list["GraphLevel"]], Any]
 SOURCES = ("embedding", "features")  # values of adjacency_from
 SCORES = ("input", "both")  # of pool_score
 
@@ -145,6 +147,7 @@ class GraphHead(nn.Module):
         pool_adjacency: str = "induced", pool_score: str = "input", detach_input: bool = True, bias: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.compiled = False
         self.layers = len(channels)
         self.num_patches, self.down_scale, self.pool_shrink = num_patches, down_scale, pool_shrink
         self.graph = partial(
@@ -172,22 +175,29 @@ class GraphHead(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(
-        self, feats_out: Sequence[Tensor], feats_in: Sequence[Tensor], ids: Sequence[Tensor] | None = None
-    ) -> list[list[GraphLevel]]:
+        self, feats_out: Sequence[Tensor], feats_in: Sequence[Tensor], ids: Sequence[Tensor] | None = None,
+        finish: Finish | None = None,
+    ) -> list[list[GraphLevel]] | list[Any]:  # fmt: skip
         """Features (B,C,H,W) per layer of output and input -> per layer, per pooling level, the pair of graphs.
 
-        `ids` fixes the sampled positions, ids_BN per layer; without it they are drawn afresh. Computed in float32 at
-        least, whatever autocast says: cosines near the threshold decide the graph.
+        `ids` fixes the sampled positions, ids_BN per layer; without it they are drawn afresh. `finish` is applied to
+        the levels of each layer, and compiled with them where the head is. Computed in float32 at least, whatever
+        autocast says: cosines near the threshold decide the graph.
         """
-        levels = []
+        results, run = [], run_compiled() if self.compiled else run_layer
         for i, (out_BCHW, in_BCHW) in enumerate(zip(feats_out, feats_in, strict=True)):
             with torch.autocast(out_BCHW.device.type, enabled=False):
                 batch, _, height, width = in_BCHW.shape
                 position_BN = (
                     sample_positions(batch, height * width, self.num_patches, in_BCHW.device) if ids is None else ids[i]
                 )
-                levels.append(self.layer_graphs(i, full_precision(out_BCHW), full_precision(in_BCHW), position_BN))
-        return levels
+                feats = full_precision(out_BCHW), full_precision(in_BCHW)
+                results.append(run(self, i, *feats, position_BN, finish))
+        return results
+
+    def compile_parts(self, on: bool = True) -> None:
+        """From now on compile what follows the drawing of positions; or run it as it is again."""
+        self.compiled = on
 
     def layer_graphs(self, i: int, out_BCHW: Tensor, in_BCHW: Tensor, position_BN: Tensor) -> list[GraphLevel]:
         """All levels of layer i."""
@@ -239,3 +249,17 @@ class GraphHead(nn.Module):
         out_BKD = take_nodes(score_out_BN[:, :, None] * level.node_out_BND, index_BK)
         adj_BKK = self.restrict(level.adj_BNN, index_BK)
         return self.level(gnn, in_BKD, out_BKD, adj_BKK, level.position_BN.gather(1, index_BK))
+
+
+def run_layer(
+    head: GraphHead, i: int, out_BCHW: Tensor, in_BCHW: Tensor, position_BN: Tensor, finish: Finish | None
+) -> Any:
+    """All levels of layer i, or what `finish` makes of them."""
+    levels = head.layer_graphs(i, out_BCHW, in_BCHW, position_BN)
+    return levels if finish is None else finish(levels)
+
+
+@cache
+def run_compiled() -> Callable[..., Any]:
+    """`run_layer`, compiled once for each layer and shape."""
+    return torch.compile(run_layer, dynamic=False)

@@ -69,6 +69,9 @@ class MapHead(GraphHead):
         super().__init__(*args, **settings)
         self.nodes, self.budget = nodes, budget
 
+    def compile_parts(self, on: bool = True) -> None:
+        """Nothing: an image is looked at once."""
+
     def adjacency(self, source_BND: Tensor) -> Tensor | ChunkedGraph:
         """As GraphHead's, or in chunks of rows."""
         if source_BND.shape[1] ** 2 <= self.budget:
