@@ -99,7 +99,7 @@ class BlurDown(nn.Module):
 class BlurUp(nn.Module):
     """Anti-aliased doubling: insert zeros, then blur with [1,3,3,1]x[1,3,3,1]/16, the border repeated (Zhang 2019).
 
-    That is bilinear interpolation, which is what runs, in less than half the time of a transposed convolution. The
+    That is bilinear interpolation, which is what runs, 1.7 times as fast as a transposed convolution on a CPU. The
     filter `filt` is kept for state dicts equal to the released ones; on a GPU the backward pass uses it.
     """
 
