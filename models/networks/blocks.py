@@ -25,8 +25,8 @@ class InstanceNorm(nn.Module):
         """(B,C,H,W) -> the same shape; raises UserError for 1x1 maps, where the answer is 0 whatever x is.
 
         A group norm with one channel per group is the same function. It is used because torch's instance norm takes
-        1.5 times as long on a CPU (forward and backward, maps of 64 x 64), and rounds its statistics under bf16 autocast
-        there, where group norm keeps them in float32.
+        1.5 times as long on a CPU (forward and backward, maps of 64 x 64), and rounds its statistics under bf16
+        autocast there, where group norm keeps them in float32.
         """
         if x.shape[-2] * x.shape[-1] == 1:
             raise UserError(
