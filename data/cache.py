@@ -58,7 +58,7 @@ class PixelCache:
         """One source, uint8 (C, height, width), without a copy."""
         width, height = source.size
         start = self._starts[self._place[source]]
-        return self.buffer[start : start + source.channels * height * width].view(source.channels, height, width)
+        return self.buffer[start : start + source.bytes].view(source.channels, height, width)
 
     def plan(self, views: Sequence[View]) -> Tensor:
         """What `cut` needs to know of views of equal size: int64 (B, 4), image, left, top, mirrored; on the device."""

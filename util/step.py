@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from util.cuda_graph import CudaRecorder, RecordedStep
+from util.cuda_graph import Batch, CudaRecorder, RecordedStep
 from util.runtime import Runtime
 from util.trial import REROUNDED, difference
 
-Batch = dict[str, Any]
 Say = Callable[[str], None]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.networks import create_discriminator, create_generator
 from models.networks.blocks import InstanceNorm, standardize
 from models.networks.chain import Chain
-from models.networks.resampling import BlurDown, BlurUp, _Double, _Reflect, double
+from models.networks.resampling import BlurDown, BlurUp, _Double, _Reflect, double, halve_by_slices
 from models.networks.vgg import BLOCKS, VGG16Features
 from scripts.benchmarking.checks import Refused
 from scripts.benchmarking.contest import Settings
@@ -105,12 +105,7 @@ def transposed(filt: Tensor, x: Tensor) -> Tensor:
 
 def sliced(down: BlurDown, x: Tensor) -> Tensor:
     """Halving from shifted slices, as compiled code has it."""
-    padded = F.pad(x, (1,) * 4, mode="reflect")
-    for dim in (2, 3):
-        ends = [padded.shape[dim] - 2 + k for k in range(3)]
-        index = [slice(None)] * dim
-        padded = sum(tap * padded[(*index, slice(k, ends[k], 2))] for k, tap in enumerate(down.LINE))
-    return padded
+    return halve_by_slices(F.pad(x, (1,) * 4, mode="reflect"), down.LINE)
 
 
 def perceive(vgg: VGG16Features, x: Tensor) -> list[Tensor]:
