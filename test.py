@@ -11,18 +11,18 @@ from tqdm import tqdm
 
 from data import create_loader
 from models import create_model
-from options import TestOptions
-from options.base_options import run_dir
-from util.checkpoint import load_for_inference
+from options import TestOptions, parse
 from util.errors import UserError
-from util.gallery import Gallery, unique_names
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
+from util.pages.gallery import Gallery, unique_names
+from util.run.checkpoint import load_for_inference
+from util.run.folder import run_dir
 
 
 def main() -> int:
     """Run the command line; returns the exit status."""
     try:
-        translate(TestOptions().parse())
+        translate(parse(TestOptions()))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,23 +5,23 @@ from argparse import Namespace
 
 from data import create_loader
 from models import create_model
-from options import TrainOptions
-from options.base_options import describe, run_dir, save_options
-from util.checkpoint import Checkpoint, move_aside
+from models.step.runners import create_step
+from options import TrainOptions, parse
 from util.errors import UserError
-from util.profiler import StepProfiler
-from util.progress import Progress
-from util.runtime import Runtime, print_once
-from util.step import create_step
-from util.stop_signal import StopSignal
-from util.visualizer import Visualizer
+from util.hardware.runtime import Runtime, print_once
+from util.logs.visualizer import Visualizer
+from util.run.checkpoint import Checkpoint
+from util.run.folder import describe_options, move_aside, run_dir, save_record
+from util.run.profiler import StepProfiler
+from util.run.progress import Progress
+from util.run.stop_signal import StopSignal
 
 
 def main() -> int:
     """Run the command line; returns the exit status."""
     try:
-        opt = TrainOptions().parse()
-        print_once(describe(opt), f"recipe: {opt.recipe}")
+        opt = parse(TrainOptions())
+        print_once(describe_options(opt), f"recipe: {opt.recipe}")
         return 0 if opt.dry_run else train(opt)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -42,7 +42,7 @@ def train(opt: Namespace) -> int:
     checkpoint = Checkpoint(opt, runtime, model, progress)
     notes = checkpoint.resume()
     if runtime.is_main:
-        save_options(opt, runtime.versions())
+        save_record(opt, runtime.versions())
 
     visualizer = Visualizer(opt, run_dir(opt), progress.total_images, enabled=runtime.is_main)
     visualizer.start(progress.images)

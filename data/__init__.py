@@ -7,8 +7,8 @@ from data.base_dataset import BaseDataset
 from data.cache import choose_cache
 from data.loader import Loader
 from util.errors import UserError
+from util.hardware.runtime import Runtime
 from util.registry import find_class, names_in
-from util.runtime import Runtime
 
 
 def dataset_modes() -> list[str]:

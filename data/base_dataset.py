@@ -13,7 +13,7 @@ from data.transforms import Preprocess, Size, Source, View
 from util.errors import UserError
 
 if TYPE_CHECKING:  # options imports this package
-    from options.parser import OptionParser
+    from util.parser import OptionParser
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from data.transforms import Source, View
 from util.errors import UserError
 
 if TYPE_CHECKING:  # options imports this package
-    from options.parser import OptionParser
+    from util.parser import OptionParser
 
 ZOOM_AND_PATCH = "zoom_and_patch"
 
@@ -31,7 +31,7 @@ class SingleImageDataset(BaseDataset):
 
     @staticmethod
     def modify_commandline_options(parser: "OptionParser", is_train: bool) -> "OptionParser":
-        from options.parser import positive_int
+        from util.parser import positive_int
 
         if is_train:
             group = parser.group("data")

@@ -5,8 +5,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from models.base_model import BaseModel
+from util.hardware.runtime import Runtime
 from util.registry import find_class, names_in
-from util.runtime import Runtime
 
 
 def model_names() -> list[str]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from models.networks import create_discriminator, create_generator, initialize_weights
-from models.training_step import TrainingStep
-from util.runtime import Runtime
-from util.schedule import create_scheduler
+from models.step.training_step import TrainingStep
+from util.hardware.runtime import Runtime
+from util.run.schedule import create_scheduler
 
 
 class BaseModel(TrainingStep, ABC):
@@ -19,7 +19,7 @@ class BaseModel(TrainingStep, ABC):
 
     A subclass builds everything in its constructor (`add_network`, `add_optimizer`) and implements `forward` and
     `optimize_parameters`; the latter is a list of `self.update(...)` calls, one per player, in the paper's order.
-    At test only what `translate` needs is built. How a step works is in models/training_step.py.
+    At test only what `translate` needs is built. How a step works is in models/step/training_step.py.
 
     Attributes:
         PRESETS: published configurations, name -> {option: value}; the first is the default.

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.adversary import discriminator_terms
 from models.base_model import BaseModel
-from models.losses.gan import discriminator_terms, generator_loss
+from models.losses.gan import generator_loss
 from models.losses.patch_nce import patch_nce_loss
 from models.networks.passes import mixes_images, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler, mirrored
-from options.parser import int_list, natural, positive_int
 from util.errors import UserError
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
+from util.parser import int_list, natural, positive_int
 
 MODES = {"cut": "CUT", "fastcut": "FastCUT"}
 

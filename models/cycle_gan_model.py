@@ -12,14 +12,15 @@ from argparse import Namespace
 from torch import Tensor, nn
 
 from data.image_folder import has_domains
-from models.at_test import add_test_options, translate_each
+from models.adversary import discriminator_terms
 from models.base_model import BaseModel
-from models.losses.gan import discriminator_terms, generator_loss
+from models.inference.modes import add_test_options, translate_each
+from models.losses.gan import generator_loss
 from models.networks.image_pool import ImagePool
 from models.networks.passes import pass_each
-from options.parser import natural
 from util.errors import UserError
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
+from util.parser import natural
 
 OTHER = {"A": "B", "B": "A"}
 

@@ -15,19 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.adversary import discriminator_terms
 from models.base_model import BaseModel
-from models.losses.gan import discriminator_terms, generator_loss
+from models.explain import figures as graph_figures
+from models.explain.graph_maps import MapHead
+from models.losses.gan import generator_loss
 from models.losses.graph_nce import judge_levels
 from models.networks.adjacency import POOLED
 from models.networks.graph import SCORES, SOURCES, GraphHead
-from models.networks.graph_maps import MapHead
 from models.networks.passes import translate_and_encode
 from models.networks.vgg import LAYER_NAMES, VGG16Features
-from options.parser import float_list, int_list, natural, positive_int, show_value
-from util import graph_figures
 from util.errors import UserError
-from util.runtime import Runtime
-from util.weights import load_weights
+from util.hardware.runtime import Runtime
+from util.parser import float_list, int_list, natural, positive_int, show_value
+from util.run.weights import load_weights
 
 
 class PatchGCLModel(BaseModel):

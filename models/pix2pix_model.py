@@ -11,11 +11,12 @@ from argparse import Namespace
 import torch
 from torch import Tensor
 
-from models.at_test import add_test_options, translate_each
+from models.adversary import discriminator_terms
 from models.base_model import BaseModel
-from models.losses.gan import discriminator_terms, generator_loss
+from models.inference.modes import add_test_options, translate_each
+from models.losses.gan import generator_loss
 from util.errors import UserError
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
 
 
 class Pix2PixModel(BaseModel):

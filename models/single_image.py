@@ -7,10 +7,10 @@ from argparse import Namespace
 
 from torch import Tensor
 
-from models.losses.gan import r1_penalty
-from models.networks.tiling import translate_in_tiles
-from options.parser import natural
+from models.adversary import r1_penalty
+from models.inference.tiling import translate_in_tiles
 from util.errors import UserError
+from util.parser import natural
 
 SCHEDULE = {"n_epochs": 8, "n_epochs_decay": 8}  # of 100,000 crops each
 OFFICIAL = {

@@ -4,10 +4,10 @@ from argparse import Namespace
 
 from torch import Tensor
 
-from models.at_test import add_test_options, translate_each
 from models.base_model import BaseModel
+from models.inference.modes import add_test_options, translate_each
 from util.errors import UserError
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
 
 
 class TestModel(BaseModel):

@@ -1,21 +1,17 @@
 """Flags shared by train.py and test.py, and how a command line becomes one namespace: default < preset < flag."""
 
-import json
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import data
 import models
 from data.transforms import MODES
 from models.networks import DISCRIMINATORS, GENERATORS, generator_size_multiple, training_size
-from options.parser import OptionParser, natural, positive_int, power_of_two, show_value, size_limit, switch
 from util.errors import UserError
-from util.files import atomic_path
+from util.hardware.runtime import PRECISIONS
+from util.parser import OptionParser, natural, positive_int, power_of_two, show_value, size_limit, switch
 from util.registry import find_by_name
-from util.runtime import PRECISIONS
 
 ARCHITECTURE = "architecture"
 DATA = "data"
@@ -29,19 +25,6 @@ class BaseOptions:
 
     is_train: bool
     description: str
-
-    def parse(self, argv: Sequence[str] | None = None) -> Namespace:
-        """Read the command line (default: this process's) once; raises UserError in one line on bad input."""
-        from options.flag_owners import flags_elsewhere  # it knows all commands, which are built on this file
-
-        argv = list(sys.argv[1:] if argv is None else argv)
-        saved = self.saved_options(self.peek(argv))
-        first = self.peek(argv, saved)
-        parser = self.build_parser(first)
-        given = parser.parse_given(argv, lambda: flags_elsewhere(self, parser, first, argv, saved))
-        opt = self.resolve(parser, given, saved)
-        self.check(opt)
-        return opt
 
     def saved_options(self, first: Namespace) -> dict[str, Any]:
         """Options of an earlier run that this command takes up; training starts from none."""
@@ -223,34 +206,3 @@ class BaseOptions:
                 f"--load_size {opt.load_size} is smaller than --crop_size {opt.crop_size}; make it at least as large"
             )
         models.find_model(opt.model).check_options(opt)
-
-
-def run_dir(opt: Namespace) -> Path:
-    """The folder that holds everything of one run."""
-    return Path(opt.checkpoints_dir) / opt.name
-
-
-def plain_options(opt: Namespace) -> dict[str, Any]:
-    """The options alone, by name, without what resolving them added."""
-    return {name: getattr(opt, name) for names in opt.groups.values() for name in names}
-
-
-def describe(opt: Namespace) -> str:
-    """All options group by group, one a line; those that differ from the default are starred."""
-    lines = []
-    for title, names in opt.groups.items():
-        lines.append(f"{title}:")
-        lines += [
-            f"  {'*' if name in opt.changed else ' '} {name:>20}: {show_value(getattr(opt, name))}" for name in names
-        ]
-    return "\n".join(lines)
-
-
-def save_options(opt: Namespace, versions: dict[str, str]) -> None:
-    """Write the options beside the weights: train_opt.txt for people, train_opt.json for test.py."""
-    folder = run_dir(opt)
-    record = {"options": plain_options(opt), "recipe": opt.recipe, "versions": versions}
-    with atomic_path(folder / "train_opt.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-    with atomic_path(folder / "train_opt.txt") as temporary:
-        temporary.write_text(f"recipe: {opt.recipe}\n{describe(opt)}\n")

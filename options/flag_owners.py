@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 import data
 import models
 from options.base_options import BaseOptions
-from options.parser import OptionParser
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
+from util.parser import OptionParser
 
 COMMANDS = {"train.py": TrainOptions, "test.py": TestOptions}
 

@@ -4,10 +4,10 @@ from argparse import Namespace
 from typing import Any
 
 import models
-from options.base_options import ARCHITECTURE, DATA, BaseOptions, run_dir
-from options.parser import OptionParser, size_limit
+from options.base_options import ARCHITECTURE, DATA, BaseOptions
 from util.errors import UserError
-from util.run_files import saved_record
+from util.parser import OptionParser, size_limit
+from util.run.folder import run_dir, saved_record
 
 OWN_AT_TEST = (
     "preprocess",

@@ -5,9 +5,9 @@ from argparse import Namespace
 from models.losses.gan import OBJECTIVES
 from models.networks.init import INITIALIZERS
 from options.base_options import DATA, SPEED, TRAINING, BaseOptions
-from options.parser import OptionParser, natural, positive_int, switch
 from util.errors import UserError
-from util.schedule import POLICIES
+from util.parser import OptionParser, natural, positive_int, switch
+from util.run.schedule import POLICIES
 
 
 class TrainOptions(BaseOptions):

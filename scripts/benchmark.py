@@ -23,7 +23,6 @@ import torchvision
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from options.parser import int_list, positive_int  # noqa: E402
 from scripts.benchmarking import head, levers, report, sweep  # noqa: E402
 from scripts.benchmarking.checks import LOSS, Agreements, Refused, copy_weights  # noqa: E402
 from scripts.benchmarking.contest import Settings  # noqa: E402
@@ -42,7 +41,8 @@ from scripts.benchmarking.step import (  # noqa: E402
     require_admitted,
 )
 from util.errors import UserError  # noqa: E402
-from util.runtime import git_commit  # noqa: E402
+from util.hardware.provenance import git_commit  # noqa: E402
+from util.parser import int_list, positive_int  # noqa: E402
 
 PARTS = ("step", "parts", "levers", "memory", "head", "sweep", "files", "translation")
 TURNS = {"cuda": (50, 5, 20), "cpu": (3, 3, 1)}  # iterations a round, rounds, steps of warm-up

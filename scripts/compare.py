@@ -27,17 +27,17 @@ sys.path.insert(0, str(ROOT))
 
 from data.image_file import read_image  # noqa: E402
 from data.image_folder import phase_folder  # noqa: E402
-from options import TestOptions  # noqa: E402
+from options import TestOptions, parse  # noqa: E402
 from options.base_options import run_dir  # noqa: E402
-from options.parser import OptionParser  # noqa: E402
 from scripts import evaluate  # noqa: E402
+from scripts.comparing.facts import differing_options, measured, training_facts  # noqa: E402
+from scripts.comparing.page import Column, write_comparison  # noqa: E402
 from test import translate  # noqa: E402
-from util.compare_facts import differing_options, measured, training_facts  # noqa: E402
-from util.compare_page import Column, write_comparison  # noqa: E402
 from util.errors import UserError  # noqa: E402
-from util.gallery import Gallery  # noqa: E402
-from util.html import Picture  # noqa: E402
-from util.run_files import saved_record  # noqa: E402
+from util.logs.log_files import saved_record  # noqa: E402
+from util.pages.gallery import Gallery  # noqa: E402
+from util.pages.html import Picture  # noqa: E402
+from util.parser import OptionParser  # noqa: E402
 
 LONGEST_FOLDER = 100  # characters; beyond, a checksum takes the place of further names
 
@@ -103,7 +103,7 @@ def restore(args: Namespace, rest: Sequence[str], folder: Path) -> list[Namespac
 
 def _parse(name: str, rest: Sequence[str], folder: Path) -> Namespace:
     try:
-        return TestOptions().parse(["--name", name, *rest, "--results_dir", str(folder)])
+        return parse(TestOptions(), ["--name", name, *rest, "--results_dir", str(folder)])
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
 

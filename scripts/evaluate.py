@@ -6,14 +6,13 @@
 
 With --name the data decide: aligned pairs are their own truth; a folder testA_truth (testB_truth for BtoA) is one too;
 without either, pictures are compared with all real images of the target domain, testB (testA). The truth is scored as
-util/metrics.py defines it: 0 for copying the input, 1 for the truth. FID (arXiv 1706.08500) and KID (arXiv 1801.01401)
-come from torch-fidelity, over all images found. Every result is written as JSON together with what it depends on.
+util/metrics/truth.py defines it: 0 for copying the input, 1 for the truth. FID (arXiv 1706.08500) and KID (arXiv
+1801.01401) come from torch-fidelity, over all images found. Every result is written as JSON together with what it
+depends on.
 """
 
 import argparse
-import importlib.metadata
 import json
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,12 +26,13 @@ sys.path.insert(0, str(ROOT))
 
 from data.image_file import read_image  # noqa: E402
 from data.image_folder import list_images, phase_folder  # noqa: E402
-from util import metrics  # noqa: E402
+from data.picture_set import PictureSet  # noqa: E402
 from util.errors import UserError  # noqa: E402
-from util.fid import FID_BIAS, fid_and_kid  # noqa: E402
 from util.files import atomic_path  # noqa: E402
-from util.run_files import saved_record  # noqa: E402
-from util.runtime import git_commit  # noqa: E402
+from util.hardware import provenance  # noqa: E402
+from util.logs.log_files import saved_record  # noqa: E402
+from util.metrics import truth as metrics  # noqa: E402
+from util.metrics.fid import FID_BIAS, fid_and_kid  # noqa: E402
 
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
 
@@ -178,7 +178,7 @@ def truth_table(truth: Path, result: dict[str, Any]) -> str:
 
 def compare_sets(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """FID and KID against the real images; returns what the JSON holds, and the lines to print."""
-    result = fid_and_kid(args.fake, args.real, args.inception, args.feature, args.batch_size)
+    result = fid_and_kid(PictureSet(args.fake), PictureSet(args.real), args.inception, args.feature, args.batch_size)
     counts, (fid, kid) = result["counts"], result["names"]
     lines = [
         f"{counts['fake']} images of {args.fake} against {counts['real']} of {args.real}",
@@ -187,17 +187,6 @@ def compare_sets(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if min(counts.values()) < FID_BIAS:
         lines.insert(0, f"warning: FID from fewer than {FID_BIAS} images is biased upwards; compare equal numbers only")
     return result, "\n".join(lines)
-
-
-def versions() -> dict[str, str]:
-    """Commit and libraries that a result depends on."""
-    found = {"commit": git_commit(), "python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            found[library] = "not installed"
-    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,7 +199,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not Path(folder).is_dir():
                 raise UserError(f"--{flag} {folder} is not a folder")
         result, text = compare_sets(args) if args.real else compare_with_truth(args)
-        facts = {"command": shlex.join(["python", *sys.argv]), "run": run, "folders": folders, "versions": versions()}
+        facts = {
+            "command": shlex.join(["python", *sys.argv]),
+            "run": run,
+            "folders": folders,
+            "versions": provenance.versions(libraries=LIBRARIES),
+        }
         with atomic_path(args.out) as temporary:
             temporary.write_text(json.dumps({**result, **facts}, indent=2, allow_nan=False) + "\n")
         print(f"written to {args.out}", text, sep="\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from options import TrainOptions
+from options import TrainOptions, parse
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -90,4 +90,4 @@ def train_flags(root: Path, *extra: str, model: str = "patchgcl") -> list[str]:
 
 def train_options(root: Path, *extra: str, model: str = "patchgcl") -> Namespace:
     """Those flags, parsed."""
-    return TrainOptions().parse(train_flags(root, *extra, model=model))
+    return parse(TrainOptions(), train_flags(root, *extra, model=model))

@@ -40,7 +40,7 @@ class Tape(TorchDispatchMode):
 
 
 class CpuRecorder:
-    """The interface of util.cuda_graph.CudaRecorder."""
+    """The interface of models.step.cuda_graph.CudaRecorder."""
 
     def __init__(self, state: Callable[[], list[torch.Tensor]]) -> None:
         """`state`: all tensors that a step changes and that must be put back after recording."""

@@ -9,6 +9,8 @@ import torch
 import models
 from models.networks.adjacency import normalize_adjacency
 from models.networks.graph import TAGConv
+from models.step.cuda_graph import RecordedStep
+from models.step.runners import PlainStep
 from scripts import benchmark
 from scripts.benchmarking import checks, dgl_stand_in, head, levers, ours, report, step, sweep
 from scripts.benchmarking.contest import Settings
@@ -19,10 +21,8 @@ from scripts.benchmarking.release import Release
 from scripts.benchmarking.timing import Timing, quartiles, speed_up
 from tests.helpers import run_command
 from tests.recorder import CpuRecorder
-from util.cuda_graph import RecordedStep
 from util.errors import UserError
-from util.runtime import Runtime
-from util.step import PlainStep
+from util.hardware.runtime import Runtime
 
 SMALL = ["--ngf", "4", "--ndf", "4", "--netG", "resnet_4blocks", "--num_patches", "16", "--netF_nc", "16"]
 QUICK = ["--device", "cpu", "--size", "32", "--iters", "1", "--rounds", "2", "--flags", " ".join(SMALL)]

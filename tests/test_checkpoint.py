@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from tests.helpers import train_options
-from util.checkpoint import Checkpoint, compare_options, move_aside
 from util.errors import UserError
-from util.progress import Progress
-from util.runtime import Runtime
-from util.weights import atomic_save, load_weights, read_file
+from util.hardware.runtime import Runtime
+from util.run.checkpoint import Checkpoint, compare_options
+from util.run.folder import move_aside
+from util.run.progress import Progress
+from util.run.weights import atomic_save, load_weights, read_file
 
 
 def small_net() -> nn.Module:

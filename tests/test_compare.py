@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 
 from models import create_model
-from options import TestOptions, TrainOptions
+from options import TestOptions, TrainOptions, parse
 from options.base_options import save_options
 from scripts.compare import main
+from scripts.comparing.facts import best, differing_options, measured
+from scripts.comparing.page import Column, write_comparison
 from test import translate
 from tests.browser import Browser, needs_browser
 from tests.helpers import TINY, make_dataset, make_image_folder, run_command
-from util.compare_facts import best, differing_options, measured
-from util.compare_page import Column, write_comparison
-from util.html import Picture
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
+from util.pages.html import Picture
 
 ODD_RUN = "run 'b' \"50%\" <i>é#"
 ODD_IMAGE = 'it\'s "1" #2 100% <b> & 雪'
@@ -32,7 +32,7 @@ def make_run(root: Path, name: str, *flags: str, model: str = "cut", epoch: str 
     """What a training run leaves for test.py, with untrained weights."""
     where = ["--dataroot", str(root / "data"), "--name", name, "--checkpoints_dir", str(root / "checkpoints")]
     vgg = ["--vgg_weights", "random", "--attn_layers", "0,1"] if model == "patchgcl" else []
-    opt = TrainOptions().parse([*where, "--model", model, *TINY, *vgg, "--seed", str(len(name)), *flags])
+    opt = parse(TrainOptions(), [*where, "--model", model, *TINY, *vgg, "--seed", str(len(name)), *flags])
     networks = create_model(opt, Runtime.from_options(opt)).networks
     folder = root / "checkpoints" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def pngs(folder: Path) -> dict[str, bytes]:
 def test_each_run_writes_what_test_py_writes(world, page, tmp_path):
     where = ["--checkpoints_dir", str(world / "checkpoints"), "--gpu_ids", "-1", "--num_threads", "0"]
     for name in ("a", ODD_RUN, "cut"):
-        translate(TestOptions().parse(["--name", name, "--results_dir", str(tmp_path), *where]))
+        translate(parse(TestOptions(), ["--name", name, "--results_dir", str(tmp_path), *where]))
         here, there = pngs(page.parent / name / "test_latest" / "images"), pngs(tmp_path / name / "test_latest/images")
         assert here == there and f"fake_B/sub/{ODD_IMAGE}.png" in here and len(here) == 8
         with Image.open(page.parent / name / "test_latest/images/fake_B/sub" / f"{ODD_IMAGE}.png") as image:

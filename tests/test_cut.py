@@ -9,12 +9,12 @@ from torch import nn
 from models import create_model
 from models.losses.patch_nce import patch_nce_loss
 from models.networks.patch_sampler import PatchSampler, mirrored
-from options import TrainOptions
+from options import TrainOptions, parse
 from tests.helpers import TINY, make_dataset, run_command, train_options
-from util.checkpoint import Checkpoint
 from util.errors import UserError
-from util.progress import Progress
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
+from util.run.checkpoint import Checkpoint
+from util.run.progress import Progress
 
 
 def build(root, *flags):
@@ -30,8 +30,8 @@ def images(model, seed=0, channels=3) -> dict[str, torch.Tensor]:
     return {role: torch.rand(shape, generator=generator) * 2 - 1 for role in "AB"}
 
 
-def parse(*argv: str):
-    return TrainOptions().parse(["--dataroot", "x", "--model", "cut", *argv])
+def parsed(*argv: str):
+    return parse(TrainOptions(), ["--dataroot", "x", "--model", "cut", *argv])
 
 
 # -- the loss ----------------------------------------------------------------------------------------------------------
@@ -331,21 +331,21 @@ def test_a_run_cannot_gain_its_head_on_resume(tmp_path):
 
 
 def test_presets_are_the_published_settings():
-    cut = parse()
+    cut = parsed()
     names = ("preset", "nce_idt", "lambda_NCE", "flip_equivariance", "n_epochs", "n_epochs_decay")
     assert [getattr(cut, name) for name in names] == ["official", True, 1.0, False, 200, 200]
     assert (cut.nce_layers, cut.nce_T, cut.num_patches, cut.lambda_GAN) == ([0, 4, 8, 12, 16], 0.07, 256, 1.0)
     for flags in (["--CUT_mode", "fastCUT"], ["--preset", "fastcut"]):
-        fast = parse(*flags)
+        fast = parsed(*flags)
         assert [getattr(fast, name) for name in names] == ["fastcut", False, 10.0, True, 150, 50]
         assert fast.CUT_mode == "FastCUT"
-    assert parse("--CUT_mode", "FastCUT", "--lambda_NCE", "2").lambda_NCE == 2
-    shared = vars(parse("--preset", "shared"))
+    assert parsed("--CUT_mode", "FastCUT", "--lambda_NCE", "2").lambda_NCE == 2
+    shared = vars(parsed("--preset", "shared"))
     assert {key for key, value in vars(cut).items() if shared[key] != value} <= {"preset", "recipe", "changed"}
 
 
 def test_the_mode_names_the_model_in_training():
-    opt = TrainOptions().parse(["--dataroot", "x", "--CUT_mode=cut"])
+    opt = parse(TrainOptions(), ["--dataroot", "x", "--CUT_mode=cut"])
     assert (opt.model, opt.preset, opt.CUT_mode) == ("cut", "official", "CUT")
 
 
@@ -367,7 +367,7 @@ def test_the_mode_names_the_model_in_training():
 )
 def test_bad_input_is_one_line(argv, message):
     with pytest.raises(UserError) as caught:
-        parse(*argv)
+        parsed(*argv)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

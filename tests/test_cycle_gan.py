@@ -8,14 +8,14 @@ import torch
 
 from data import create_loader
 from models import create_model
-from options import TestOptions, TrainOptions
-from options.base_options import run_dir
+from options import TestOptions, TrainOptions, parse
 from tests.helpers import make_image_folder, run_command, train_flags, train_options
 from tests.test_models import build, step, weights
-from util.checkpoint import Checkpoint, load_for_inference
 from util.errors import UserError
-from util.progress import Progress
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
+from util.run.checkpoint import Checkpoint, load_for_inference
+from util.run.folder import run_dir
+from util.run.progress import Progress
 
 
 def loaded(root, *flags):
@@ -171,7 +171,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path, flags, message):
 
 def test_presets():
     def parse(*flags):
-        return TrainOptions().parse(["--dataroot", "x", "--model", "cycle_gan", *flags])
+        return parse(TrainOptions(), ["--dataroot", "x", "--model", "cycle_gan", *flags])
 
     official, shared = parse(), parse("--preset", "shared")
     assert (official.preset, official.init_type, official.no_antialias, official.no_antialias_up) == (
@@ -207,7 +207,7 @@ def run(tmp_path_factory):
 def shown(root, *flags) -> tuple[dict[str, dict[str, torch.Tensor]], list[str]]:
     """What test.py would write, label -> name -> picture, and the files of weights it would load."""
     flags = ["--name", "run", "--checkpoints_dir", str(root / "checkpoints"), *flags, "--gpu_ids", "-1"]
-    opt = TestOptions().parse([*flags, "--num_threads", "0"])
+    opt = parse(TestOptions(), [*flags, "--num_threads", "0"])
     runtime = Runtime.from_options(opt)
     loader, model = create_loader(opt, runtime), create_model(opt, runtime)
     files = load_for_inference(model, run_dir(opt), opt.epoch)

@@ -17,10 +17,10 @@ from data import cache as cache_module
 from data import loader as loader_module
 from data.cache import PixelCache, gather_views
 from data.transforms import Source, View, cut_view, read_source
-from options.parser import OptionParser
 from tests.helpers import REPO, make_image_folder
 from util.errors import UserError
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
+from util.parser import OptionParser
 
 
 def data_options(dataroot, **changes) -> Namespace:

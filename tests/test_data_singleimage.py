@@ -10,10 +10,10 @@ from PIL import Image
 
 import data
 from data import transforms
-from options import TestOptions, TrainOptions
+from options import TestOptions, TrainOptions, parse
 from tests.helpers import make_image_folder, train_options
 from util.errors import UserError
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
 
 CROP = 16
 SIZE = {"A": (100, 70), "B": (61, 90)}  # width, height
@@ -154,10 +154,10 @@ def test_direction_and_order_can_be_given(images):
 
 def test_at_test_the_whole_image_is_one_sample(images):
     command = ["--model", "sincut", "--dataroot", str(images / "data"), "--name", "none", "--num_threads", "0"]
-    opt = TestOptions().parse(command)
+    opt = parse(TestOptions(), command)
     assert (opt.phase, opt.dataset_mode, opt.crop_size) == ("train", "singleimage", 64)
     for extra in ([], ["--cache", "ram"]):
-        loaded = data.create_loader(TestOptions().parse([*command, *extra]), Runtime(gpu_ids="-1"))
+        loaded = data.create_loader(parse(TestOptions(), [*command, *extra]), Runtime(gpu_ids="-1"))
         [batch] = loaded.epoch(1)
         assert batch["A"].shape == (1, 3, 72, 100) and batch["A_size"] == [(70, 100)] and "B" not in batch
 
@@ -182,6 +182,6 @@ def test_what_makes_no_sense_is_refused(images):
 
 
 def test_the_defaults_are_the_released_ones(images):
-    opt = TrainOptions().parse(["--model", "sincut", "--dataroot", str(images / "data")])
+    opt = parse(TrainOptions(), ["--model", "sincut", "--dataroot", str(images / "data")])
     found = (opt.dataset_mode, opt.crops_per_epoch, opt.random_scale_max, opt.crop_size, opt.batch_size)
     assert found == ("singleimage", 100_000, 3.0, 64, 16)

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from options import TestOptions, TrainOptions
+from options import TestOptions, TrainOptions, parse
 from scripts.document_options import document
 from tests.helpers import REPO, TINY, make_dataset, run_command, train_flags
 
@@ -57,7 +57,7 @@ def test_documented_commands_are_understood(tmp_path):
     for script, *flags in commands:
         flags = flags[:-1] if flags[-1] == "--dataroot" else flags  # the sentence around it goes on in words
         options = TrainOptions() if script == "train.py" else TestOptions()
-        options.parse(["--dataroot", "x", *flags, "--checkpoints_dir", str(tmp_path)])
+        parse(options, ["--dataroot", "x", *flags, "--checkpoints_dir", str(tmp_path)])
 
 
 def test_the_released_commands_of_the_readme_run(tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from scripts import make_toy_dataset as toy
 from scripts.evaluate import main
 from tests.helpers import REPO, make_image_folder, run_command
-from util import metrics
+from util.metrics import truth as metrics
 
 INCEPTION = REPO.parent / "shared" / "weights" / "inception_768.pth"
 YOSEMITE = REPO.parent / "shared" / "datasets" / "summer2winter_yosemite"

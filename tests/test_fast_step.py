@@ -11,21 +11,21 @@ import pytest
 import torch
 from PIL import Image
 
+from data.deferred import Deferred
 from models import find_model
-from models.losses.gan import gradient_penalty, r1_penalty
+from models.adversary import gradient_penalty, r1_penalty
 from models.networks import chain as chain_module
 from models.networks import create_discriminator
 from models.networks import graph as graph_module
 from models.networks.chain import Chain, run_layers
+from models.step.cuda_graph import WARM_UP, RecordedStep
+from models.step.runners import CompiledStep, PlainStep, create_step
 from options import TrainOptions
 from tests.helpers import run_command, train_flags
 from tests.recorder import CpuRecorder
 from tests.test_models import RECIPES, TRAINED, build, weights
-from util.cuda_graph import WARM_UP, RecordedStep
-from util.deferred import Deferred
-from util.loss_scale import FIRST_SCALE, DynamicLossScale
-from util.runtime import Runtime, choose_precision
-from util.step import CompiledStep, PlainStep, create_step
+from util.hardware.loss_scale import FIRST_SCALE, DynamicLossScale
+from util.hardware.runtime import Runtime, choose_precision
 
 
 def capturing(monkeypatch):
@@ -98,7 +98,7 @@ def test_recorded_steps_scale_losses(tmp_path, monkeypatch):
     """As float16 needs it, with overflows at first (in float32, since a CPU takes minutes in float16)."""
     scale = DynamicLossScale()
     scale.factor.fill_(torch.finfo(torch.float32).max / 2)
-    monkeypatch.setattr("models.training_step.create_loss_scale", lambda *_: copy.deepcopy(scale))
+    monkeypatch.setattr("models.step.training_step.create_loss_scale", lambda *_: copy.deepcopy(scale))
     plain, expected = run(tmp_path, monkeypatch, "patchgcl", None, False, SCHEDULE)
     fast, found = run(tmp_path, monkeypatch, "patchgcl", None, True, SCHEDULE)
     assert [losses for losses, _ in found] == [losses for losses, _ in expected]

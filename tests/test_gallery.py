@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from tests.browser import Browser, needs_browser
-from util import gallery as gallery_module
 from util.errors import UserError
-from util.gallery import Gallery, unique_names
+from util.pages import gallery as gallery_module
+from util.pages.gallery import Gallery, unique_names
 
 ODD_NAME = 'sub dir/a #1 100% "it\'s" <b>&amp; ?x=1 æ雪'
 

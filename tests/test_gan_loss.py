@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from models.losses.gan import OBJECTIVES, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
+from models.adversary import gradient_penalty, r1_penalty
+from models.losses.gan import OBJECTIVES, discriminator_loss, generator_loss
 from models.networks.patch_discriminator import NLayerDiscriminator
 
 

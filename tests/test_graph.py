@@ -21,10 +21,10 @@ from models.networks.adjacency import (
     unit,
 )
 from models.networks.graph import GraphHead, TAGConv
-from options import TrainOptions
-from options.parser import show_value
+from options import TrainOptions, parse
 from tests.helpers import REPO
 from tests.reference_graph import reference_loss
+from util.parser import show_value
 
 PAPER = {
     "pool_hop": None, "strict": False, "extra_loop": False, "pool_adjacency": "induced", "pool_shrink": 4,
@@ -293,7 +293,7 @@ def test_documented_defaults_are_those_of_the_presets():
     rows = re.findall(r"\| `--(\w+)` \((.*?); (.*?)\) \|", text)
     assert len(rows) == 18
     for preset, column in (("paper", 1), ("official", 2)):
-        opt = TrainOptions().parse(["--dataroot", "x", "--preset", preset])
+        opt = parse(TrainOptions(), ["--dataroot", "x", "--preset", preset])
         for row in rows:
             written = row[column]
             value = opt.pool_hop if row[0] == "pool_hop" else getattr(opt, row[0])

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.networks import spectrum
+from models.explain import spectrum
+from models.explain.chunked_graph import ChunkedGraph, chunked_similarity_graph
+from models.explain.graph_maps import MapHead, thin_grid
+from models.explain.spectrum import leading_eigenpairs, spectral_clusters
 from models.networks.adjacency import normalize_adjacency, similarity_graph
-from models.networks.chunked_graph import ChunkedGraph, chunked_similarity_graph
 from models.networks.graph import GraphHead
-from models.networks.graph_maps import MapHead, thin_grid
-from models.networks.spectrum import leading_eigenpairs, spectral_clusters
 
 FLAGS = [
     {},

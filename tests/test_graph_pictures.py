@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from models.explain.figures import draw_figures, to_arrays
+from models.explain.graph_maps import MapHead
 from models.networks.graph import GraphHead
-from models.networks.graph_maps import MapHead
 from models.networks.vgg import VGG16Features
-from options import TestOptions
+from options import TestOptions, parse
 from tests.browser import Browser, needs_browser
 from tests.helpers import REPO, run_command, train_flags
 from util.errors import UserError
-from util.graph_figures import draw_figures, to_arrays
 from util.images import to_uint8
 
 FIGURES = ("graph_pooling", "graph_spectrum", "graph_query")
@@ -39,7 +39,7 @@ def translate(root, *extra):
     spec = importlib.util.spec_from_file_location("command", REPO / "test.py")
     command = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(command)
-    command.translate(TestOptions().parse(flags_of(root, *extra)))
+    command.translate(parse(TestOptions(), flags_of(root, *extra)))
 
 
 @pytest.fixture(scope="module")

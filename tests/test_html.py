@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.browser import Browser, needs_browser
-from util import html
+from util.pages import html
 
 ODD = 'it\'s "#1" 50% & <b>? 雪;+=:.png'
 

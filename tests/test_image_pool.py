@@ -6,7 +6,7 @@ import torch
 from models.networks.image_pool import ImagePool
 from tests.test_models import HostTraffic
 from util.errors import UserError
-from util.weights import atomic_save, read_file
+from util.run.weights import atomic_save, read_file
 
 
 def numbered(first: int, count: int = 1) -> torch.Tensor:

@@ -11,10 +11,10 @@ from models import create_model, find_model, model_names
 from models.networks.chain import Chain
 from options import TrainOptions
 from tests.helpers import train_options
-from util.checkpoint import Checkpoint
 from util.errors import UserError
-from util.progress import Progress
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
+from util.run.checkpoint import Checkpoint
+from util.run.progress import Progress
 
 TRAINED = [name for name in model_names() if find_model(name).TRAINABLE]
 RECIPES = [(name, preset) for name in TRAINED for preset in (find_model(name).PRESETS or [None])]

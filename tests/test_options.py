@@ -4,11 +4,10 @@ import json
 
 import pytest
 
-from options import TestOptions, TrainOptions
-from options.base_options import describe, save_options
+from options import TestOptions, TrainOptions, parse
 from tests.helpers import train_flags, train_options
 from util.errors import UserError
-from util.run_files import saved_record
+from util.run.folder import describe_options, save_record, saved_record
 
 README_COMMAND = [
     "--name", "h2z", "--lambda_GNN", "0.1", "--num_hop", "2", "--gnn_idt", "--nonzero_th", "0.1",
@@ -16,28 +15,28 @@ README_COMMAND = [
 ]  # fmt: skip
 
 
-def parse(*argv: str):
-    return TrainOptions().parse(["--dataroot", "x", *argv])
+def parsed(*argv: str):
+    return parse(TrainOptions(), ["--dataroot", "x", *argv])
 
 
 def test_default_then_preset_then_flag():
-    assert parse().pool_hop is None
-    assert parse("--preset", "official").pool_hop == 1
-    assert parse("--preset", "official", "--pool_hop", "3").pool_hop == 3
-    assert parse("--preset", "official", "--symmetric_nce", "false").symmetric_nce is False
+    assert parsed().pool_hop is None
+    assert parsed("--preset", "official").pool_hop == 1
+    assert parsed("--preset", "official", "--pool_hop", "3").pool_hop == 3
+    assert parsed("--preset", "official", "--symmetric_nce", "false").symmetric_nce is False
 
 
 def test_the_released_command_is_understood():
-    opt = parse(*README_COMMAND)
+    opt = parsed(*README_COMMAND)
     assert (opt.model, opt.preset, opt.lambda_GNN, opt.num_hop, opt.gnn_idt) == ("patchgcl", "paper", 0.1, 2, True)
     assert opt.pooling_ratio == [1.0, 0.5]
-    assert parse("--pooling_ratio", "1, 1, 1").pooling_ratio == [1.0, 1.0, 1.0]
+    assert parsed("--pooling_ratio", "1, 1, 1").pooling_ratio == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("typed", [[], ["true"], ["True"], ["1"], ["yes"]])
 def test_flags_take_true_and_false(typed):
-    assert parse("--gnn_idt", *typed).gnn_idt is True
-    assert parse("--gnn_idt", "False").gnn_idt is False
+    assert parsed("--gnn_idt", *typed).gnn_idt is True
+    assert parsed("--gnn_idt", "False").gnn_idt is False
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_flags_take_true_and_false(typed):
 )
 def test_bad_input_is_one_line(argv, message):
     with pytest.raises(UserError) as caught:
-        parse(*argv)
+        parsed(*argv)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -99,7 +98,7 @@ def test_bad_input_is_one_line(argv, message):
 )
 def test_a_flag_of_another_method_data_set_or_command_names_its_owner(argv, message):
     with pytest.raises(UserError) as caught:
-        parse(*argv)
+        parsed(*argv)
     assert message in str(caught.value)
     assert str(caught.value).startswith("--") and "\n" not in str(caught.value)
 
@@ -116,24 +115,24 @@ def test_a_flag_of_another_method_data_set_or_command_names_its_owner(argv, mess
 )
 def test_the_nearest_spelling_of_a_mistyped_flag_says_whose_it_is(typed, nearest):
     with pytest.raises(UserError) as caught:
-        parse("--model", "cut", typed, "1")
+        parsed("--model", "cut", typed, "1")
     assert str(caught.value).startswith(f"unknown argument {typed} 1; did you mean {nearest}")
     assert "It" in nearest or str(caught.value).endswith(nearest)
 
 
 def test_what_resembles_no_flag_points_to_the_help():
     with pytest.raises(UserError, match=r"^unknown argument --qqq; --help lists all flags$"):
-        parse("--qqq")
+        parsed("--qqq")
 
 
 def test_a_missing_dataroot_is_named():
     with pytest.raises(UserError, match="--dataroot is missing"):
-        TrainOptions().parse([])
+        parse(TrainOptions(), [])
 
 
 def test_the_printout_stars_what_differs_and_names_the_recipe():
-    opt = parse("--preset", "official", "--lambda_GNN", "0.2", "--batch_size", "2")
-    lines = describe(opt).splitlines()
+    opt = parsed("--preset", "official", "--lambda_GNN", "0.2", "--batch_size", "2")
+    lines = describe_options(opt).splitlines()
     assert any(line.split() == ["*", "lambda_GNN:", "0.2"] for line in lines)
     assert any(line.split() == ["*", "average_levels:", "true"] for line in lines)
     assert any(line.split() == ["lr:", "0.0002"] for line in lines)
@@ -141,17 +140,17 @@ def test_the_printout_stars_what_differs_and_names_the_recipe():
 
 
 def test_name_suffix_is_filled_in():
-    assert parse("--name", "a", "--suffix", "_{model}_{ngf}").name == "a_patchgcl_64"
+    assert parsed("--name", "a", "--suffix", "_{model}_{ngf}").name == "a_patchgcl_64"
 
 
 def saved_run(tmp_path, *extra):
     opt = train_options(tmp_path, *extra)
-    save_options(opt, {"commit": "abc"})
+    save_record(opt, {"commit": "abc"})
     return opt
 
 
 def parse_test(tmp_path, *argv):
-    return TestOptions().parse(["--name", "run", "--checkpoints_dir", str(tmp_path / "checkpoints"), *argv])
+    return parse(TestOptions(), ["--name", "run", "--checkpoints_dir", str(tmp_path / "checkpoints"), *argv])
 
 
 def test_testing_needs_only_the_name(tmp_path):
@@ -268,4 +267,4 @@ def test_every_flag_has_help(tmp_path):
 
 
 def test_train_flags_helper_is_valid(tmp_path):
-    assert TrainOptions().parse(train_flags(tmp_path)).dataset_mode == "unaligned"
+    assert parse(TrainOptions(), train_flags(tmp_path)).dataset_mode == "unaligned"

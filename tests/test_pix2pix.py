@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from models.at_test import translate_each
+from models.inference.modes import translate_each
 from options import TrainOptions
 from tests.helpers import TINY, run_command, train_options
 from tests.test_cycle_gan import shown
@@ -74,7 +74,7 @@ def test_other_objectives_train(tmp_path, mode):
 
 def test_presets_and_pairs(tmp_path):
     def parse(*flags):
-        return TrainOptions().parse(["--dataroot", "x", "--model", "pix2pix", *flags])
+        return parse(TrainOptions(), ["--dataroot", "x", "--model", "pix2pix", *flags])
 
     opt = parse()
     assert (opt.dataset_mode, opt.netG, opt.normG, opt.normD, opt.no_dropout) == (

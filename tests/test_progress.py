@@ -2,7 +2,7 @@
 
 import time
 
-from util.progress import Progress
+from util.run.progress import Progress
 
 
 def test_frequencies_in_images_are_never_missed():

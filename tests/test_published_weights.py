@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from options import TrainOptions
+from options import TrainOptions, parse
 from tests.helpers import make_image_folder, run_command, train_flags
 from tests.reference_released import random_state, resnet_forward, resnet_shapes, unet_forward, unet_state
 from tests.test_cycle_gan import shown
@@ -124,5 +124,5 @@ def test_model_test_takes_the_architecture_of_a_run_of_ours(tmp_path):
 
 def test_model_test_cannot_be_trained(tmp_path):
     with pytest.raises(UserError, match="--model test only applies weights") as caught:
-        TrainOptions().parse(["--dataroot", str(tmp_path), "--model", "test"])
+        parse(TrainOptions(), ["--dataroot", str(tmp_path), "--model", "test"])
     assert "\n" not in str(caught.value)

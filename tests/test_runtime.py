@@ -7,7 +7,8 @@ import torch
 
 from tests.helpers import REPO, run_command
 from util.errors import UserError
-from util.runtime import Runtime, choose_device, git_commit
+from util.hardware.provenance import git_commit
+from util.hardware.runtime import Runtime, choose_device
 
 
 def test_device_choice_without_a_gpu(monkeypatch):
@@ -54,7 +55,7 @@ def test_the_commit_is_recorded():
 
 TWO_PROCESSES = """
 import torch
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
 
 runtime = Runtime("-1", seed=1)
 rank = runtime.rank

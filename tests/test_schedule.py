@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from util.schedule import create_scheduler
+from util.run.schedule import create_scheduler
 
 
 def rates(policy: str, epochs: int, **settings) -> list[float]:

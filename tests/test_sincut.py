@@ -10,13 +10,13 @@ from PIL import Image
 
 from models import create_model
 from models.networks.patch_sampler import PatchSampler
-from options import TestOptions, TrainOptions
+from options import TestOptions, TrainOptions, parse
 from tests.helpers import make_image_folder, run_command, train_options
 from tests.test_models import build, learning, step
-from util.checkpoint import Checkpoint
 from util.errors import UserError
-from util.progress import Progress
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
+from util.run.checkpoint import Checkpoint
+from util.run.progress import Progress
 
 STYLEGAN2 = ["--netG", "stylegan2", "--ngf", "2", "--nce_layers", "0,2,4"]  # beside what the presets give
 OPTIONAL = ["--batch_size", "4", *STYLEGAN2]
@@ -27,7 +27,7 @@ def pictures(folder) -> dict[str, np.ndarray]:
 
 
 def test_the_official_recipe_is_the_released_one():
-    opt = TrainOptions().parse(["--model", "sincut", "--dataroot", "x"])
+    opt = parse(TrainOptions(), ["--model", "sincut", "--dataroot", "x"])
     expected = {
         "preset": "official", "netG": "stylegan2", "ngf": 10, "netD": "stylegan2", "ndf": 8, "stylegan2_size": 64,
         "gan_mode": "nonsaturating", "lr": 0.002, "beta1": 0.0, "beta2": 0.99, "n_epochs": 8, "n_epochs_decay": 8,
@@ -37,13 +37,13 @@ def test_the_official_recipe_is_the_released_one():
     }  # fmt: skip
     assert {name: getattr(opt, name) for name in expected} == expected
     assert opt.recipe == "sincut, preset official"
-    changed = TrainOptions().parse(["--model", "sincut", "--dataroot", "x", "--lambda_NCE", "2", "--lambda_R1", "0"])
+    changed = parse(TrainOptions(), ["--model", "sincut", "--dataroot", "x", "--lambda_NCE", "2", "--lambda_R1", "0"])
     assert changed.recipe == "sincut, preset official, with lambda_NCE=2.0, lambda_R1=0.0"
 
 
 def test_the_common_recipe_keeps_data_and_losses_and_takes_the_common_networks():
     for model in ("sincut", "sinpatchgcl"):
-        opt = TrainOptions().parse(["--model", model, "--dataroot", "x", "--preset", "shared"])
+        opt = parse(TrainOptions(), ["--model", model, "--dataroot", "x", "--preset", "shared"])
         assert (opt.netG, opt.ngf, opt.netD, opt.ndf, opt.gan_mode) == ("resnet_9blocks", 64, "basic", 64, "lsgan")
         assert (opt.lr, opt.beta1, opt.n_epochs, opt.batch_size, opt.crop_size) == (2e-4, 0.5, 8, 16, 64)
         assert (opt.lambda_R1, opt.lambda_identity) == (1, 1)
@@ -180,7 +180,7 @@ def test_the_printed_commands(tmp_path):
 
 
 def test_tiles_need_a_generator_that_allows_them(tmp_path):
-    opt = TestOptions().parse(
+    opt = parse(TestOptions(),
         ["--model", "sincut", "--name", "x", "--dataroot", "x", "--tile", "64", "--gpu_ids", "-1", "--netG",
          "resnet_4blocks", "--ngf", "4"]
     )  # fmt: skip

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from options import TrainOptions
+from options import TrainOptions, parse
 from tests.helpers import run_command, train_flags
 from train import main
 from util.errors import UserError
-from util.tensorboard_display import TensorBoardDisplay
-from util.visualizer import Frame, Visualizer
-from util.wandb_display import WandbDisplay
+from util.logs.tensorboard_display import TensorBoardDisplay
+from util.logs.visualizer import Frame, Visualizer
+from util.logs.wandb_display import WandbDisplay
 
 TIMES = {"time": 0.25, "data": 0.125}
 RECORD = {
@@ -304,6 +304,6 @@ def test_sinks_write_nothing_before_they_start(tmp_path, monkeypatch):
 
 def test_released_commands_are_understood(tmp_path):
     command = ["--dataroot", "./datasets/maps", "--name", "maps_cyclegan", "--model", "cycle_gan", "--use_wandb"]
-    opt = TrainOptions().parse([*command, "--checkpoints_dir", str(tmp_path)])
+    opt = parse(TrainOptions(), [*command, "--checkpoints_dir", str(tmp_path)])
     assert opt.use_wandb and opt.wandb_project_name == "patchgcl" and not opt.use_tensorboard
-    assert TrainOptions().parse([*command, "--wandb_project_name", "CycleGAN"]).wandb_project_name == "CycleGAN"
+    assert parse(TrainOptions(), [*command, "--wandb_project_name", "CycleGAN"]).wandb_project_name == "CycleGAN"

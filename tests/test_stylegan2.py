@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from models import create_model
-from models.losses.gan import r1_penalty
+from models.adversary import r1_penalty
 from models.networks import create_discriminator, create_generator, training_size
 from models.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator, nearest_size
 from models.networks.stylegan2_layers import (
@@ -24,7 +24,7 @@ from models.networks.stylegan2_layers import (
 )
 from tests.helpers import train_options
 from util.errors import UserError
-from util.runtime import Runtime
+from util.hardware.runtime import Runtime
 
 
 @pytest.fixture(autouse=True)

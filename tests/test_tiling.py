@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from models.inference.tiling import spans, translate_in_tiles
 from models.networks import create_generator
 from models.networks.stylegan2 import StyleGAN2Generator
-from models.networks.tiling import spans, translate_in_tiles
 from util.errors import UserError
 
 

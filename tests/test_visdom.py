@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from tests.helpers import free_port
-from util import visdom_display
-from util.visualizer import Visualizer
+from util.logs import visdom_display
+from util.logs.visualizer import Visualizer
 
 # `python -m visdom.server` first fetches page scripts from the web; `main` is the same server without that.
 SERVER = "from visdom.server.run_server import main; main()"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.browser import Browser, needs_browser
 from util import run_files, visualizer
-from util.visualizer import Frame, Visualizer
+from util.logs.visualizer import Frame, Visualizer
 
 TIMES = {"time": 0.123, "data": 0.001}
 

@@ -1,5 +1,19 @@
 """The error that a user can mend: shown as one line, without a traceback."""
 
+import sys
+from collections.abc import Callable
+
+EXIT_STATUS = 2  # of a command that a user's error ended
+
 
 class UserError(Exception):
     """Bad input from outside (a flag, a file, a folder). The message names the culprit and the remedy."""
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status; a `UserError` becomes one line on standard error."""
+    try:
+        return command() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_STATUS

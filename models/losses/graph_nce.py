@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from util.precision import full_precision
+from util.hardware.precision import full_precision
 
 if TYPE_CHECKING:
     from models.networks.graph import GraphLevel

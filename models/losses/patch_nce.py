@@ -6,7 +6,7 @@ Shape legend: B images, N patches sampled per image, D embedding width.
 import torch
 from torch import Tensor
 
-from util.precision import full_precision
+from util.hardware.precision import full_precision
 
 MASKED_COSINE = -10.0  # what the release writes over the positive in the row of negatives
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from util.errors import UserError
-from util.precision import full_precision
+from util.hardware.precision import full_precision
 from util.registry import find_by_name
 
 

@@ -21,7 +21,7 @@ from models.networks.adjacency import (
     take_nodes,
     unit,
 )
-from util.precision import full_precision
+from util.hardware.precision import full_precision
 
 Finish = Callable[[list["GraphLevel"]], Any]
 SOURCES = ("embedding", "features")  # values of adjacency_from

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.adjacency import sample_positions
-from util.precision import full_precision
+from util.hardware.precision import full_precision
 from util.registry import find_by_name
 
 KINDS = {"mlp_sample": True, "sample": False}  # values of --netF -> whether a network follows the sampling

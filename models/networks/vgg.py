@@ -11,7 +11,7 @@ from torchvision.models import VGG16_Weights
 
 from models.networks.chain import Chain
 from util.errors import UserError
-from util.weights import read_file
+from util.run.weights import read_file
 
 # Convolutions per block and their width; each block but the first starts with a max pooling.
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))

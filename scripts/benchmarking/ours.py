@@ -11,11 +11,11 @@ from torch import Tensor, nn
 import models.networks.graph as graph
 from models import create_model
 from models.losses.gan import generator_loss
-from options import TestOptions, TrainOptions
+from models.step.runners import PlainStep, create_step
+from options import TestOptions, TrainOptions, parse
 from scripts.benchmarking.contest import Contestant, Settings
 from util.errors import UserError
-from util.runtime import Runtime
-from util.step import PlainStep, create_step
+from util.hardware.runtime import Runtime
 
 FP32 = "--amp off --tf32 false --channels_last off --compile off --cuda_graph off"
 BF16 = "--amp bf16 --channels_last on --compile off --cuda_graph off"
@@ -55,7 +55,7 @@ class Ours(Contestant):
         self, name: str, settings: Settings, batch: int = 1, flags: str | None = None, data: str = "synthetic"
     ) -> None:
         chosen = (LADDER[name] if flags is None else flags).split()
-        self.opt = TrainOptions().parse(settings.arguments(batch, *chosen, data=data))
+        self.opt = parse(TrainOptions(), settings.arguments(batch, *chosen, data=data))
         self.runtime = Runtime.from_options(self.opt)
         rounds = settings.device.on_gpu and self.opt.tf32
         precision = "bf16" if self.runtime.amp_dtype else "tf32" if rounds else "fp32"
@@ -155,6 +155,6 @@ def create_translator(settings: Settings, variant: str, batch: int) -> tuple[Any
     """A model as test.py builds it, and a batch of pictures on its device."""
     flags = re.sub(r"--cuda_graph \w+", "", LADDER[variant]).split()
     where = ["--dataroot", "synthetic", "--checkpoints_dir", "no-such-folder", "--gpu_ids", settings.device.gpu_ids]
-    opt = TestOptions().parse([*where, *settings.flags, *flags])
+    opt = parse(TestOptions(), [*where, *settings.flags, *flags])
     runtime = Runtime.from_options(opt)
     return create_model(opt, runtime), runtime.images(settings.pictures(batch)[0]["A"])

@@ -1,4 +1,4 @@
-"""FID and KID between two folders of images, by torch-fidelity (which evaluation requires and training does not)."""
+"""FID and KID between two sets of images, by torch-fidelity (which evaluation requires and training does not)."""
 
 import hashlib
 import math
@@ -6,41 +6,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.image_file import read_image, read_size
-from data.image_folder import list_images
 from util.errors import UserError
-from util.weights import read_file
+from util.run.weights import read_file
 
 FID_BIAS = 2048  # with fewer images FID depends strongly on their number
 KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 2020  # torch-fidelity's defaults
-
-
-class Pictures(Dataset):
-    """The images of a folder as torch-fidelity takes them: (3,H,W) uint8, all of one size.
-
-    Raises:
-        UserError: no image, only one, or unequal sizes.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.paths = list_images(str(folder))
-        if len(self.paths) < 2:
-            raise UserError(f"{folder} holds one image; FID and KID compare sets of at least 2")
-        self.size = read_size(self.paths[0])
-        for path in self.paths:
-            if (size := read_size(path)) != self.size:
-                raise UserError(f"{path} is {size} wide and high, {self.paths[0]} {self.size}; give images of one size")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(np.array(read_image(self.paths[index], 3))).permute(2, 0, 1)
 
 
 def inception_weights(path: Path | None, feature: str) -> Path:
@@ -69,15 +42,18 @@ def inception_weights(path: Path | None, feature: str) -> Path:
     return path
 
 
-def fid_and_kid(fake: Path, real: Path, inception: Path | None, feature: str, batch_size: int) -> dict[str, Any]:
-    """FID and KID with all that they depend on; `feature` is the Inception layer, "2048" for the FID of the papers.
+def fid_and_kid(
+    fakes: Dataset, reals: Dataset, inception: Path | None, feature: str, batch_size: int
+) -> dict[str, Any]:
+    """FID and KID of two sets of (3,H,W) uint8 pictures, with all that they depend on.
+
+    `feature` is the Inception layer, "2048" for the FID of the papers.
 
     KID is the mean over KID_SUBSETS random subsets of KID_SUBSET_SIZE images, or of all images where there are fewer.
 
     Raises:
-        UserError: unusable folders or weights, torch-fidelity is missing, or a result is no number.
+        UserError: unusable weights, torch-fidelity is missing, or a result is no number.
     """
-    fakes, reals = Pictures(fake), Pictures(real)
     try:
         import torch_fidelity
     except ImportError as error:

@@ -3,16 +3,13 @@
 import logging
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from zlib import crc32
 
 import numpy as np
 
 from util.images import grid
-
-if TYPE_CHECKING:
-    from util.visualizer import Frame
+from util.logs.sink import Frame
 
 CONNECT_SECONDS = 1.5
 REPLY_SECONDS = 10.0  # a server that takes longer counts as dead
@@ -69,7 +66,7 @@ class VisdomDisplay:
             update="append" if append else None,
         )
 
-    def pictures(self, frame: "Frame") -> None:
+    def pictures(self, frame: Frame) -> None:
         """Show the pictures of one moment in place of the last ones."""
         moment = f"epoch {frame.epoch}, images {frame.images}"
         if self.columns > 0:

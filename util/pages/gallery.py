@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from util import html
 from util.errors import UserError
 from util.files import atomic_path
 from util.images import save_png, to_uint8
+from util.pages import html
 
 WRITERS = 4
 WAITING_PICTURES = 64  # so many may wait for the disk; then `add` waits, and memory stays bounded

@@ -1,11 +1,11 @@
-"""Ways to run a model's step: plain, compiled, recorded. A fast way is relied on only after a trial (util/trial.py)."""
+"""Ways to run a model's step: plain, compiled, recorded. A fast way is relied on only after a trial (trial.py)."""
 
 from collections.abc import Callable
 from typing import Any
 
-from util.cuda_graph import Batch, CudaRecorder, RecordedStep
-from util.runtime import Runtime
-from util.trial import REROUNDED, difference
+from models.step.cuda_graph import Batch, CudaRecorder, RecordedStep
+from models.step.trial import REROUNDED, difference
+from util.hardware.runtime import Runtime
 
 Say = Callable[[str], None]
 

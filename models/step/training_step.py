@@ -1,7 +1,7 @@
 """How losses move networks: freezing, accumulation, mixed precision, the guard against bad losses, moving averages.
 
 Nothing here reads a value on the host or keeps Python state from step to step, so that a whole step can be recorded
-and replayed (util/cuda_graph.py).
+and replayed (models/step/cuda_graph.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from util.deferred import images_of
+from data.deferred import images_of
 from util.errors import UserError
-from util.loss_scale import create_loss_scale
-from util.runtime import Runtime
+from util.hardware.loss_scale import create_loss_scale
+from util.hardware.runtime import Runtime
 
 Terms = Callable[[], dict[str, Tensor]]  # returns the terms of one player's loss, already weighted
 

@@ -5,18 +5,16 @@ On one CPU everything here does nothing or the plain thing, so that models and t
 
 import os
 import platform
-import subprocess
 from argparse import Namespace
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
-import torchvision
 from torch import Tensor, nn
 
 from util.errors import UserError
+from util.hardware import provenance
 
 PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off": None}  # values of --amp
 
@@ -254,25 +252,9 @@ class Runtime:
 
     def versions(self) -> dict[str, str]:
         """What a result depends on: commit, library versions, hardware."""
-        return {
-            "commit": git_commit(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "device": self.describe(),
-        }
+        return provenance.versions(self.describe())
 
     def close(self) -> None:
         """Leave the process group."""
         if self.world_size > 1:
             dist.destroy_process_group()
-
-
-def git_commit() -> str:
-    """The commit of this checkout, marked when files differ from it; "unknown" outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

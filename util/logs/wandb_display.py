@@ -5,14 +5,12 @@ import math
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from util.errors import UserError
 from util.files import atomic_path
-from util.run_files import numbers_of, saved_record
-
-if TYPE_CHECKING:
-    from util.visualizer import Frame
+from util.logs.log_files import numbers_of
+from util.logs.sink import Frame
+from util.run.folder import saved_record
 
 CONNECT_SECONDS = 30.0
 
@@ -66,7 +64,7 @@ class WandbDisplay:
             values = {name: math.nan if value is None else value for name, value in numbers_of(record).items()}
             self.run.log({"images": record["images"]} | values)
 
-    def pictures(self, frame: "Frame") -> None:
+    def pictures(self, frame: Frame) -> None:
         """Log the pictures of a frame that is to be kept."""
         if frame.save:
             pictures = {label: self.wandb.Image(picture) for label, picture in frame.pictures.items()}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from options import TrainOptions
-from options.parser import show_value
-from util import metrics
-from util.html import short_number
+from util.metrics import truth as metrics
+from util.pages.html import short_number
+from util.parser import show_value
 
 OF_NO_EFFECT = ("run", "logs", "checkpoints", "speed")  # groups of options that do not decide what is learned
 BETTER_WHEN_LOW = ("error", "L1", "FID", "KID")

@@ -1,103 +1,19 @@
-"""What a run leaves in its folder: loss_log.txt and metrics.jsonl (RunLog), and web/index.html (TrainingPage)."""
+"""The training page, web/index.html: loss charts and pictures, made from memory."""
 
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dominate.tags import h2
 
-from util import html
-from util.errors import UserError
-from util.files import atomic_path
 from util.images import save_png
-
-if TYPE_CHECKING:
-    from util.visualizer import Frame
+from util.logs.log_files import append, keep_until
+from util.logs.sink import Frame
+from util.pages import html
 
 ROWS_PER_PAGE = 200
-
-
-def keep_until(path: Path, images_done: int) -> list[dict]:
-    """Return the records of a JSON-lines file up to `images_done` images; later and half-written lines are removed."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    records = []
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the process was killed while it wrote this line
-        if record["images"] <= images_done:
-            records.append(record)
-    kept = "".join(json.dumps(record) + "\n" for record in records)
-    if kept != text:
-        with atomic_path(path) as temporary:
-            temporary.write_text(kept, encoding="utf-8")
-    return records
-
-
-def append(path: Path, line: str) -> None:
-    """Add one line to a text file; it is on its way to the disk when this returns."""
-    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(line + "\n")
-
-
-def saved_record(run_dir: Path, remedy: str = "") -> dict:
-    """The options, recipe and versions that a training run has saved; nothing for weights that came without them.
-
-    Args:
-        run_dir: the run's folder.
-        remedy: what a user can do about a missing record; without it the caller goes on with an empty one.
-
-    Raises:
-        UserError: the record is damaged, or missing where there is a remedy.
-    """
-    path = run_dir / "train_opt.json"
-    if not path.exists():
-        if remedy:
-            raise UserError(f"{path} does not exist; {remedy}")
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not {"options", "recipe", "versions"} <= record.keys():
-            raise ValueError("it lacks options, recipe or versions")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a record of training options ({error}); restore or delete it") from None
-    return record
-
-
-def numbers_of(record: Mapping) -> dict[str, float | None]:
-    """The numbers of a record by name: losses under their own, the rest (epoch, seconds, ...) under run/."""
-    rest = {key: value for key, value in record.items() if key not in ("images", "losses", "nonfinite")}
-    return dict(record["losses"]) | {f"run/{key}": value for key, value in rest.items()}
-
-
-class RunLog:
-    """The text files: written in the training loop itself, because they are cheap and must not be lost."""
-
-    name = "log files"
-
-    def __init__(self, folder: Path) -> None:
-        self.text_path = folder / "loss_log.txt"
-        self.metrics_path = folder / "metrics.jsonl"
-
-    def start(self, images_done: int) -> list[dict]:
-        """Make the folder, open the chapter in loss_log.txt, and return the records that a resumed run goes on from."""
-        self.text_path.parent.mkdir(parents=True, exist_ok=True)
-        what = f"resumed at {images_done} images" if images_done else "training started"
-        self.message(f"================ {what} ({time.strftime('%Y-%m-%d %H:%M:%S')}) ================")
-        return keep_until(self.metrics_path, images_done)
-
-    def losses(self, line: str, record: Mapping) -> None:
-        """Add one line of text and one JSON object."""
-        append(self.text_path, line)
-        append(self.metrics_path, json.dumps(record, allow_nan=False))
-
-    def message(self, text: str) -> None:
-        """Add a line of text."""
-        append(self.text_path, text)
 
 
 class TrainingPage:
@@ -129,7 +45,7 @@ class TrainingPage:
         """Remember the points; the chart is drawn with the next pictures, or at the end."""
         self.records.extend(records)
 
-    def pictures(self, frame: "Frame") -> None:
+    def pictures(self, frame: Frame) -> None:
         """Write the PNG files and the page, if the frame is one to keep."""
         if not frame.save:
             return

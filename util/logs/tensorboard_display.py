@@ -3,13 +3,11 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from util.errors import UserError
-from util.run_files import numbers_of, saved_record
-
-if TYPE_CHECKING:
-    from util.visualizer import Frame
+from util.logs.log_files import numbers_of
+from util.logs.sink import Frame
+from util.run.folder import saved_record
 
 
 class TensorBoardDisplay:
@@ -46,7 +44,7 @@ class TensorBoardDisplay:
                 self.writer.add_scalar(name, math.nan if value is None else value, record["images"])
         self.writer.flush()
 
-    def pictures(self, frame: "Frame") -> None:
+    def pictures(self, frame: Frame) -> None:
         """Write the pictures of a frame that is to be kept."""
         if frame.save:
             for label, picture in frame.pictures.items():

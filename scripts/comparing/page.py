@@ -7,9 +7,9 @@ from pathlib import Path
 from dominate import tags
 from dominate.util import raw
 
-from util import html
-from util.compare_facts import best
-from util.html import Picture, printable
+from scripts.comparing.facts import best
+from util.pages import html
+from util.pages.html import Picture, printable
 
 ASSETS = Path(__file__).resolve().parent
 COLOURS = 8  # as many as the style has, then again from the first

@@ -1,21 +1,38 @@
 """A run's state on disk: found, checked and loaded at the start, written whole at every save."""
 
-import datetime
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from models.base_model import BaseModel
-from options.base_options import plain_options, run_dir
-from options.parser import show_value
+from torch import nn
+
 from util.errors import UserError
-from util.progress import Progress
-from util.runtime import Runtime
-from util.weights import atomic_save, load_weights, read_file
+from util.hardware.runtime import Runtime
+from util.parser import show_value
+from util.run.folder import plain_options, run_dir, weights_file
+from util.run.progress import Progress
+from util.run.weights import atomic_save, load_weights, read_file
 
 STATE = "latest_state.pt"
 FIXED = ("epoch_count", "lr_policy")  # where the schedule began, and its kind: a run keeps them, like its architecture
 SILENT = ("continue_train", "checkpoints_dir", "dry_run")  # no part of what is trained
+
+
+class Saved(Protocol):
+    """What a checkpoint needs of a model."""
+
+    networks: Mapping[str, nn.Module]
+    averages: Mapping[str, nn.Module]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+
+    def check_finite(self, last_checkpoint: str) -> None:
+        """Raise UserError after a loss that was not finite."""
 
 
 class Checkpoint:
@@ -25,7 +42,7 @@ class Checkpoint:
     which test.py reads and which have the released code's keys.
     """
 
-    def __init__(self, opt: Namespace, runtime: Runtime, model: BaseModel, progress: Progress) -> None:
+    def __init__(self, opt: Namespace, runtime: Runtime, model: Saved, progress: Progress) -> None:
         self.opt, self.runtime, self.model, self.progress = opt, runtime, model, progress
         self.folder = run_dir(opt)
         self.last_saved = "none yet"
@@ -71,7 +88,7 @@ class Checkpoint:
     def _load_all(self, folder: Path) -> list[str]:
         loaded = []
         for name, net in self.model.networks.items():
-            path = folder / f"{self.opt.epoch}_net_{name}.pth"
+            path = weights_file(folder, self.opt.epoch, name)
             if path.is_file() or name.startswith("G"):
                 load_weights(net, path)
                 loaded.append(path.name)
@@ -105,9 +122,9 @@ class Checkpoint:
 
     def _write_weights(self, label: str) -> None:
         for name, net in self.model.networks.items():
-            atomic_save(net.state_dict(), self.folder / f"{label}_net_{name}.pth")
+            atomic_save(net.state_dict(), weights_file(self.folder, label, name))
         for name, average in self.model.averages.items():
-            atomic_save(average.state_dict(), self.folder / f"{label}_net_{name}_ema.pth")
+            atomic_save(average.state_dict(), weights_file(self.folder, label, name, average=True))
 
 
 def compare_options(saved: dict[str, Any], opt: Namespace) -> list[str]:
@@ -130,17 +147,7 @@ def compare_options(saved: dict[str, Any], opt: Namespace) -> list[str]:
     return notes
 
 
-def move_aside(folder: Path) -> Path | None:
-    """Rename a run's folder so that a new run can have its name; returns the new place, None if there was no run."""
-    if not folder.is_dir():
-        return None
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    target = folder.with_name(f"{folder.name}.before-{stamp}")
-    folder.rename(target)
-    return target
-
-
-def load_for_inference(model: BaseModel, folder: Path, epoch: str, use_average: bool = True) -> list[str]:
+def load_for_inference(model: Saved, folder: Path, epoch: str, use_average: bool = True) -> list[str]:
     """Load the weights that translating needs, moving averages first; returns the names of the files.
 
     Raises:
@@ -148,9 +155,8 @@ def load_for_inference(model: BaseModel, folder: Path, epoch: str, use_average: 
     """
     loaded = []
     for name, net in model.networks.items():
-        path = folder / f"{epoch}_net_{name}.pth"
-        average = path.with_name(f"{path.stem}_ema.pth")
-        path = average if use_average and average.is_file() else path
+        average = weights_file(folder, epoch, name, average=True)
+        path = average if use_average and average.is_file() else weights_file(folder, epoch, name)
         load_weights(net, path)
         loaded.append(path.name)
     return loaded

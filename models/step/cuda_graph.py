@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from util.deferred import Deferred, held_by, kind_of
-from util.trial import REORDERED, difference, first_line
+from data.deferred import Deferred, held_by, kind_of
+from models.step.trial import REORDERED, difference, first_line
 
 WARM_UP = 3  # steps of a kind of batch that run as they are: libraries choose algorithms, optimisers get their states
 SHAPES = 4  # kinds of batches that are recorded; each keeps its memory for good, so further ones run as they are

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from models.networks.graph_maps import LayerMaps
+    from models.explain.graph_maps import LayerMaps
 
 DPI = 100
 CELL = 2.6  # inches: the longer side of one picture

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.explain.chunked_graph import ChunkedGraph, ChunkedPropagation, chunked_similarity_graph
+from models.explain.spectrum import leading_eigenpairs, spectral_clusters
 from models.networks.adjacency import gather_patches, unit
-from models.networks.chunked_graph import ChunkedGraph, ChunkedPropagation, chunked_similarity_graph
 from models.networks.graph import GraphHead, GraphLevel
-from models.networks.spectrum import leading_eigenpairs, spectral_clusters
-from util.precision import full_precision
+from util.hardware.precision import full_precision
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""What a discriminator minimises: its losses on real and translated images, and the penalties on its slope.
+
+The losses themselves are functions of scores, in models/losses/gan.py; here the network is called.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from models.losses.gan import discriminator_loss
+from models.networks.chain import differentiated_twice
+from models.networks.passes import pass_each
+from util.hardware.precision import full_precision
+
+
+def discriminator_terms(netD: nn.Module, real: Tensor, fake: Tensor, mode: str = "lsgan") -> dict[str, Tensor]:
+    """All that D minimises on images (B,C,H,W): `discriminator_loss` as D_real and D_fake, with wgangp D_gp too.
+
+    No gradient reaches the images.
+    """
+    fake = fake.detach()
+    D_real, D_fake = discriminator_loss(*pass_each(netD, real, fake), mode)
+    terms = {"D_real": D_real, "D_fake": D_fake}
+    return terms | ({"D_gp": gradient_penalty(netD, real, fake)} if mode == "wgangp" else {})
+
+
+def gradient_penalty(
+    netD: Callable[[Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    centre: float = 1.0,
+    weight: float = 10.0,
+    eps: Tensor | None = None,
+) -> Tensor:
+    """WGAN-GP's penalty on the slope of D between real and fake images (Gulrajani et al. 2017, arXiv 1704.00028).
+
+    weight * mean over images of (|| d sum D(x) / dx ||_2 - centre)^2,  x = eps * real + (1 - eps) * fake
+
+    Only D learns from it: the images are detached. Its gradient is a second derivative of D.
+
+    Args:
+        real, fake: images (B,C,H,W).
+        eps: (B,1,1,1) in [0,1]; drawn on the images' device when not given.
+
+    Returns:
+        0-d tensor.
+    """
+    real, fake = full_precision(real), full_precision(fake)  # a generator under autocast gives half precision
+    if eps is None:
+        eps = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+    slope = _slope(netD, torch.lerp(fake, real, eps))
+    length = torch.linalg.vector_norm(slope.flatten(1), dim=1)  # (B,)
+    return weight * (length - centre).square().mean()
+
+
+def r1_penalty(netD: Callable[[Tensor], Tensor], real: Tensor, weight: float = 1.0) -> Tensor:
+    """R1: keeps D flat on real images (Mescheder et al. 2018, arXiv 1801.04406, equation 9).
+
+    0.5 * weight * mean over images of || d sum D(x) / dx ||_2^2,  x real
+
+    The sum runs over all scores of an image, as in CUT's release. Only D learns from it. Its gradient is a second
+    derivative of D.
+
+    Args:
+        real: images (B,C,H,W).
+
+    Returns:
+        0-d tensor.
+    """
+    return 0.5 * weight * _slope(netD, real).square().flatten(1).sum(1).mean()
+
+
+def _slope(netD: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """d sum D(x) / dx at images (B,C,H,W), in float32 or wider: D can learn from it, the images cannot."""
+    x = images.detach().requires_grad_()
+    with differentiated_twice():
+        (slope,) = torch.autograd.grad(netD(x).sum(), x, create_graph=True)
+    return full_precision(slope)

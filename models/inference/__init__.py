@@ -1,0 +1,1 @@
+"""How images are translated: modes of a generator, tiles, styles, and the loop of test.py."""

@@ -1,0 +1,64 @@
+"""The text files of a run: loss_log.txt for people, metrics.jsonl for programs."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from util.files import atomic_path
+
+
+def keep_until(path: Path, images_done: int) -> list[dict]:
+    """Return the records of a JSON-lines file up to `images_done` images; later and half-written lines are removed."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    records = []
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the process was killed while it wrote this line
+        if record["images"] <= images_done:
+            records.append(record)
+    kept = "".join(json.dumps(record) + "\n" for record in records)
+    if kept != text:
+        with atomic_path(path) as temporary:
+            temporary.write_text(kept, encoding="utf-8")
+    return records
+
+
+def append(path: Path, line: str) -> None:
+    """Add one line to a text file; it is on its way to the disk when this returns."""
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(line + "\n")
+
+
+def numbers_of(record: Mapping) -> dict[str, float | None]:
+    """The numbers of a record by name: losses under their own, the rest (epoch, seconds, ...) under run/."""
+    rest = {key: value for key, value in record.items() if key not in ("images", "losses", "nonfinite")}
+    return dict(record["losses"]) | {f"run/{key}": value for key, value in rest.items()}
+
+
+class RunLog:
+    """The text files: written in the training loop itself, because they are cheap and must not be lost."""
+
+    name = "log files"
+
+    def __init__(self, folder: Path) -> None:
+        self.text_path = folder / "loss_log.txt"
+        self.metrics_path = folder / "metrics.jsonl"
+
+    def start(self, images_done: int) -> list[dict]:
+        """Make the folder, open the chapter in loss_log.txt, and return the records that a resumed run goes on from."""
+        self.text_path.parent.mkdir(parents=True, exist_ok=True)
+        what = f"resumed at {images_done} images" if images_done else "training started"
+        self.message(f"================ {what} ({time.strftime('%Y-%m-%d %H:%M:%S')}) ================")
+        return keep_until(self.metrics_path, images_done)
+
+    def losses(self, line: str, record: Mapping) -> None:
+        """Add one line of text and one JSON object."""
+        append(self.text_path, line)
+        append(self.metrics_path, json.dumps(record, allow_nan=False))
+
+    def message(self, text: str) -> None:
+        """Add a line of text."""
+        append(self.text_path, text)

@@ -1,0 +1,131 @@
+"""What a run shows and leaves behind, through sinks that cannot stop or slow it: console, log files, page, others."""
+
+import math
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from util.images import to_uint8
+from util.logs.background import CLOSE_SECONDS, BackgroundWriter
+from util.logs.console import Console
+from util.logs.log_files import RunLog
+from util.logs.sink import Frame, Sink
+from util.logs.tensorboard_display import TensorBoardDisplay
+from util.logs.training_page import TrainingPage
+from util.logs.visdom_display import VisdomDisplay
+from util.logs.wandb_display import WandbDisplay
+
+
+class Visualizer:
+    """The one object that the training loop reports to.
+
+    Console and text files are served in the loop, the others by a thread. A sink that raises is switched off with
+    one line; the others and the training go on. With `enabled=False` (every rank but the first) no method does a thing.
+    """
+
+    def __init__(self, opt: Namespace, run_dir: Path, total_images: int, enabled: bool = True) -> None:
+        """Reads the logging options from `opt`; UserError where a library that they ask for is not installed.
+
+        `total_images`: images of the whole run, for the bar and the time left.
+        """
+        self.enabled = enabled
+        self.console = Console(total_images)
+        self.log = RunLog(Path(run_dir))
+        self.off: set[str] = set()
+        self.writer = BackgroundWriter(make_sinks(opt, Path(run_dir)), self._guard, self.message)
+
+    def start(self, images_done: int) -> None:
+        """Begin, or go on after `images_done` images: what was logged beyond them is dropped, it will come again."""
+        if not self.enabled:
+            return
+        self._guard(self.console, self.console.start, images_done)
+        records = self._guard(self.log, self.log.start, images_done) or []
+        self.writer.start(records, images_done)
+
+    def print_losses(self, epoch: int, images: int, losses: Mapping[str, float], times: Mapping[str, float]) -> None:
+        """Log losses (and times, in seconds) after `images` images, in CUT's look; NaN and infinity are welcome."""
+        if not self.enabled:
+            return
+        counters = ", ".join([f"epoch: {epoch}", f"iters: {images}", *(f"{k}: {v:.3f}" for k, v in times.items())])
+        line = f"({counters}) " + " ".join(f"{name}: {value:.3f}" for name, value in losses.items())
+        record = make_record(epoch, images, losses, times)
+        self._guard(self.log, self.log.losses, line, record)
+        self._guard(self.console, self.console.losses, line, epoch, losses)
+        self.writer.add_record(record)
+
+    def advance(self, images: int) -> None:
+        """Count `images` more images on the bar."""
+        if self.enabled:
+            self._guard(self.console, self.console.advance, images)
+
+    def display(self, visuals: Mapping[str, Tensor], epoch: int, images: int, save: bool) -> None:
+        """Show the first image of each (B,C,H,W) batch in [-1, 1]; with `save` it is written and put on the page.
+
+        The pictures are copied before this returns, so that the next step may overwrite the tensors.
+        """
+        wanted = any((sink.live or save) and sink.name not in self.off for sink in self.writer.sinks)
+        if self.enabled and wanted:
+            self._guard(self.writer, self._display, visuals, epoch, images, save)
+
+    def message(self, text: str) -> None:
+        """Put a line on the console and into loss_log.txt."""
+        if self.enabled:
+            self._guard(self.log, self.log.message, text)
+            self._guard(self.console, self.console.message, text)
+
+    def close(self) -> None:
+        """Write everything that waits; further calls do nothing."""
+        if not self.enabled:
+            return
+        if not self.writer.close():
+            self.message(f"warning: a log did not finish within {CLOSE_SECONDS:.0f} s and is left behind")
+        if self.writer.dropped:
+            self.message(f"warning: {self.writer.dropped} displays were dropped in all")
+        self._guard(self.console, self.console.close)
+        self.enabled = False
+
+    def _display(self, visuals: Mapping[str, Tensor], epoch: int, images: int, save: bool) -> None:
+        pictures = {label: to_uint8(batch[0]) for label, batch in visuals.items()}
+        kept_all = self.writer.add_frame(Frame(epoch, images, pictures, save))
+        if not kept_all and self.writer.dropped == 1:
+            self.message("warning: pictures come faster than the logs take them; some will not be shown")
+
+    def _guard(self, sink: object, action: Callable, *arguments: object) -> object:
+        """Run one action of a sink that is not off; if it raises, switch the sink off and say so, once."""
+        if sink.name in self.off:
+            return None
+        try:
+            return action(*arguments)
+        except Exception as error:  # whatever a sink trips over, training goes on
+            self.off.add(sink.name)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.message(f"warning: {sink.name} is off for the rest of this run: {reason}")
+            return None
+
+
+def make_sinks(opt: Namespace, run_dir: Path) -> list[Sink]:
+    """Return the background sinks that `opt` asks for; a further one is one more line here."""
+    sinks: list[Sink] = []
+    if not opt.no_html:
+        sinks.append(TrainingPage(run_dir / "web", opt.name, opt.display_winsize))
+    if opt.display_id is None or opt.display_id > 0:
+        where = (opt.display_server, opt.display_port, opt.display_env)
+        sinks.append(VisdomDisplay(opt.name, *where, opt.display_id, opt.display_ncols, opt.display_winsize))
+    if opt.use_tensorboard:
+        sinks.append(TensorBoardDisplay(run_dir))
+    if opt.use_wandb:  # last, because it may wait for a server
+        sinks.append(WandbDisplay(opt.wandb_project_name, opt.name, run_dir))
+    return sinks
+
+
+def make_record(epoch: int, images: int, losses: Mapping[str, float], times: Mapping[str, float]) -> dict:
+    """Return the JSON object of one print: valid JSON also for NaN, as null plus its name in "nonfinite"."""
+    nonfinite = [name for name, value in {**times, **losses}.items() if not math.isfinite(value)]
+
+    def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+
+    record = {"epoch": epoch, "images": images, **finite(times), "losses": finite(losses)}
+    return record | ({"nonfinite": nonfinite} if nonfinite else {})

@@ -1,0 +1,1 @@
+"""How good is it? Measures of translated pictures."""
