@@ -33,8 +33,13 @@ class AlignedDataset(BaseDataset):
         paths = self.domains["B"].paths
         source_B = self._source("B", paths[index % len(paths)], epoch, None)
         if self._part("A", view_A.source.path)[0] != self._part("B", source_B.path)[0]:
-            raise UserError(f"{view_A.source.path} and {source_B.path} differ in size; the images of a pair have one")
-        return {"A": view_A, "B": replace(view_A, source=replace(source_B, size=view_A.source.size))}
+            raise UserError(
+                f"{view_A.source.path} and {source_B.path} differ in size; the images of a pair have one"
+            )
+        return {
+            "A": view_A,
+            "B": replace(view_A, source=replace(source_B, size=view_A.source.size)),
+        }
 
     def find_files(self, role: str) -> tuple[str, list[str]]:
         if not self.together:
@@ -62,19 +67,29 @@ class AlignedDataset(BaseDataset):
     def _paired(self, domains: dict[str, Domain]) -> dict[str, Domain]:
         """The two domains reduced to what both have; a lack is an error unless unreadable images are left out."""
         names = {
-            role: {os.path.splitext(os.path.relpath(path, domain.folder))[0]: path for path in domain.paths}
+            role: {
+                os.path.splitext(os.path.relpath(path, domain.folder))[0]: path
+                for path in domain.paths
+            }
             for role, domain in domains.items()
         }
         for role, domain in domains.items():
             if len(names[role]) < len(domain.paths):
-                raise UserError(f"{domain.folder} holds two images whose names differ in the ending only; remove one")
+                raise UserError(
+                    f"{domain.folder} holds two images whose names differ in the ending only; remove one"
+                )
         alone = sorted(names["A"].keys() ^ names["B"].keys())
         both = [name for name in names["A"] if name in names["B"]]
         text = f"{len(alone)} images have no partner of the same name in the other folder: {', '.join(alone[:3])}"
         if not both or (alone and not self.opt.skip_bad_images):
-            raise UserError(f"{domains['A'].folder}, {domains['B'].folder}: {text}; without pairs take unaligned")
+            raise UserError(
+                f"{domains['A'].folder}, {domains['B'].folder}: {text}; without pairs take unaligned"
+            )
         self.notes += [f"left out: {text}"] if alone else []
-        return {role: replace(domain, paths=[names[role][n] for n in both]) for role, domain in domains.items()}
+        return {
+            role: replace(domain, paths=[names[role][n] for n in both])
+            for role, domain in domains.items()
+        }
 
     def _part(self, role: str, path: str) -> tuple[Size, Box | None]:
         """Size of a role's image, and the part of the file that it is.

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from data.image_file import find_bad_images, read_size
 from data.image_folder import find_images
-from data.transforms import Preprocess, Size, Source, View
+from data.result_names import unique_names
+from data.transforms import Preprocess, Size, Source, View, cut_view, read_source
 from util.errors import UserError
 
 if TYPE_CHECKING:  # options imports this package
@@ -49,7 +51,9 @@ class BaseDataset(ABC):
         self.opt = opt
         self.is_train = opt.is_train
         self.notes: list[str] = []  # what the user should be told once
-        self.preprocess = Preprocess(opt.preprocess, opt.crop_size, opt.size_multiple, opt.is_train, opt.no_flip)
+        self.preprocess = Preprocess(
+            opt.preprocess, opt.crop_size, opt.size_multiple, opt.is_train, opt.no_flip
+        )
         self.domains = {role: self._find_domain(role) for role in roles}
         self._file_sizes: dict[str, Size] = {}
 
@@ -75,12 +79,34 @@ class BaseDataset(ABC):
         shown = ", ".join(list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
         if len(bad) == len(paths):
             raise UserError(f"none of the {len(paths)} images can be read: {shown}; replace them")
-        self.notes.append(f"left out {len(bad)} of {len(paths)} images that cannot be read: {shown}")
+        self.notes.append(
+            f"left out {len(bad)} of {len(paths)} images that cannot be read: {shown}"
+        )
         return [path for path in paths if path not in bad]
 
     @abstractmethod
     def plan(self, epoch: int, index: int) -> dict[str, View]:
         """The views of one sample, by role: a pure function of seed, epoch (from 1) and index."""
+
+    def sample(self, index: int, epoch: int = 1) -> dict[str, Tensor]:
+        """One sample, read here and now: images (C,H,W) in [-1,1] by role; the same on every machine.
+
+        Raises:
+            UserError: an image that cannot be read, or is too small for its crop.
+        """
+        plan = self.plan(epoch, index)
+        pixels = {role: cut_view(read_source(view.source), view) for role, view in plan.items()}
+        return {role: image.float() / 127.5 - 1 for role, image in pixels.items()}
+
+    def result_names(self) -> list[str]:
+        """What test.py calls the result of each sample: a relative path without suffix, by index.
+
+        Samples that show only different pictures, such as those of either domain, may share a name.
+        """
+        names = []
+        for domain in self.domains.values():
+            names += unique_names(domain.paths, domain.folder)
+        return names[: len(self)]
 
     def __len__(self) -> int:
         """Samples per epoch: the size of the larger domain."""
@@ -109,7 +135,11 @@ class BaseDataset(ABC):
 
     def sources(self, epoch: int) -> list[Source]:
         """All that the samples of an epoch are cut from, for caches."""
-        return [self._source(role, path, epoch, None) for role, domain in self.domains.items() for path in domain.paths]
+        return [
+            self._source(role, path, epoch, None)
+            for role, domain in self.domains.items()
+            for path in domain.paths
+        ]
 
     @property
     def cacheable(self) -> bool:

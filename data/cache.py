@@ -44,10 +44,15 @@ class PixelCache:
         check_memory(total, len(sources), device, flag)
         self._starts = (ends - torch.tensor(lengths)).tolist()
         self.buffer = torch.empty(total, dtype=torch.uint8, device=device)
-        for start, length, pixels in zip(self._starts, lengths, in_threads(read_source, sources), strict=True):
+        for start, length, pixels in zip(
+            self._starts, lengths, in_threads(read_source, sources), strict=True
+        ):
             self.buffer[start : start + length].copy_(pixels.flatten())
         self._table = torch.tensor(
-            [(start, source.size[1], source.size[0]) for start, source in zip(self._starts, sources, strict=True)]
+            [
+                (start, source.size[1], source.size[0])
+                for start, source in zip(self._starts, sources, strict=True)
+            ]
         ).to(device)
 
     def describe(self) -> str:
@@ -70,7 +75,9 @@ class PixelCache:
         return gather_views(self.buffer, self._table, plan, size)
 
 
-def gather_views(buffer: Tensor, table: Tensor, plan: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def gather_views(
+    buffer: Tensor, table: Tensor, plan: Tensor, shape: tuple[int, int, int]
+) -> Tensor:
     """Cut, mirror and fill up a batch by index arithmetic; no wait for the device, so it can be part of a CUDA graph.
 
     Args:

@@ -25,7 +25,11 @@ class Deferred:
     """
 
     def __init__(
-        self, plan: Tensor, size: tuple[int, int, int], source: Source, finish: Callable[[Tensor], Tensor]
+        self,
+        plan: Tensor,
+        size: tuple[int, int, int],
+        source: Source,
+        finish: Callable[[Tensor], Tensor],
     ) -> None:
         self.plan, self.size, self.source, self._finish = plan, size, source, finish
 

@@ -58,7 +58,9 @@ def read_image(path: str, channels: int) -> Image.Image:
         image.load()
         pixels = _to_8_bit(image, path)
         turn = _TO_UPRIGHT.get(orientation)
-        return (pixels if turn is None else pixels.transpose(turn)).convert("L" if channels == 1 else "RGB")
+        return (pixels if turn is None else pixels.transpose(turn)).convert(
+            "L" if channels == 1 else "RGB"
+        )
 
 
 def find_bad_images(paths: list[str]) -> dict[str, str]:
@@ -84,7 +86,9 @@ def _opened(path: str) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # decoders raise anything (SyntaxError, struct.error, ...), always because of the file
         reason = _reason(path, error)
-        raise UserError(f"{path}: {reason}; replace the file, or leave it out with --skip_bad_images") from error
+        raise UserError(
+            f"{path}: {reason}; replace the file, or leave it out with --skip_bad_images"
+        ) from error
 
 
 def _reason(path: str, error: Exception) -> str:
@@ -111,10 +115,14 @@ def _to_8_bit(image: Image.Image, path: str) -> Image.Image:
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise UserError(f"{path}: 32-bit values outside 0..65535; convert it to 8 or 16 bits per channel")
+            raise UserError(
+                f"{path}: 32-bit values outside 0..65535; convert it to 8 or 16 bits per channel"
+            )
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        raise UserError(f"{path}: floating-point pixels have no known range; convert it to 8 or 16 bits per channel")
+        raise UserError(
+            f"{path}: floating-point pixels have no known range; convert it to 8 or 16 bits per channel"
+        )
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -23,9 +23,13 @@ def list_images(folder: str) -> list[str]:
     try:
         paths = sorted(_walk(folder, ()))
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot read this folder ({error.strerror}); check permissions") from error
+        raise UserError(
+            f"{error.filename}: cannot read this folder ({error.strerror}); check permissions"
+        ) from error
     if not paths:
-        raise UserError(f"{folder} holds no images; looked for {' '.join(SUFFIXES)} in it and in its subfolders")
+        raise UserError(
+            f"{folder} holds no images; looked for {' '.join(SUFFIXES)} in it and in its subfolders"
+        )
     return paths
 
 
@@ -36,7 +40,9 @@ def _walk(folder: str, above: tuple[str, ...]) -> list[str]:
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):  # .ipynb_checkpoints, and the ._name.jpg that macOS leaves in archives
+            if entry.name.startswith(
+                "."
+            ):  # .ipynb_checkpoints, and the ._name.jpg that macOS leaves in archives
                 continue
             if entry.is_dir():
                 found += _walk(entry.path, (*above, real))
@@ -60,14 +66,18 @@ def find_images(dataroot: str, phase: str, letter: str, is_train: bool) -> tuple
         if is_train:
             raise UserError(f"--dataroot {dataroot} is a file; give {_wanted(phase, is_train)}")
         if not is_image(dataroot):
-            raise UserError(f"--dataroot {dataroot} is not an image; known are {' '.join(SUFFIXES)}")
+            raise UserError(
+                f"--dataroot {dataroot} is not an image; known are {' '.join(SUFFIXES)}"
+            )
         return os.path.dirname(dataroot), [dataroot]
     folder = phase_folder(dataroot, phase, letter)
     if folder:
         return folder, list_images(folder)
     if is_train or has_domains(dataroot):
         tried = " or ".join(folder_names(phase, letter))
-        raise UserError(f"--dataroot {dataroot} has no folder {tried}; give {_wanted(phase, is_train)}")
+        raise UserError(
+            f"--dataroot {dataroot} has no folder {tried}; give {_wanted(phase, is_train)}"
+        )
     return dataroot, list_images(dataroot)
 
 
@@ -84,9 +94,15 @@ def folder_names(phase: str, letter: str = "") -> list[str]:
 
 def has_domains(dataroot: str) -> bool:
     """Whether this is a folder with images by domain (trainA, testB, ...), not an image or a folder of inputs alone."""
-    return os.path.isdir(dataroot) and any(_DOMAIN_FOLDER.fullmatch(name) for name in os.listdir(dataroot))
+    return os.path.isdir(dataroot) and any(
+        _DOMAIN_FOLDER.fullmatch(name) for name in os.listdir(dataroot)
+    )
 
 
 def _wanted(phase: str, is_train: bool) -> str:
     pair = f"a folder that holds {phase}A and {phase}B, the images of the two domains"
-    return pair if is_train else f"one image, a folder of images, or {pair} (only the input domain is needed)"
+    return (
+        pair
+        if is_train
+        else f"one image, a folder of images, or {pair} (only the input domain is needed)"
+    )

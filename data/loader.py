@@ -29,7 +29,8 @@ class Loader:
     """Turns a data set into batches on the device.
 
     A batch is a dict: "A" (and "B" when training) float32 (B, C, H, W) in [-1, 1] on the device, "A_paths" list of
-    str, and "A_size" list of (height, width): the part of each image that is not filled up (all of it in training).
+    str, "A_size" list of (height, width): the part of each image that is not filled up (all of it in training), and
+    "index", the samples' numbers in the data set.
 
     Args:
         dataset: which images, and how they are cut.
@@ -72,8 +73,12 @@ class Loader:
         first = part * self._runtime.rank
         batches = [batch[first : first + part] for batch in self._index_batches(epoch)[start:]]
         keys = [[(epoch, index) for index in batch] for batch in batches if batch]
-        for batch in self._fetch_cached(epoch, keys) if self._host is None else self._fetch_decoded(keys):
-            yield {role: self._finish(pixels) for role, pixels in batch.pixels.items()} | batch.facts
+        for batch in (
+            self._fetch_cached(epoch, keys) if self._host is None else self._fetch_decoded(keys)
+        ):
+            yield {
+                role: self._finish(pixels) for role, pixels in batch.pixels.items()
+            } | batch.facts
 
     def _finish(self, pixels: Tensor | Deferred) -> Tensor | Deferred:
         return pixels if isinstance(pixels, Deferred) else self._runtime.images(pixels)
@@ -82,7 +87,9 @@ class Loader:
         order, size = self.dataset.order(epoch), self.images_per_step
         if self.dataset.is_train:
             return [order[first : first + size] for first in range(0, len(order) - size + 1, size)]
-        groups: dict[Any, list[int]] = {}  # at test a batch holds images of one size, so that none affects another
+        groups: dict[
+            Any, list[int]
+        ] = {}  # at test a batch holds images of one size, so that none affects another
         full = []
         for index in order:
             plan = self.dataset.plan(epoch, index)
@@ -153,7 +160,9 @@ class RawBatch:
 
     def pin_memory(self) -> "RawBatch":
         """The same in page-locked memory; DataLoader calls this."""
-        return RawBatch({role: pixels.pin_memory() for role, pixels in self.pixels.items()}, self.facts)
+        return RawBatch(
+            {role: pixels.pin_memory() for role, pixels in self.pixels.items()}, self.facts
+        )
 
 
 def make_batch(dataset: BaseDataset, keys: Keys, cut: Cut) -> RawBatch:
@@ -163,7 +172,7 @@ def make_batch(dataset: BaseDataset, keys: Keys, cut: Cut) -> RawBatch:
         UserError: the images of the batch differ in size.
     """
     plans = [dataset.plan(epoch, index) for epoch, index in keys]
-    batch = RawBatch({}, {})
+    batch = RawBatch({}, {"index": [index for _, index in keys]})
     for role in plans[0]:
         views = [plan[role] for plan in plans]
         for view in views:

@@ -26,7 +26,9 @@ class PictureSet(Dataset):
         self.size = read_size(self.paths[0])
         for path in self.paths:
             if (size := read_size(path)) != self.size:
-                raise UserError(f"{path} is {size} wide and high, {self.paths[0]} {self.size}; give images of one size")
+                raise UserError(
+                    f"{path} is {size} wide and high, {self.paths[0]} {self.size}; give images of one size"
+                )
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -12,7 +12,9 @@ class SingleDataset(BaseDataset):
 
     def __init__(self, opt: Namespace) -> None:
         if opt.is_train:
-            raise UserError("--dataset_mode single has no second domain; train with --dataset_mode unaligned")
+            raise UserError(
+                "--dataset_mode single has no second domain; train with --dataset_mode unaligned"
+            )
         super().__init__(opt, roles="A")
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:

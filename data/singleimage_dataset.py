@@ -35,7 +35,12 @@ class SingleImageDataset(BaseDataset):
 
         if is_train:
             group = parser.group("data")
-            group.add("--crops_per_epoch", 100_000, "crops of the two images that make an epoch", type=positive_int)
+            group.add(
+                "--crops_per_epoch",
+                100_000,
+                "crops of the two images that make an epoch",
+                type=positive_int,
+            )
             group.add("--random_scale_max", 3.0, "sides are divided by up to this, at random")
             parser.set_defaults(preprocess=ZOOM_AND_PATCH)
         return parser
@@ -49,7 +54,9 @@ class SingleImageDataset(BaseDataset):
                 f"--preprocess {opt.preprocess}: --dataset_mode singleimage zooms and cuts by itself; leave it out"
             )
         if opt.random_scale_max < 1:
-            raise UserError(f"--random_scale_max {opt.random_scale_max}: images are only made smaller; give 1 or more")
+            raise UserError(
+                f"--random_scale_max {opt.random_scale_max}: images are only made smaller; give 1 or more"
+            )
         super().__init__(Namespace(**{**vars(opt), "preprocess": "crop"}), roles="AB")
         for domain in self.domains.values():
             if len(domain.paths) > 1:
@@ -97,7 +104,8 @@ class SingleImageDataset(BaseDataset):
         rng = np.random.default_rng((opt.seed, epoch, 0, 1 + 2 * batch + "AB".index(role)))
         zoom = rng.uniform(1 / opt.random_scale_max, 1, size=2)
         width, height = (
-            max(opt.crop_size, round(side * factor)) for side, factor in zip(self.file_size(path), zoom, strict=True)
+            max(opt.crop_size, round(side * factor))
+            for side, factor in zip(self.file_size(path), zoom, strict=True)
         )
         return Source(path, domain.channels, (width, height), bilinear=True, kept=True)
 
@@ -106,7 +114,9 @@ class SingleImageDataset(BaseDataset):
         if self.opt.serial_batches:
             return index
         if (epoch, role) not in self._numbers:
-            self._numbers = {key: numbers for key, numbers in self._numbers.items() if key[0] == epoch}
+            self._numbers = {
+                key: numbers for key, numbers in self._numbers.items() if key[0] == epoch
+            }
             rng = np.random.default_rng((self.opt.seed, epoch, 0, 0, 1 + "AB".index(role)))
             self._numbers[epoch, role] = rng.permutation(len(self))
         return int(self._numbers[epoch, role][index])

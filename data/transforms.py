@@ -80,7 +80,12 @@ def keep(size: Size, load_size: int, crop_size: int) -> Size:
     return size
 
 
-SCALERS = {"resize": resize, "scale_width": scale_width, "scale_shortside": scale_shortside, "none": keep}
+SCALERS = {
+    "resize": resize,
+    "scale_width": scale_width,
+    "scale_shortside": scale_shortside,
+    "none": keep,
+}
 CUTTERS = ("crop", "trim")
 ZOOM_RANGE = (0.8, 1.0)
 KEPT_IMAGES = 2  # per process: one of each domain
@@ -104,12 +109,18 @@ class Preprocess:
         UserError: an unknown mode, or a crop_size that is no multiple.
     """
 
-    def __init__(self, mode: str, crop_size: int, multiple: int, is_train: bool, no_flip: bool) -> None:
+    def __init__(
+        self, mode: str, crop_size: int, multiple: int, is_train: bool, no_flip: bool
+    ) -> None:
         words = mode.split("_and_")
         scalers = [word for word in words if word in SCALERS]
         cutters = [word for word in words if word in CUTTERS]
         self.zoom = "zoom" in words
-        if len(scalers) > 1 or len(cutters) > 1 or len(words) != len(scalers) + len(cutters) + self.zoom:
+        if (
+            len(scalers) > 1
+            or len(cutters) > 1
+            or len(words) != len(scalers) + len(cutters) + self.zoom
+        ):
             raise UserError(f"--preprocess {mode}: no such mode; there are: {MODES}")
         self.scale = SCALERS[scalers[0] if scalers else "none"]
         self.crop = "crop" in words
@@ -132,9 +143,14 @@ class Preprocess:
         width, height = self.scale(size, load_size, self.crop_size)
         if self.zoom:
             across, down = rng.uniform(*ZOOM_RANGE, size=2) if rng else (1, 1)
-            width, height = (max(self.crop_size, round(side * z)) for side, z in ((width, across), (height, down)))
+            width, height = (
+                max(self.crop_size, round(side * z))
+                for side, z in ((width, across), (height, down))
+            )
         if self.is_train and not self.crop:
-            width, height = (max(round(side / self.multiple), 1) * self.multiple for side in (width, height))
+            width, height = (
+                max(round(side / self.multiple), 1) * self.multiple for side in (width, height)
+            )
         return int(width), int(height)
 
     def view(self, source: Source, rng: np.random.Generator | None) -> View:
@@ -150,16 +166,24 @@ class Preprocess:
                 f"with --preprocess {self.mode}; use --preprocess scale_shortside_and_crop or resize_and_crop with "
                 f"--load_size >= {self.crop_size}"
             )
-        cut = [min(side, self.crop_size) if self.crop or self.trim else side for side in source.size]
+        cut = [
+            min(side, self.crop_size) if self.crop or self.trim else side for side in source.size
+        ]
         spare = [side - part for side, part in zip(source.size, cut, strict=True)]
         left, top = (int(rng.integers(s + 1)) if rng else s // 2 for s in spare)
         width, height = (-(-part // self.multiple) * self.multiple for part in cut)
-        return View(source, (left, top, width, height), bool(rng and self.flip and rng.random() < 0.5))
+        return View(
+            source, (left, top, width, height), bool(rng and self.flip and rng.random() < 0.5)
+        )
 
 
 def read_source(source: Source) -> Tensor:
     """Decode and resize a source: uint8 (C, height, width). A kept one is shared, so it must not be written to."""
-    return _kept_pixels(source) if source.kept else _pixels(source, read_image(source.path, source.channels))
+    return (
+        _kept_pixels(source)
+        if source.kept
+        else _pixels(source, read_image(source.path, source.channels))
+    )
 
 
 _kept_image = lru_cache(KEPT_IMAGES)(read_image)
@@ -175,7 +199,9 @@ def _pixels(source: Source, image: Image.Image) -> Tensor:
         left, top, width, height = source.region
         image = image.crop((left, top, left + width, top + height))
     if image.size != source.size:
-        image = image.resize(source.size, Image.Resampling.BILINEAR if source.bilinear else Image.Resampling.BICUBIC)
+        image = image.resize(
+            source.size, Image.Resampling.BILINEAR if source.bilinear else Image.Resampling.BICUBIC
+        )
     array = np.array(image).reshape(image.height, image.width, source.channels)
     return torch.from_numpy(array).permute(2, 0, 1)
 

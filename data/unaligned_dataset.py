@@ -16,7 +16,9 @@ class UnalignedDataset(BaseDataset):
 
     def __init__(self, opt: Namespace) -> None:
         letter = "B" if opt.direction == "AtoB" else "A"
-        both = opt.is_train or (opt.test_roles == "AB" and phase_folder(opt.dataroot, opt.phase, letter))
+        both = opt.is_train or (
+            opt.test_roles == "AB" and phase_folder(opt.dataroot, opt.phase, letter)
+        )
         super().__init__(opt, roles="AB" if both else "A")
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:
@@ -25,11 +27,17 @@ class UnalignedDataset(BaseDataset):
             return {role: self.view(role, number, epoch, None)}
         rng = self.rng(epoch, index)
         view_A = self.view("A", index, epoch, rng)
-        number = index if self.opt.serial_batches else int(rng.integers(len(self.domains["B"].paths)))
+        number = (
+            index if self.opt.serial_batches else int(rng.integers(len(self.domains["B"].paths)))
+        )
         return {"A": view_A, "B": self.view("B", number, epoch, rng)}
 
     def __len__(self) -> int:
-        return super().__len__() if self.is_train else sum(len(domain.paths) for domain in self.domains.values())
+        return (
+            super().__len__()
+            if self.is_train
+            else sum(len(domain.paths) for domain in self.domains.values())
+        )
 
     def _at_test(self, index: int) -> tuple[str, int]:
         count = len(self.domains["A"].paths)

@@ -14,7 +14,9 @@ from models.networks.passes import pass_each
 from util.hardware.precision import full_precision
 
 
-def discriminator_terms(netD: nn.Module, real: Tensor, fake: Tensor, mode: str = "lsgan") -> dict[str, Tensor]:
+def discriminator_terms(
+    netD: nn.Module, real: Tensor, fake: Tensor, mode: str = "lsgan"
+) -> dict[str, Tensor]:
     """All that D minimises on images (B,C,H,W): `discriminator_loss` as D_real and D_fake, with wgangp D_gp too.
 
     No gradient reaches the images.
@@ -46,7 +48,10 @@ def gradient_penalty(
     Returns:
         0-d tensor.
     """
-    real, fake = full_precision(real), full_precision(fake)  # a generator under autocast gives half precision
+    real, fake = (
+        full_precision(real),
+        full_precision(fake),
+    )  # a generator under autocast gives half precision
     if eps is None:
         eps = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
     slope = _slope(netD, torch.lerp(fake, real, eps))

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.base_dataset import BaseDataset
 from models.networks import create_discriminator, create_generator, initialize_weights
+from models.networks.image_pool import ImagePool
 from models.step.training_step import TrainingStep
 from util.hardware.runtime import Runtime
-from util.run.schedule import create_scheduler
+from util.run.schedule import BY_STEP, create_scheduler
 
 
 class BaseModel(TrainingStep, ABC):
@@ -23,17 +25,21 @@ class BaseModel(TrainingStep, ABC):
 
     Attributes:
         PRESETS: published configurations, name -> {option: value}; the first is the default.
+        ALIASES: other names of the method that --model takes, such as those of its release.
         IMPLIED_BY: flags that mean this method in a training command without --model, as its release's commands.
         TEST_ROLES: which domains test.py reads: "A", or "AB" where the method shows or translates both.
-        TRAINABLE: False for a --model that only applies weights, in test.py.
+        TRAINABLE: False for a method without training: test.py then needs no run.
+        WITH_GRADIENTS: whether `show` takes gradients, as a method does that optimises the picture itself.
         visual_names: attributes shown as pictures.
         not_recordable: why this method's step cannot be recorded (--cuda_graph), None if it can.
     """
 
     PRESETS: dict[str, dict[str, Any]] = {}
+    ALIASES: tuple[str, ...] = ()
     IMPLIED_BY: tuple[str, ...] = ()
     TEST_ROLES = "A"
     TRAINABLE = True
+    WITH_GRADIENTS = False
     not_recordable: str | None = None
 
     @staticmethod
@@ -52,12 +58,17 @@ class BaseModel(TrainingStep, ABC):
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         training = opt.is_train
-        super().__init__(runtime, ema=opt.ema if training else 0, accumulate=opt.accumulate if training else 1)
+        super().__init__(
+            runtime, ema=opt.ema if training else 0, accumulate=opt.accumulate if training else 1
+        )
         self.opt = opt
         self.is_train = opt.is_train
         self.schedulers: dict[str, Any] = {}
         self.visual_names: list[str] = []
-        self._adam: dict[str, dict[str, Any]] = {}  # what was asked for, whatever a saved state says
+        self._adam: dict[
+            str, dict[str, Any]
+        ] = {}  # what was asked for, whatever a saved state says
+        self._prepared = False
 
     # -- building --------------------------------------------------------------------------------------------------
 
@@ -68,16 +79,49 @@ class BaseModel(TrainingStep, ABC):
             self.averages[name] = copy.deepcopy(net).requires_grad_(False)
         return net
 
-    def add_optimizer(self, name: str, *nets: nn.Module, lr: float | None = None, betas: tuple | None = None) -> None:
-        """Give networks one Adam with the run's learning rate and schedule; `update(name, ...)` steps it."""
-        opt = self.opt
+    def add_follower(self, name: str, net: nn.Module) -> nn.Module:
+        """Register a network that never trains but follows another (`follow`): part of the state, on the device."""
+        return self.add_memory(name, self.runtime.place(net).requires_grad_(False))
+
+    def add_optimizer(
+        self,
+        name: str,
+        *nets: nn.Module,
+        lr: float | None = None,
+        betas: tuple[float, float] | None = None,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> None:
+        """Give networks one Adam on the run's schedule; `update(name, ...)` steps it.
+
+        Args:
+            name: of the player.
+            lr, betas: where they are not --lr, --beta1 and --beta2.
+            weight_decay: factor of the L2 term that Adam adds to the gradient.
+            clip_norm: the gradient of the whole player is shortened to this length.
+        """
+        opt, rate = self.opt, lr or self.opt.lr
         self._trained_by[name] = list(nets)
-        self._adam[name] = {"initial_lr": lr or opt.lr, "betas": betas or (opt.beta1, opt.beta2)}
-        self._adam[name] |= {"fused": True, "capturable": self.runtime.capture}
+        if clip_norm is not None:
+            self._clip_norm[name] = clip_norm
+
+        self._adam[name] = {
+            "initial_lr": rate,
+            "betas": betas or (opt.beta1, opt.beta2),
+            "weight_decay": weight_decay,
+            "fused": True,
+            "capturable": self.runtime.capture,
+        }
         group = {"params": [p for net in nets for p in net.parameters()], **self._adam[name]}
-        self.optimizers[name] = torch.optim.Adam([group], lr=self.runtime.learning_rate(lr or opt.lr))
+        self.optimizers[name] = torch.optim.Adam([group], lr=self.runtime.learning_rate(rate))
+
         self.schedulers[name] = create_scheduler(
-            self.optimizers[name], opt.lr_policy, opt.n_epochs, opt.n_epochs_decay, opt.lr_decay_iters, opt.epoch_count
+            self.optimizers[name],
+            opt.lr_policy,
+            opt.n_epochs,
+            opt.n_epochs_decay,
+            opt.lr_decay_iters,
+            opt.epoch_count,
         )
 
     def add_memory(self, name: str, module: nn.Module) -> nn.Module:
@@ -89,25 +133,59 @@ class BaseModel(TrainingStep, ABC):
         """A generator as the options describe it, initialised."""
         opt = self.opt
         net = create_generator(
-            opt.netG, input_nc, output_nc, opt.ngf, norm=opt.normG, use_dropout=not opt.no_dropout,
-            antialias=not opt.no_antialias, antialias_up=not opt.no_antialias_up,
-            size=opt.stylegan2_size, halvings=opt.stylegan2_G_num_downsampling,
-        )  # fmt: skip
+            opt.netG,
+            input_nc,
+            output_nc,
+            opt.ngf,
+            norm=opt.normG,
+            use_dropout=not opt.no_dropout,
+            antialias=not opt.no_antialias,
+            antialias_up=not opt.no_antialias_up,
+            size=opt.stylegan2_size,
+            halvings=opt.stylegan2_G_num_downsampling,
+        )
         return self.initialized(net)
 
     def new_discriminator(self, input_nc: int) -> nn.Module:
         """A discriminator as the options describe it, initialised."""
         opt = self.opt
         net = create_discriminator(
-            opt.netD, input_nc, opt.ndf, opt.n_layers_D, opt.normD, not opt.no_antialias, size=opt.stylegan2_size
+            opt.netD,
+            input_nc,
+            opt.ndf,
+            n_layers=opt.n_layers_D,
+            norm=opt.normD,
+            antialias=not opt.no_antialias,
+            size=opt.stylegan2_size,
         )
         return self.initialized(net)
+
+    def new_pool(self, size: int, channels: int) -> ImagePool:
+        """A memory of `size` translated images; with a crop their size is known beforehand."""
+        side = self.opt.crop_size
+        shape = (channels, side, side) if "crop" in self.opt.preprocess else None
+        return ImagePool(size, shape)
 
     def initialized(self, net: nn.Module) -> nn.Module:
         """The network with initial weights as --init_type asks (at test they are loaded instead)."""
         if self.is_train:
             initialize_weights(net, self.opt.init_type, self.opt.init_gain)
         return net
+
+    # -- before the first step -------------------------------------------------------------------------------------
+
+    def prepare(self, dataset: BaseDataset) -> None:
+        """Learn what a step must know of the whole data set, such as statistics of its images.
+
+        Called once in the life of a run. The result belongs into modules of `add_memory`, which are saved with the run;
+        `dataset.sample(index)` gives images, the same on every machine.
+        """
+
+    def prepare_once(self, dataset: BaseDataset) -> None:
+        """`prepare`, unless the run that is being continued has done so."""
+        if not self._prepared:
+            self.prepare(dataset)
+            self._prepared = True
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -152,12 +230,27 @@ class BaseModel(TrainingStep, ABC):
         """Pictures of the last step: name -> (B,C,H,W) in [-1,1]."""
         return {name: getattr(self, name).detach() for name in self.visual_names}
 
+    def finish_step(self) -> None:
+        """Count a step that is done, and move learning rates on that fall by steps."""
+        super().finish_step()
+        if self.opt.lr_policy in BY_STEP:
+            for scheduler in self.schedulers.values():
+                scheduler.step()
+
     def end_epoch(self) -> None:
-        """Move the learning rates on."""
-        mean_loss = self.runtime.mean({"G": self._epoch_loss[0] / self._epoch_loss[1].clamp(min=1)})["G"]
+        """Move learning rates on that fall by epochs."""
+        mean_loss = self.runtime.mean(
+            {"G": self._epoch_loss[0] / self._epoch_loss[1].clamp(min=1)}
+        )["G"]
         self._epoch_loss.zero_()
+        if self.opt.lr_policy in BY_STEP:
+            return
+
         for scheduler in self.schedulers.values():
-            scheduler.step(mean_loss) if self.opt.lr_policy == "plateau" else scheduler.step()
+            if self.opt.lr_policy == "plateau":
+                scheduler.step(mean_loss)
+            else:
+                scheduler.step()
 
     @property
     def learning_rate(self) -> float:
@@ -181,30 +274,48 @@ class BaseModel(TrainingStep, ABC):
             "networks": {name: net.state_dict() for name, net in self.networks.items()},
             "averages": {name: net.state_dict() for name, net in self.averages.items()},
             "memories": {name: module.state_dict() for name, module in self.memories.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "optimizers": {
+                name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
+            },
             "loss_scale": self._loss_scale.state_dict(),
-            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
+            "schedulers": {
+                name: scheduler.state_dict() for name, scheduler in self.schedulers.items()
+            },
             "epoch_loss": self._epoch_loss,
+            "steps": self.steps,
+            "prepared": self._prepared,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; a learning rate, momenta or --ema that the options changed take effect."""
-        for kind in ("networks", "optimizers", "schedulers"):
+        for kind in ("networks", "optimizers", "schedulers", "memories"):
             for name, part in getattr(self, kind).items():
                 part.load_state_dict(state[kind][name])
-        for name, module in self.memories.items():
-            module.load_state_dict(state["memories"][name])
         for name, average in self.averages.items():
             average.load_state_dict(state["averages"].get(name, state["networks"][name]))
-        scale = state.get("loss_scale", {})
+
+        scale = state["loss_scale"]
         if scale.keys() == self._loss_scale.state_dict().keys():  # else --amp has changed
             self._loss_scale.load_state_dict(scale)
+
         for name, asked in self._adam.items():
-            for group in self.optimizers[name].param_groups:
-                rate = float(group["lr"]) * asked["initial_lr"] / group["initial_lr"]
-                group.update(asked, lr=self.runtime.learning_rate(rate))
-            self.schedulers[name].base_lrs = [asked["initial_lr"]]
+            self._renew_optimizer(name, asked)
+
         self._epoch_loss.copy_(state["epoch_loss"])
+        self.steps, self._prepared = state["steps"], state["prepared"]
+
+    def _renew_optimizer(self, name: str, asked: dict[str, Any]) -> None:
+        """What the options ask for wins over a loaded state; moments take the layout that the weights have here."""
+        optimizer = self.optimizers[name]
+        for group in optimizer.param_groups:
+            rate = float(group["lr"]) * asked["initial_lr"] / group["initial_lr"]
+            group.update(asked, lr=self.runtime.learning_rate(rate))
+        self.schedulers[name].base_lrs = [asked["initial_lr"]]
+
+        for parameter, moments in optimizer.state.items():
+            for key, value in moments.items():
+                if value.shape == parameter.shape:
+                    moments[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
     def describe(self) -> str:
         """Networks and their sizes, one a line."""
@@ -214,7 +325,9 @@ class BaseModel(TrainingStep, ABC):
             lines.append(f"net{name}: {type(net).__name__}, {count / 1e6:.3f} M parameters")
             if self.opt.verbose:
                 lines.append(str(net))
-        compiled = [f"net{name}" for name, net in self.networks.items() if self.runtime.compiles(net)]
+        compiled = [
+            f"net{name}" for name, net in self.networks.items() if self.runtime.compiles(net)
+        ]
         if self.runtime.compile and compiled:
             lines.append(f"the first step waits until {', '.join(compiled)} are compiled in part")
         return "\n".join(lines)

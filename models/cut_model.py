@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.adversary import discriminator_terms
-from models.base_model import BaseModel
-from models.losses.gan import generator_loss
 from models.losses.patch_nce import patch_nce_loss
 from models.networks.passes import mixes_images, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler, mirrored
+from models.one_sided import OneSidedModel, check_equal_channels
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import int_list, natural, positive_int
@@ -33,7 +31,7 @@ def cut_mode(text: str) -> str:
     return MODES[text.lower()]
 
 
-class CUTModel(BaseModel):
+class CUTModel(OneSidedModel):
     """One-sided translation A -> B with generator G, discriminator D and patch head F."""
 
     PRESETS = {
@@ -54,7 +52,12 @@ class CUTModel(BaseModel):
     def modify_commandline_options(parser, is_train: bool):
         """Flags of the method, spelled as in the release; the defaults are CUT's."""
         net = parser.group("architecture")
-        net.add("--netF", "mlp_sample", "patch head: with a network, or the features themselves", choices=tuple(KINDS))
+        net.add(
+            "--netF",
+            "mlp_sample",
+            "patch head: with a network, or the features themselves",
+            choices=tuple(KINDS),
+        )
         net.add("--netF_nc", 256, "width of an embedded patch", type=positive_int)
         net.add(
             "--nce_layers",
@@ -63,19 +66,35 @@ class CUTModel(BaseModel):
             type=int_list,
         )
         group = parser.group("cut")
-        group.add("--CUT_mode", "CUT", "CUT, or FastCUT: the same as --preset fastcut", type=cut_mode)
+        group.add(
+            "--CUT_mode", "CUT", "CUT, or FastCUT: the same as --preset fastcut", type=cut_mode
+        )
         group.add("--lambda_GAN", 1.0, "weight of the adversarial loss")
         group.add("--lambda_NCE", 1.0, "weight of the contrastive loss; 0 is a GAN without F")
         group.add("--nce_idt", True, "contrast G(B) with B too, and take the mean of both terms")
         group.add("--nce_T", 0.07, "temperature of the contrast")
-        group.add("--num_patches", 256, "patches sampled per image and layer; 0: all positions", type=natural)
+        group.add(
+            "--num_patches",
+            256,
+            "patches sampled per image and layer; 0: all positions",
+            type=natural,
+        )
         group.add(
             "--nce_includes_all_negatives_from_minibatch",
             False,
             "contrast with the patches of all images of the batch, not of the same image only",
         )
-        group.add("--flip_equivariance", False, "mirror the input in every other step, at random (FastCUT)")
-        group.add("--pool_size", 0, "accepted for released commands: CUT keeps no earlier images", type=natural)
+        group.add(
+            "--flip_equivariance",
+            False,
+            "mirror the input in every other step, at random (FastCUT)",
+        )
+        group.add(
+            "--pool_size",
+            0,
+            "accepted for released commands: CUT keeps no earlier images",
+            type=natural,
+        )
         return parser
 
     @classmethod
@@ -89,7 +108,9 @@ class CUTModel(BaseModel):
         if not opt.is_train:
             return
         if (opt.CUT_mode == "FastCUT") != (opt.preset == "fastcut"):
-            raise UserError(f"--CUT_mode {opt.CUT_mode} contradicts --preset {opt.preset}: give one of them")
+            raise UserError(
+                f"--CUT_mode {opt.CUT_mode} contradicts --preset {opt.preset}: give one of them"
+            )
         if opt.pool_size:
             raise UserError(
                 f"--pool_size {opt.pool_size}: CUT keeps no earlier images (released value 0); leave it out"
@@ -100,10 +121,9 @@ class CUTModel(BaseModel):
             )
         if opt.nce_T <= 0:
             raise UserError(f"--nce_T {opt.nce_T}: a temperature is positive")
-        if opt.lambda_NCE and opt.input_nc != opt.output_nc:
-            raise UserError(
-                f"--model cut reads its own output with G, so --input_nc {opt.input_nc} and --output_nc "
-                f"{opt.output_nc} must be equal: make both 1 or both 3"
+        if opt.lambda_NCE:
+            check_equal_channels(
+                opt, "CUT reads its own output with G, which takes", "make both 1 or both 3"
             )
         others = opt.batch_size if opt.nce_includes_all_negatives_from_minibatch else 1
         if opt.lambda_NCE and opt.num_patches * others == 1:
@@ -113,23 +133,22 @@ class CUTModel(BaseModel):
             )
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
-        super().__init__(opt, runtime)
-        self.netG = self.add_network("G", self.new_generator(opt.input_nc, opt.output_nc), average=True)
-        if not self.is_train:
+        identity = self.contrasts(opt) and opt.nce_idt
+        super().__init__(opt, runtime, identity=bool(identity))
+        if not self.is_train or not self.contrasts(opt):
             return
-        self.domains = 2 if opt.nce_idt and opt.lambda_NCE else 1  # that G translates: A, or A and B
-        self.visual_names = ["real_A", "fake_B", "real_B", *(["idt_B"] if self.domains == 2 else [])]
-        self.netD = self.add_network("D", self.new_discriminator(opt.output_nc))
-        self.add_optimizer("D", self.netD)
-        self.add_optimizer("G", self.netG)
-        self.players = ["G"]
-        if opt.lambda_NCE:
-            channels = self.netG.feature_channels(opt.nce_layers)
-            self.netF = self.initialized(PatchSampler(channels, opt.netF_nc, opt.netF))
-        if opt.lambda_NCE and self.netF.embeds:
+
+        channels = self.netG.feature_channels(opt.nce_layers)
+        self.netF = self.initialized(PatchSampler(channels, opt.netF_nc, opt.netF))
+        if self.netF.embeds:
             self.add_network("F", self.netF)
             self.add_optimizer("F", self.netF)
             self.players.append("F")
+
+    @staticmethod
+    def contrasts(opt: Namespace) -> bool:
+        """Whether a training step compares patches at all."""
+        return opt.is_train and opt.lambda_NCE > 0
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; raises UserError where only one of both runs has F."""
@@ -140,49 +159,40 @@ class CUTModel(BaseModel):
             )
         super().load_state_dict(state)
 
-    def forward(self) -> None:
-        """Translate A and, for the identity term, B, in one pass of G; with --flip_equivariance perhaps mirrored.
+    def generate(self, real: Tensor) -> Tensor:
+        """One pass of G, with --flip_equivariance on perhaps mirrored images.
 
         Where nothing is mirrored the pass gives the features of the input too, from which keys are made.
         """
         opt = self.opt
-        self.real = torch.cat([self.real_A, self.real_B]) if self.domains == 2 else self.real_A
         self.real_features = None
+
         if opt.flip_equivariance:
             self.flipped = torch.rand((), device=self.device) < 0.5
-            self.fake = self.netG(torch.where(self.flipped, self.real.flip(3), self.real))
-        elif opt.lambda_NCE:
-            self.fake, self.real_features = translate_and_encode(self.netG, self.real, opt.nce_layers)
-        else:
-            self.fake = self.netG(self.real)
-        self.fake_B, *identity = self.fake.chunk(self.domains)
-        if identity:
-            self.idt_B = identity[0]
+            return self.netG(torch.where(self.flipped, real.flip(3), real))
+        if not opt.lambda_NCE:
+            return self.netG(real)
 
-    def optimize_parameters(self) -> None:
-        """First D, then G and F together."""
-        self.update("D", loss=self.compute_D_loss)
-        self.update(*self.players, loss=self.compute_G_loss)
-
-    def compute_D_loss(self) -> dict[str, Tensor]:
-        """Tell translated images from real ones."""
-        return discriminator_terms(self.netD, self.real_B, self.fake_B, self.opt.gan_mode)
+        fake, self.real_features = translate_and_encode(self.netG, real, opt.nce_layers)
+        return fake
 
     def compute_G_loss(self) -> dict[str, Tensor]:
         """Fool D, and keep each patch of an output closest to its own patch of the input."""
-        opt, terms = self.opt, {}
-        if opt.lambda_GAN:
-            terms["G_GAN"] = opt.lambda_GAN * generator_loss(self.netD(self.fake_B), opt.gan_mode)
-        if opt.lambda_NCE:
-            keys, queries = self.keys(), self.features(self.fake)
-            for name, query, key in zip(("NCE", "NCE_Y"), queries, keys, strict=False):
-                terms[name] = opt.lambda_NCE / self.domains * self.nce_loss(query, key)
+        terms, opt = self.adversarial_terms(), self.opt
+        if not opt.lambda_NCE:
+            return terms
+
+        keys, queries = self.keys(), self.features(self.fake)
+        for name, query, key in zip(("NCE", "NCE_Y"), queries, keys, strict=False):
+            terms[name] = opt.lambda_NCE / self.domains * self.nce_loss(query, key)
         return terms
 
     @torch.no_grad()
     def keys(self) -> list[list[Tensor]]:
         """Features of the input, as `features` gives them; from the pass that translated it where that is the same."""
-        return self.features(self.real) if self.real_features is None else self.by_domain(self.real_features)
+        if self.real_features is None:
+            return self.features(self.real)
+        return self.by_domain(self.real_features)
 
     def features(self, images: Tensor) -> list[list[Tensor]]:
         """Features (B,C,H,W) of G's chosen layers, for each domain in `images` (domains * B, C, H, W)."""
@@ -199,18 +209,23 @@ class CUTModel(BaseModel):
     def nce_loss(self, query: list[Tensor], key: list[Tensor]) -> Tensor:
         """PatchNCE of one domain, mean over layers, patches and images; positions are drawn afresh."""
         opt = self.opt
-        with torch.no_grad():
-            keys_BND, ids = self.netF(key, opt.num_patches)
-        if opt.flip_equivariance:
-            ids = [
-                torch.where(self.flipped, mirrored(ids_N, feat.shape[3]), ids_N)
-                for ids_N, feat in zip(ids, query, strict=True)
-            ]
-        queries_BND, _ = self.netF(query, ids=ids)
-        every = opt.nce_includes_all_negatives_from_minibatch
-        losses = [patch_nce_loss(q, k, opt.nce_T, every) for q, k in zip(queries_BND, keys_BND, strict=True)]
+        queries_BND, keys_BND = self.patches(query, key)
+        across_batch = opt.nce_includes_all_negatives_from_minibatch
+
+        losses = []
+        for q_BND, k_BND in zip(queries_BND, keys_BND, strict=True):
+            losses.append(patch_nce_loss(q_BND, k_BND, opt.nce_T, across_batch))
         return torch.stack(losses).mean()
 
-    def translate(self, real_A: Tensor) -> Tensor:
-        """(B,C,H,W) in [-1,1] -> the same size in domain B."""
-        return self.inference_net("G")(real_A)
+    def patches(self, query: list[Tensor], key: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Embedded patches of outputs and of inputs at the same places, one (B,N,D) each per layer."""
+        with torch.no_grad():
+            keys_BND, ids = self.netF(key, self.opt.num_patches)
+
+        if self.opt.flip_equivariance:
+            for layer, feat in enumerate(query):
+                across_N = mirrored(ids[layer], feat.shape[3])
+                ids[layer] = torch.where(self.flipped, across_N, ids[layer])
+
+        queries_BND, _ = self.netF(query, ids=ids)
+        return queries_BND, keys_BND

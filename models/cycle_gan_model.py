@@ -16,7 +16,6 @@ from models.adversary import discriminator_terms
 from models.base_model import BaseModel
 from models.inference.modes import add_test_options, translate_each
 from models.losses.gan import generator_loss
-from models.networks.image_pool import ImagePool
 from models.networks.passes import pass_each
 from util.errors import UserError
 from util.hardware.runtime import Runtime
@@ -47,8 +46,17 @@ class CycleGANModel(BaseModel):
         group = parser.group("cycle_gan")
         group.add("--lambda_A", 10.0, "weight of the cycle A -> B -> A")
         group.add("--lambda_B", 10.0, "weight of the cycle B -> A -> B")
-        group.add("--lambda_identity", 0.5, "weight of the identity terms, relative to the cycles; 0: none")
-        group.add("--pool_size", 50, "earlier translated images that a discriminator is shown too; 0: none", natural)
+        group.add(
+            "--lambda_identity",
+            0.5,
+            "weight of the identity terms, relative to the cycles; 0: none",
+        )
+        group.add(
+            "--pool_size",
+            50,
+            "earlier translated images that a discriminator is shown too; 0: none",
+            natural,
+        )
         add_test_options(group)
         return parser
 
@@ -62,7 +70,11 @@ class CycleGANModel(BaseModel):
                 f"--lambda_identity {opt.lambda_identity} needs equal channels in both domains (input_nc "
                 f"{opt.input_nc}, output_nc {opt.output_nc}): give --lambda_identity 0"
             )
-        resized = "resize" in opt.preprocess and "crop" not in opt.preprocess and opt.load_size != opt.crop_size
+        resized = (
+            "resize" in opt.preprocess
+            and "crop" not in opt.preprocess
+            and opt.load_size != opt.crop_size
+        )
         if opt.pool_size and resized and opt.finetune_resize and opt.n_epochs_decay:
             raise UserError(
                 f"--preprocess {opt.preprocess} changes the size of images in the decay phase, but --pool_size keeps "
@@ -71,9 +83,13 @@ class CycleGANModel(BaseModel):
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)
-        self.netG_A = self.add_network("G_A", self.new_generator(opt.input_nc, opt.output_nc), average=True)
+        self.netG_A = self.add_network(
+            "G_A", self.new_generator(opt.input_nc, opt.output_nc), average=True
+        )
         if self.is_train or has_both_sides(opt):
-            self.netG_B = self.add_network("G_B", self.new_generator(opt.output_nc, opt.input_nc), average=True)
+            self.netG_B = self.add_network(
+                "G_B", self.new_generator(opt.output_nc, opt.input_nc), average=True
+            )
         if not self.is_train:
             return
         identity = opt.lambda_identity > 0
@@ -81,15 +97,10 @@ class CycleGANModel(BaseModel):
         self.visual_names += ["real_B", "fake_A", "rec_B", *(["idt_A"] if identity else [])]
         self.netD_A = self.add_network("D_A", self.new_discriminator(opt.output_nc))
         self.netD_B = self.add_network("D_B", self.new_discriminator(opt.input_nc))
-        self.pool_B = self.add_memory("pool_B", self.new_pool(opt.output_nc))
-        self.pool_A = self.add_memory("pool_A", self.new_pool(opt.input_nc))
+        self.pool_B = self.add_memory("pool_B", self.new_pool(opt.pool_size, opt.output_nc))
+        self.pool_A = self.add_memory("pool_A", self.new_pool(opt.pool_size, opt.input_nc))
         self.add_optimizer("G", self.netG_A, self.netG_B)
         self.add_optimizer("D", self.netD_A, self.netD_B)
-
-    def new_pool(self, channels: int) -> ImagePool:
-        """A memory of translated images; with a crop their size is known beforehand."""
-        side = self.opt.crop_size
-        return ImagePool(self.opt.pool_size, (channels, side, side) if "crop" in self.opt.preprocess else None)
 
     def forward(self) -> None:
         """Both translations, both cycles and, for the identity terms, each generator on its own target domain."""
@@ -141,7 +152,9 @@ class CycleGANModel(BaseModel):
 
     def translate_with(self, name: str, images: Tensor) -> Tensor:
         """(B,C,H,W) through one of the generators as at test."""
-        return translate_each(self.inference_net(name), images, self.opt.test_norm, self.opt.test_dropout)
+        return translate_each(
+            self.inference_net(name), images, self.opt.test_norm, self.opt.test_dropout
+        )
 
     def show(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Images of either domain, their translations and, where both generators are there, the way back."""

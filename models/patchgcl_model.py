@@ -15,23 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.adversary import discriminator_terms
-from models.base_model import BaseModel
 from models.explain import figures as graph_figures
 from models.explain.graph_maps import MapHead
-from models.losses.gan import generator_loss
 from models.losses.graph_nce import judge_levels
 from models.networks.adjacency import POOLED
 from models.networks.graph import SCORES, SOURCES, GraphHead
 from models.networks.passes import translate_and_encode
 from models.networks.vgg import LAYER_NAMES, VGG16Features
+from models.one_sided import OneSidedModel, check_equal_channels
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import float_list, int_list, natural, positive_int, show_value
+from util.run.folder import run_dir, weights_file
 from util.run.weights import load_weights
 
 
-class PatchGCLModel(BaseModel):
+class PatchGCLModel(OneSidedModel):
     """One-sided translation A -> B with generator G, discriminator D and graph head F."""
 
     PRESETS = {
@@ -61,10 +60,25 @@ class PatchGCLModel(BaseModel):
             type=int_list,
         )
         net.add("--graph_features", "vgg", "what graphs are made of", choices=("vgg", "generator"))
-        net.add("--nce_layers", [0, 4, 8, 12, 16], "layers of G, for --graph_features generator", type=int_list)
+        net.add(
+            "--nce_layers",
+            [0, 4, 8, 12, 16],
+            "layers of G, for --graph_features generator",
+            type=int_list,
+        )
         net.add("--netF_nc", 256, "width of a graph node", type=positive_int)
-        net.add("--num_hop", 2, "hops L of the graph convolution (eq. 2); 0: plain patch-wise contrast", type=natural)
-        net.add("--pool_hop", None, "hops on pooled graphs (eqs 7, 8); default: as num_hop; release: 1", type=natural)
+        net.add(
+            "--num_hop",
+            2,
+            "hops L of the graph convolution (eq. 2); 0: plain patch-wise contrast",
+            type=natural,
+        )
+        net.add(
+            "--pool_hop",
+            None,
+            "hops on pooled graphs (eqs 7, 8); default: as num_hop; release: 1",
+            type=natural,
+        )
         net.add("--pooling_num", 1, "pooling levels P (eq. 9)", type=natural)
         net.add("--gnn_bias", True, "bias in the graph convolutions (release; none in eq. 2)")
 
@@ -76,28 +90,67 @@ class PatchGCLModel(BaseModel):
     @staticmethod
     def add_picture_options(group) -> None:
         """Flags of test.py for what the graph head learned (docs/graph_pictures.md)."""
-        group.add("--show_graph", False, "show pooling scores, kept patches, graph spectrum and one patch's neighbours")
-        group.add("--save_graph", False, "write the numbers behind these pictures, arrays/<image>.npz")
+        group.add(
+            "--show_graph",
+            False,
+            "show pooling scores, kept patches, graph spectrum and one patch's neighbours",
+        )
+        group.add(
+            "--save_graph", False, "write the numbers behind these pictures, arrays/<image>.npz"
+        )
         group.add(
             "--graph_query",
             [0.5, 0.5],
             "x,y of the patch whose neighbours are shown: fractions of the image, or pixels where one is above 1",
             type=float_list,
         )
-        group.add("--graph_nodes", 4096, "thin larger feature maps to at most so many patches", type=positive_int)
-        group.add("--graph_clusters", 5, "eigenvectors and clusters of the spectrum, 2 to 20", type=positive_int)
+        group.add(
+            "--graph_nodes",
+            4096,
+            "thin larger feature maps to at most so many patches",
+            type=positive_int,
+        )
+        group.add(
+            "--graph_clusters",
+            5,
+            "eigenvectors and clusters of the spectrum, 2 to 20",
+            type=positive_int,
+        )
 
     @staticmethod
     def add_loss_options(group) -> None:
         """Flags that shape no network."""
         group.add("--lambda_GAN", 1.0, "weight of the adversarial loss")
-        group.add("--lambda_GNN", 0.1, "weight lambda_g of the graph contrastive loss (eq. 10; 0.1 in the README)")
+        group.add(
+            "--lambda_GNN",
+            0.1,
+            "weight lambda_g of the graph contrastive loss (eq. 10; 0.1 in the README)",
+        )
         group.add("--gnn_idt", True, "contrast G(B) with B too (eq. 10, second term)")
-        group.add("--num_patches", 256, "patches sampled per image and layer: the nodes of a graph", type=positive_int)
-        group.add("--nonzero_th", 0.1, "cosine similarity t that makes an edge (eq. 1; 0.1 is best in table 2)")
-        group.add("--neighbours", 0, "edges to the K most similar patches instead of a threshold; 0: off", type=natural)
+        group.add(
+            "--num_patches",
+            256,
+            "patches sampled per image and layer: the nodes of a graph",
+            type=positive_int,
+        )
+        group.add(
+            "--nonzero_th",
+            0.1,
+            "cosine similarity t that makes an edge (eq. 1; 0.1 is best in table 2)",
+        )
+        group.add(
+            "--neighbours",
+            0,
+            "edges to the K most similar patches instead of a threshold; 0: off",
+            type=natural,
+        )
         group.add("--weighted_edges", False, "an edge weighs its cosine instead of 1")
-        group.add("--threshold_test", "ge", "an edge is cos >= t (eq. 1) or cos > t (release)", choices=("ge", "gt"))
+        group.add(
+            "--threshold_test",
+            "ge",
+            "an edge is cos >= t (eq. 1) or cos > t (release)",
+            choices=("ge", "gt"),
+        )
         group.add(
             "--adjacency_from",
             "embedding",
@@ -105,8 +158,15 @@ class PatchGCLModel(BaseModel):
             choices=SOURCES,
         )
         group.add("--extra_self_loop", False, "self loops of weight 2 (release) instead of 1")
-        group.add("--down_scale", 4, "the first pooling keeps 1 of this many nodes", type=positive_int)
-        group.add("--pool_shrink", 4, "each further pooling keeps 1 of this many; release: 2", type=positive_int)
+        group.add(
+            "--down_scale", 4, "the first pooling keeps 1 of this many nodes", type=positive_int
+        )
+        group.add(
+            "--pool_shrink",
+            4,
+            "each further pooling keeps 1 of this many; release: 2",
+            type=positive_int,
+        )
         group.add(
             "--pool_adjacency",
             "induced",
@@ -126,22 +186,35 @@ class PatchGCLModel(BaseModel):
             type=float_list,
         )
         group.add("--average_levels", False, "divide the sum over levels by their number (release)")
-        group.add("--average_terms", False, "halve the sum of translation and identity term (release)")
-        group.add("--symmetric_nce", False, "add the loss with input and output exchanged (release)")
+        group.add(
+            "--average_terms", False, "halve the sum of translation and identity term (release)"
+        )
+        group.add(
+            "--symmetric_nce", False, "add the loss with input and output exchanged (release)"
+        )
         group.add("--nce_T", 0.07, "temperature of InfoNCE (release; none in eqs 4, 9: give 1)")
-        group.add("--detach_input", True, "no gradient through the input's nodes (release; the paper is silent)")
-        group.add("--vgg_weights", "imagenet", "of the frozen VGG16: imagenet, random (demos, tests) or a file")
-        group.add("--init_F", None, "first weights of the graph head, such as a released <epoch>_net_F.pth")
+        group.add(
+            "--detach_input",
+            True,
+            "no gradient through the input's nodes (release; the paper is silent)",
+        )
+        group.add(
+            "--vgg_weights",
+            "imagenet",
+            "of the frozen VGG16: imagenet, random (demos, tests) or a file",
+        )
+        group.add(
+            "--init_F",
+            None,
+            "first weights of the graph head, such as a released <epoch>_net_F.pth",
+        )
         group.add("--CUT_mode", "CUT", "no effect; the released test command passes it")
 
     @staticmethod
     def check_options(opt: Namespace) -> None:
         """The identity term needs B to be a possible input."""
-        if opt.is_train and opt.gnn_idt and opt.input_nc != opt.output_nc:
-            raise UserError(
-                f"--gnn_idt needs equal channels in both domains (input_nc {opt.input_nc}, output_nc {opt.output_nc}): "
-                "give --gnn_idt false"
-            )
+        if opt.is_train and opt.gnn_idt:
+            check_equal_channels(opt, "--gnn_idt needs", "give --gnn_idt false")
         if opt.nce_T <= 0:
             raise UserError(f"--nce_T {opt.nce_T}: a temperature is positive (1 for none)")
         if not opt.is_train and (opt.show_graph or opt.save_graph):
@@ -151,42 +224,54 @@ class PatchGCLModel(BaseModel):
     def check_picture_options(opt: Namespace) -> None:
         """Flags of --show_graph and --save_graph."""
         if len(opt.graph_query) != 2 or min(opt.graph_query) < 0:
-            raise UserError(f"--graph_query {show_value(opt.graph_query)}: expected x,y, such as 0.5,0.5 or 120,80")
+            raise UserError(
+                f"--graph_query {show_value(opt.graph_query)}: expected x,y, such as 0.5,0.5 or 120,80"
+            )
         if not 2 <= opt.graph_clusters <= 20:
             raise UserError(f"--graph_clusters {opt.graph_clusters}: expected 2 to 20")
         if opt.show_graph:
             graph_figures.require_matplotlib()
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
-        super().__init__(opt, runtime)
-        self.netG = self.add_network("G", self.new_generator(opt.input_nc, opt.output_nc), average=True)
+        super().__init__(opt, runtime, identity=opt.gnn_idt)
         self.explains = not self.is_train and (opt.show_graph or opt.save_graph)
-        if self.is_train:
-            self.visual_names = ["real_A", "fake_B", "real_B", *(["idt_B"] if opt.gnn_idt else [])]
-            self.netD = self.add_network("D", self.new_discriminator(opt.output_nc))
         if self.explains:
-            path = Path(opt.checkpoints_dir) / opt.name / f"{opt.epoch}_net_F.pth"
-            if not path.is_file():
-                flag = "--show_graph" if opt.show_graph else "--save_graph"
-                raise UserError(f"{flag} needs the graph head of the training run: {path} does not exist")
+            self.check_head_is_there()
+
         if self.is_train or self.explains:
             if opt.graph_features == "vgg":
                 self.vgg = runtime.place(VGG16Features(opt.attn_layers, opt.vgg_weights))
             self.netF = self.add_network("F", self.new_head())
-            self.judge = partial(
-                judge_levels, temperature=opt.nce_T, symmetric=opt.symmetric_nce, ratio=tuple(opt.pooling_ratio),
-                average=opt.average_levels,
-            )  # fmt: skip
+
         if self.is_train:
-            for name in ("G", "D", "F"):
-                self.add_optimizer(name, self.networks[name])
+            self.add_optimizer("F", self.netF)
+            self.players.append("F")
+            self.judge = partial(
+                judge_levels,
+                temperature=opt.nce_T,
+                symmetric=opt.symmetric_nce,
+                ratio=tuple(opt.pooling_ratio),
+                average=opt.average_levels,
+            )
+
+    def check_head_is_there(self) -> None:
+        """Raise UserError where a picture of the graph is asked for and the run kept no graph head."""
+        opt = self.opt
+        path = weights_file(run_dir(opt), opt.epoch, "F")
+        if not path.is_file():
+            flag = "--show_graph" if opt.show_graph else "--save_graph"
+            raise UserError(
+                f"{flag} needs the graph head of the training run: {path} does not exist"
+            )
 
     def describe(self) -> str:
         """The networks, and whether VGG16 knows anything."""
         if not self.is_train or self.opt.graph_features == "generator":
             return super().describe()
         layers = ", ".join(LAYER_NAMES[i] for i in self.opt.attn_layers)
-        warning = " (untrained: for demos and tests only)" if self.opt.vgg_weights == "random" else ""
+        warning = (
+            " (untrained: for demos and tests only)" if self.opt.vgg_weights == "random" else ""
+        )
         return f"{super().describe()}\nVGG16: frozen, {self.opt.vgg_weights} weights{warning}, {layers}"
 
     def new_head(self) -> GraphHead:
@@ -207,38 +292,24 @@ class PatchGCLModel(BaseModel):
             load_weights(head, Path(opt.init_F))
         return head
 
-    def forward(self) -> None:
-        """Translate A and, for the identity term, B, in one pass of G, which may give graphs of G's features too."""
-        opt = self.opt
-        self.real = torch.cat([self.real_A, self.real_B]) if opt.gnn_idt else self.real_A
+    def generate(self, real: Tensor) -> Tensor:
+        """One pass of G, which may give graphs of G's own features too."""
         self.real_features = None
-        if opt.graph_features == "generator":
-            self.fake, self.real_features = translate_and_encode(self.netG, self.real, opt.nce_layers)
-        else:
-            self.fake = self.netG(self.real)
-        self.fake_B, *identity = self.fake.chunk(2 if opt.gnn_idt else 1)
-        if identity:
-            self.idt_B = identity[0]
+        if self.opt.graph_features == "vgg":
+            return self.netG(real)
 
-    def optimize_parameters(self) -> None:
-        """First D, then G and F together."""
-        self.update("D", loss=self.compute_D_loss)
-        self.update("G", "F", loss=self.compute_G_loss)
-
-    def compute_D_loss(self) -> dict[str, Tensor]:
-        """Tell translated images from real ones."""
-        return discriminator_terms(self.netD, self.real_B, self.fake_B, self.opt.gan_mode)
+        fake, self.real_features = translate_and_encode(self.netG, real, self.opt.nce_layers)
+        return fake
 
     def compute_G_loss(self) -> dict[str, Tensor]:
         """Fool D, and keep each output's patch graph that of its input."""
-        opt = self.opt
-        terms = {"G_GAN": opt.lambda_GAN * generator_loss(self.netD(self.fake_B), opt.gan_mode)}
+        terms, opt = self.adversarial_terms(), self.opt
         with torch.no_grad():
-            feats_in = self.features(self.real) if self.real_features is None else self.real_features
-        domains = 2 if opt.gnn_idt else 1
-        weight = opt.lambda_GNN / (domains if opt.average_terms else 1)
-        graph_losses = weight * self.graph_loss(self.fake, feats_in)
-        for name, loss_B in zip(("GNN", "GNN_Y"), graph_losses.chunk(domains), strict=False):
+            feats_in = self.real_features or self.features(self.real)
+
+        weight = opt.lambda_GNN / (self.domains if opt.average_terms else 1)
+        losses = weight * self.graph_loss(self.fake, feats_in)
+        for name, loss_B in zip(("GNN", "GNN_Y"), losses.chunk(self.domains), strict=False):
             terms[name] = loss_B.mean()
         return terms
 
@@ -260,10 +331,6 @@ class PatchGCLModel(BaseModel):
             self.log(name, torch.stack([notes[name] for _, notes in layers]).mean())
         return torch.stack([loss_B for loss_B, _ in layers]).mean(0)
 
-    def translate(self, real_A: Tensor) -> Tensor:
-        """(B,C,H,W) in [-1,1] -> the same size in domain B."""
-        return self.inference_net("G")(real_A)
-
     def explain(self, pictures: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The graph head's view of an image and its translation, for --show_graph and --save_graph."""
         opt = self.opt
@@ -272,11 +339,22 @@ class PatchGCLModel(BaseModel):
         real, fake = pictures["real_A"], pictures["fake_B"]
         height, width = real.shape[1:]
         in_pixels = max(opt.graph_query) > 1
-        x, y = (v / side if in_pixels else v for v, side in zip(opt.graph_query, (width, height), strict=True))
+        x, y = (
+            v / side if in_pixels else v
+            for v, side in zip(opt.graph_query, (width, height), strict=True)
+        )
         if max(x, y) > 1:
-            raise UserError(f"--graph_query {show_value(opt.graph_query)} lies outside an image {width} x {height}")
-        layers = self.netF.maps(self.features(fake[None]), self.features(real[None]), (x, y), opt.graph_clusters)
+            raise UserError(
+                f"--graph_query {show_value(opt.graph_query)} lies outside an image {width} x {height}"
+            )
+        layers = self.netF.maps(
+            self.features(fake[None]), self.features(real[None]), (x, y), opt.graph_clusters
+        )
         from_vgg = opt.graph_features == "vgg"
-        names = [LAYER_NAMES[i] for i in opt.attn_layers] if from_vgg else [f"G_{i}" for i in opt.nce_layers]
+        names = (
+            [LAYER_NAMES[i] for i in opt.attn_layers]
+            if from_vgg
+            else [f"G_{i}" for i in opt.nce_layers]
+        )
         figures = graph_figures.draw_figures(names, layers, real, fake) if opt.show_graph else {}
         return figures, graph_figures.to_arrays(names, layers, real) if opt.save_graph else {}

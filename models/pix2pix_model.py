@@ -52,11 +52,15 @@ class Pix2PixModel(BaseModel):
     def check_options(opt: Namespace) -> None:
         """Training needs pairs."""
         if opt.is_train and opt.dataset_mode == "unaligned":
-            raise UserError("--model pix2pix learns from pairs, which --dataset_mode unaligned has not: take aligned")
+            raise UserError(
+                "--model pix2pix learns from pairs, which --dataset_mode unaligned has not: take aligned"
+            )
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)
-        self.netG = self.add_network("G", self.new_generator(opt.input_nc, opt.output_nc), average=True)
+        self.netG = self.add_network(
+            "G", self.new_generator(opt.input_nc, opt.output_nc), average=True
+        )
         if not self.is_train:
             return
         self.visual_names = ["real_A", "fake_B", "real_B"]
@@ -89,7 +93,9 @@ class Pix2PixModel(BaseModel):
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B, each image by itself."""
-        return translate_each(self.inference_net("G"), real_A, self.opt.test_norm, self.opt.test_dropout)
+        return translate_each(
+            self.inference_net("G"), real_A, self.opt.test_norm, self.opt.test_dropout
+        )
 
     def show(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Input and output, and the paired image where the data set has it."""

@@ -44,7 +44,9 @@ def check_options(opt: Namespace, has_identity: bool) -> None:
     """Raise UserError for weights that make no sense; `has_identity`: G(B) is computed."""
     for name in ("lambda_R1", "lambda_identity"):
         if getattr(opt, name) < 0:
-            raise UserError(f"--{name} {getattr(opt, name)}: no weight is negative; 0 switches the term off")
+            raise UserError(
+                f"--{name} {getattr(opt, name)}: no weight is negative; 0 switches the term off"
+            )
     if opt.is_train and opt.lambda_identity and not has_identity:
         raise UserError(
             "--lambda_identity needs G(B), which the identity half of the contrastive loss computes: leave that on, "

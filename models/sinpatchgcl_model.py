@@ -20,7 +20,10 @@ class SinPatchGCLModel(SingleImage, PatchGCLModel):
     PRESETS = {
         "paper": {**single_image.OFFICIAL, **PatchGCLModel.PRESETS["paper"]},
         "official": {**single_image.OFFICIAL, **PatchGCLModel.PRESETS["official"]},
-        "shared": {**single_image.SCHEDULE, **PatchGCLModel.PRESETS["paper"]},  # the common networks
+        "shared": {
+            **single_image.SCHEDULE,
+            **PatchGCLModel.PRESETS["paper"],
+        },  # the common networks
     }
 
     @staticmethod

@@ -22,7 +22,9 @@ class TestModel(BaseModel):
     @staticmethod
     def modify_commandline_options(parser, is_train: bool):
         """Defaults of the release: strided networks with dropout, unless --no_dropout is given."""
-        parser.set_defaults(dataset_mode="single", no_antialias=True, no_antialias_up=True, no_dropout=False)
+        parser.set_defaults(
+            dataset_mode="single", no_antialias=True, no_antialias_up=True, no_dropout=False
+        )
         parser.alias("--norm", "normG")
         group = parser.group("test")
         group.add("--model_suffix", "", "which generator: _A for <epoch>_net_G_A.pth")
@@ -33,7 +35,9 @@ class TestModel(BaseModel):
     def check_options(opt: Namespace) -> None:
         """There is nothing to train."""
         if opt.is_train:
-            raise UserError("--model test only applies weights, in test.py: train with the --model of a method")
+            raise UserError(
+                "--model test only applies weights, in test.py: train with the --model of a method"
+            )
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)
@@ -48,4 +52,6 @@ class TestModel(BaseModel):
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size, each image by itself."""
-        return translate_each(self.inference_net(self.name), real_A, self.opt.test_norm, self.opt.test_dropout)
+        return translate_each(
+            self.inference_net(self.name), real_A, self.opt.test_norm, self.opt.test_dropout
+        )

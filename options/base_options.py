@@ -10,7 +10,15 @@ from data.transforms import MODES
 from models.networks import DISCRIMINATORS, GENERATORS, generator_size_multiple, training_size
 from util.errors import UserError
 from util.hardware.runtime import PRECISIONS
-from util.parser import OptionParser, natural, positive_int, power_of_two, show_value, size_limit, switch
+from util.parser import (
+    OptionParser,
+    natural,
+    positive_int,
+    power_of_two,
+    show_value,
+    size_limit,
+    switch,
+)
 from util.registry import find_by_name
 
 ARCHITECTURE = "architecture"
@@ -42,7 +50,9 @@ class BaseOptions:
         first.set_defaults(dataset_mode=None)  # unless it is given, the model decides
         if self.is_train:
             first.set_defaults(model=models.implied_model(argv) or first.get_default("model"))
-        first.set_defaults(**{key: value for key, value in (saved or {}).items() if key in first.declared()})
+        first.set_defaults(
+            **{key: value for key, value in (saved or {}).items() if key in first.declared()}
+        )
         return first.parse_known_args(argv)[0]
 
     def build_parser(self, first: Namespace) -> OptionParser:
@@ -67,14 +77,20 @@ class BaseOptions:
     def add_run(parser: OptionParser) -> None:
         """Which run, on which device, from which seed."""
         run = parser.group(RUN)
-        run.add("--name", "experiment_name", "name of the run; its files go to CHECKPOINTS_DIR/NAME")
+        run.add(
+            "--name", "experiment_name", "name of the run; its files go to CHECKPOINTS_DIR/NAME"
+        )
         run.add("--suffix", "", "appended to --name; {model}, {netG} and so on are filled in")
         run.add("--checkpoints_dir", "./checkpoints", "where the folders of all runs are")
         run.add("--easy_label", "", "title of the run's pages (default: the name)")
         run.add(
-            "--gpu_ids", None, "-1: CPU, 0: first GPU; default: the best. Several: torchrun --nproc_per_node N train.py"
+            "--gpu_ids",
+            None,
+            "-1: CPU, 0: first GPU; default: the best. Several: torchrun --nproc_per_node N train.py",
         )
-        run.add("--seed", 0, "seed of the initial weights, the patches and the data order", type=natural)
+        run.add(
+            "--seed", 0, "seed of the initial weights, the patches and the data order", type=natural
+        )
         run.add(
             "--deterministic",
             False,
@@ -87,15 +103,27 @@ class BaseOptions:
         """What shapes the networks: fixed for the life of a run."""
         net = parser.group(ARCHITECTURE)
         methods = ", ".join(models.model_names())
-        net.add("--model", "patchgcl", f"the method: {methods}; --model NAME --help lists the flags of one")
         net.add(
-            "--preset", None, "a published configuration of the model; flags win over it. Default: the first one it has"
+            "--model",
+            "patchgcl",
+            f"the method: {methods}; --model NAME --help lists the flags of one",
+        )
+        net.add(
+            "--preset",
+            None,
+            "a published configuration of the model; flags win over it. Default: the first one it has",
         )
         net.add("--input_nc", 3, "channels of input images: 3 RGB, 1 grey", choices=(1, 3))
         net.add("--output_nc", 3, "channels of output images: 3 RGB, 1 grey", choices=(1, 3))
         net.add("--netG", "resnet_9blocks", f"generator: {', '.join(GENERATORS)}")
-        net.add("--ngf", 64, "filters in the generator's first and last convolution", type=positive_int)
-        net.add("--netD", "basic", f"discriminator: {', '.join(DISCRIMINATORS)}; basic is the PatchGAN of 3 layers")
+        net.add(
+            "--ngf", 64, "filters in the generator's first and last convolution", type=positive_int
+        )
+        net.add(
+            "--netD",
+            "basic",
+            f"discriminator: {', '.join(DISCRIMINATORS)}; basic is the PatchGAN of 3 layers",
+        )
         net.add("--ndf", 64, "filters in the discriminator's first convolution", type=positive_int)
         net.add(
             "--n_layers_D",
@@ -106,34 +134,67 @@ class BaseOptions:
         net.add("--normG", "instance", "normalisation in G", choices=("instance", "batch", "none"))
         net.add("--normD", "instance", "normalisation in D", choices=("instance", "batch", "none"))
         net.add("--no_dropout", True, "no dropout in the generator's residual blocks")
-        net.add("--no_antialias", False, "strided convolutions instead of blurred down-sampling, in G and D")
-        net.add("--no_antialias_up", False, "learned transposed convolutions instead of bilinear up-sampling")
         net.add(
-            "--stylegan2_size", None, "image size StyleGAN2 nets are made for; default: by crop_size", type=power_of_two
+            "--no_antialias",
+            False,
+            "strided convolutions instead of blurred down-sampling, in G and D",
         )
-        net.add("--stylegan2_G_num_downsampling", 1, "halvings in --netG stylegan2", type=int, choices=(1, 2))
+        net.add(
+            "--no_antialias_up",
+            False,
+            "learned transposed convolutions instead of bilinear up-sampling",
+        )
+        net.add(
+            "--stylegan2_size",
+            None,
+            "image size StyleGAN2 nets are made for; default: by crop_size",
+            type=power_of_two,
+        )
+        net.add(
+            "--stylegan2_G_num_downsampling",
+            1,
+            "halvings in --netG stylegan2",
+            type=int,
+            choices=(1, 2),
+        )
 
     @staticmethod
     def add_data(parser: OptionParser) -> None:
         """Which images, and how they are read."""
         images = parser.group(DATA)
         images.add(
-            "--dataroot", None, "folder with trainA, trainB, testA; test.py also takes an image or a folder of images"
+            "--dataroot",
+            None,
+            "folder with trainA, trainB, testA; test.py also takes an image or a folder of images",
         )
         images.add(
             "--dataset_mode",
             "unaligned",
             f"how images are read: {', '.join(data.dataset_modes())}; models choose theirs",
         )
-        images.add("--direction", "AtoB", "which domain is translated into which", choices=("AtoB", "BtoA"))
+        images.add(
+            "--direction", "AtoB", "which domain is translated into which", choices=("AtoB", "BtoA")
+        )
         images.add("--batch_size", 1, "images per step; the paper uses 1", type=positive_int)
-        images.add("--load_size", 286, "images are scaled to this size, before the crop", type=positive_int)
+        images.add(
+            "--load_size", 286, "images are scaled to this size, before the crop", type=positive_int
+        )
         images.add("--crop_size", 256, "side of the square that is cut out", type=positive_int)
         images.add("--preprocess", "resize_and_crop", f"scaling and cropping: {MODES}")
         images.add("--no_flip", False, "no random horizontal flips")
         images.add("--serial_batches", False, "take images in order, A and B by the same index")
-        images.add("--max_dataset_size", float("inf"), "use only the first N images of each domain", type=size_limit)
-        images.add("--num_threads", 4, "worker processes that load images; 0 loads in the main process", type=natural)
+        images.add(
+            "--max_dataset_size",
+            float("inf"),
+            "use only the first N images of each domain",
+            type=size_limit,
+        )
+        images.add(
+            "--num_threads",
+            4,
+            "worker processes that load images; 0 loads in the main process",
+            type=natural,
+        )
         images.add(
             "--cache",
             "auto",
@@ -141,7 +202,9 @@ class BaseOptions:
             choices=("auto", "none", "ram", "device"),
         )
         images.add(
-            "--skip_bad_images", False, "check all images first, go on without the unreadable ones, say how many"
+            "--skip_bad_images",
+            False,
+            "check all images first, go on without the unreadable ones, say how many",
         )
 
     @staticmethod
@@ -149,10 +212,18 @@ class BaseOptions:
         """How fast, at equal results up to rounding."""
         speed = parser.group(SPEED)
         speed.add(
-            "--amp", "auto", "precision of the networks; auto: bf16 on a GPU, else off", choices=tuple(PRECISIONS)
+            "--amp",
+            "auto",
+            "precision of the networks; auto: bf16 on a GPU, else off",
+            choices=tuple(PRECISIONS),
         )
         speed.add("--tf32", True, "a GPU's float32 convolutions may round factors to 10 bits")
-        speed.add("--channels_last", "auto", "layout of images and networks; auto: on for a GPU", type=switch)
+        speed.add(
+            "--channels_last",
+            "auto",
+            "layout of images and networks; auto: on for a GPU",
+            type=switch,
+        )
         speed.add(
             "--compile",
             "auto",
@@ -164,7 +235,9 @@ class BaseOptions:
         """Flags of this phase only."""
         raise NotImplementedError
 
-    def resolve(self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]) -> Namespace:
+    def resolve(
+        self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]
+    ) -> Namespace:
         """Layer defaults, the preset, what was saved and what was typed into one namespace."""
         defaults = parser.defaults()
         merged = {**defaults, **saved, **given}
@@ -183,25 +256,37 @@ class BaseOptions:
         opt.stylegan2_size = opt.stylegan2_size or training_size(opt.netG, opt.netD, opt.crop_size)
         opt.changed = sorted(key for key, value in defaults.items() if layered[key] != value)
         opt.architecture = parser.members(ARCHITECTURE)
-        opt.groups = {group.title: [a.dest for a in group._group_actions] for group in parser._groups.values()}
+        opt.groups = {
+            group.title: [a.dest for a in group._group_actions] for group in parser._groups.values()
+        }
         return opt
 
     @staticmethod
     def recipe(opt: Namespace, parser: OptionParser, published: dict[str, Any]) -> str:
         """Which recipe a result comes from: model, preset, and every choice of method that departs from it."""
-        names = [name for group in (ARCHITECTURE, opt.model, TRAINING) for name in parser.members(group)]
+        names = [
+            name for group in (ARCHITECTURE, opt.model, TRAINING) for name in parser.members(group)
+        ]
         departures = [
             f"{name}={show_value(getattr(opt, name))}"
             for name in names
             if name not in ("model", "preset") and getattr(opt, name) != published[name]
         ]
-        return f"{opt.model}, preset {opt.preset or 'none'}" + (f", with {', '.join(departures)}" if departures else "")
+        return f"{opt.model}, preset {opt.preset or 'none'}" + (
+            f", with {', '.join(departures)}" if departures else ""
+        )
 
     def check(self, opt: Namespace) -> None:
         """Checks across flags, before any data is touched; raises UserError."""
         if not opt.dataroot:
-            raise UserError("--dataroot is missing: give the folder that holds trainA and trainB (or testA)")
-        if opt.load_size < opt.crop_size and "crop" in opt.preprocess and "resize" in opt.preprocess:
+            raise UserError(
+                "--dataroot is missing: give the folder that holds trainA and trainB (or testA)"
+            )
+        if (
+            opt.load_size < opt.crop_size
+            and "crop" in opt.preprocess
+            and "resize" in opt.preprocess
+        ):
             raise UserError(
                 f"--load_size {opt.load_size} is smaller than --crop_size {opt.crop_size}; make it at least as large"
             )

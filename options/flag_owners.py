@@ -15,7 +15,11 @@ COMMANDS = {"train.py": TrainOptions, "test.py": TestOptions}
 
 
 def flags_elsewhere(
-    options: BaseOptions, parser: OptionParser, first: Namespace, argv: Sequence[str], saved: Collection[str]
+    options: BaseOptions,
+    parser: OptionParser,
+    first: Namespace,
+    argv: Sequence[str],
+    saved: Collection[str],
 ) -> dict[str, str]:
     """Flags that another --model, --dataset_mode or command has -> what to say of one, as in "belongs to --model cut".
 
@@ -27,13 +31,18 @@ def flags_elsewhere(
         argv: the command line.
         saved: names of the options that came from a training run.
     """
-    now = {"model": first.model, "dataset_mode": first.dataset_mode or parser.get_default("dataset_mode")}
+    now = {
+        "model": first.model,
+        "dataset_mode": first.dataset_mode or parser.get_default("dataset_mode"),
+    }
     own, other = COMMANDS if options.is_train else reversed(COMMANDS)
     given = {text.split("=")[0] for text in argv}
     known, found = set(parser.flags()), {}
     for choice, owners in _owners(options, now).items():
         reason = _reason(choice, now["model"], given, saved)
-        remedy = "leave it out" if choice in saved else f"leave it out, or choose another --{choice}"
+        remedy = (
+            "leave it out" if choice in saved else f"leave it out, or choose another --{choice}"
+        )
         for flag, names in owners.items():
             text = f"belongs to --{choice} {_either(names)}, not to {now[choice]}{reason}; {remedy}"
             found.setdefault(flag, text)
@@ -46,9 +55,14 @@ def flags_elsewhere(
 
 def _owners(options: BaseOptions, now: dict[str, str]) -> dict[str, dict[str, list[str]]]:
     """By choice, --model or --dataset_mode, the other one staying as it is: flag -> all names that bring it along."""
-    usable = [n for n in models.model_names() if models.find_model(n).TRAINABLE or not options.is_train]
+    usable = [
+        n for n in models.model_names() if models.find_model(n).TRAINABLE or not options.is_train
+    ]
     owners = {}
-    for choice, names in {"model": {*usable, now["model"]}, "dataset_mode": data.dataset_modes()}.items():
+    for choice, names in {
+        "model": {*usable, now["model"]},
+        "dataset_mode": data.dataset_modes(),
+    }.items():
         owners[choice] = defaultdict(list)
         for name in sorted(names):
             for flag in options.build_parser(Namespace(**now | {choice: name})).flags():

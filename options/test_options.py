@@ -22,7 +22,11 @@ OWN_AT_TEST = (
     "skip_bad_images",
     "phase",
 )
-CHOSEN_BY_MODEL = ("model", "preset", "dataset_mode")  # a model that only applies weights may apply any run's
+CHOSEN_BY_MODEL = (
+    "model",
+    "preset",
+    "dataset_mode",
+)  # a model that only applies weights may apply any run's
 
 
 class TestOptions(BaseOptions):
@@ -43,7 +47,11 @@ class TestOptions(BaseOptions):
             type=size_limit,
             metavar="N",
         )
-        group.add("--eval", False, "evaluation mode: batch norm uses its running statistics, dropout is off")
+        group.add(
+            "--eval",
+            False,
+            "evaluation mode: batch norm uses its running statistics, dropout is off",
+        )
         group.add("--no_ema", False, "use the plain weights although the run kept a moving average")
         parser.group(DATA).add("--phase", "test", "reads DATAROOT/<phase>A (<phase>B for BtoA)")
         parser.set_defaults(preprocess="none", load_size=parser.get_default("crop_size"))
@@ -56,13 +64,27 @@ class TestOptions(BaseOptions):
             return {}
         options = record["options"]
         if not {"model", "dataset_mode"} <= options.keys():
-            raise UserError(f"{run_dir(first)}/train_opt.json names no model or dataset_mode; restore or delete it")
-        parser = self.build_parser(Namespace(model=options["model"], dataset_mode=options["dataset_mode"]))
-        kept = [*parser.members(ARCHITECTURE), *parser.members(DATA), *parser.members(options["model"])]
-        own = OWN_AT_TEST if models.find_model(first.model).TRAINABLE else (*OWN_AT_TEST, *CHOSEN_BY_MODEL)
+            raise UserError(
+                f"{run_dir(first)}/train_opt.json names no model or dataset_mode; restore or delete it"
+            )
+        parser = self.build_parser(
+            Namespace(model=options["model"], dataset_mode=options["dataset_mode"])
+        )
+        kept = [
+            *parser.members(ARCHITECTURE),
+            *parser.members(DATA),
+            *parser.members(options["model"]),
+        ]
+        own = (
+            OWN_AT_TEST
+            if models.find_model(first.model).TRAINABLE
+            else (*OWN_AT_TEST, *CHOSEN_BY_MODEL)
+        )
         return {name: options[name] for name in kept if name in options and name not in own}
 
-    def resolve(self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]) -> Namespace:
+    def resolve(
+        self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]
+    ) -> Namespace:
         for name in parser.members(ARCHITECTURE):
             if name in given and name in saved and given[name] != saved[name]:
                 raise UserError(

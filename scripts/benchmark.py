@@ -55,7 +55,9 @@ def names(allowed: tuple[str, ...]) -> Any:
     def read(text: str) -> list[str]:
         wrong = [name for name in text.split(",") if name not in allowed]
         if wrong:
-            raise argparse.ArgumentTypeError(f"unknown {wrong[0]!r}; known are {', '.join(allowed)}")
+            raise argparse.ArgumentTypeError(
+                f"unknown {wrong[0]!r}; known are {', '.join(allowed)}"
+            )
         return text.split(",")
 
     return read
@@ -64,10 +66,17 @@ def names(allowed: tuple[str, ...]) -> Any:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--part", type=names(PARTS), default=["step", "parts"], help=f"what to measure: {', '.join(PARTS)}")
+    add(
+        "--part",
+        type=names(PARTS),
+        default=["step", "parts"],
+        help=f"what to measure: {', '.join(PARTS)}",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--size", type=positive_int, default=256, help="side of the pictures")
     add("--iters", type=positive_int, help="steps in a round; 50 on a GPU, 3 on a CPU")
@@ -75,22 +84,56 @@ def build_parser() -> argparse.ArgumentParser:
     add("--warm_up", type=positive_int, help="steps before; 20 on a GPU, 1 on a CPU")
     add("--threads", type=positive_int, help="CPU threads of torch")
     add("--variants", type=names(tuple(LADDER)), help=f"our steps: {', '.join(LADDER)}")
-    add("--batch", type=positive_int, default=1, help="batch size of the step; the released code takes 1")
+    add(
+        "--batch",
+        type=positive_int,
+        default=1,
+        help="batch size of the step; the released code takes 1",
+    )
     add("--batches", type=int_list, help="batch sizes of sweep and translation")
     add("--head_batches", type=int_list, default=[1, 2, 4, 8, 16], help="batch sizes of the head")
-    add("--nonzero_th", type=float, default=0.1, help="threshold of the graphs, which decides their density")
+    add(
+        "--nonzero_th",
+        type=float,
+        default=0.1,
+        help="threshold of the graphs, which decides their density",
+    )
     add("--vgg_weights", default="random", help="as in train.py")
-    add("--preset", default="official", help="as in train.py; to compare with the release it must be official")
-    add("--flags", type=shlex.split, default=[], help="further flags that train.py and the release share")
+    add(
+        "--preset",
+        default="official",
+        help="as in train.py; to compare with the release it must be official",
+    )
+    add(
+        "--flags",
+        type=shlex.split,
+        default=[],
+        help="further flags that train.py and the release share",
+    )
     add("--official", type=Path, metavar="PATH", help="your checkout of the released PatchGCL")
     add("--graph_path", choices=GRAPH_PATHS, default="auto", help="what runs its graphs")
     add("--dataroot", type=Path, help="folder of trainA and trainB, for --part files")
-    add("--loader_threads", type=int_list, default=[0, 8], help="worker processes, for --part files")
-    add("--loss_tolerance", type=float, default=LOSS, help="largest relative difference of losses in float32")
-    add("--keep_going", action="store_true", help="leave out a step whose check fails, measure the others, exit with 1")
+    add(
+        "--loader_threads", type=int_list, default=[0, 8], help="worker processes, for --part files"
+    )
+    add(
+        "--loss_tolerance",
+        type=float,
+        default=LOSS,
+        help="largest relative difference of losses in float32",
+    )
+    add(
+        "--keep_going",
+        action="store_true",
+        help="leave out a step whose check fails, measure the others, exit with 1",
+    )
     add("--limit", type=float, default=240, help="seconds for each process of memory and sweep")
     add("--json", type=Path, help="write all figures to this file")
-    add("--markdown", type=Path, help="put the tables into this file, between the markers of --section")
+    add(
+        "--markdown",
+        type=Path,
+        help="put the tables into this file, between the markers of --section",
+    )
     add("--section", default="results", help="name of the markers")
     add("--alone", help=argparse.SUPPRESS)
     return parser
@@ -106,7 +149,9 @@ def main(argv: list[str] | None = None) -> int:
         turns = Turns(args.iters or iterations, args.rounds or rounds, args.warm_up or warm_up)
         if args.threads:
             torch.set_num_threads(args.threads)
-        settings = Settings(device, args.size, args.preset, args.nonzero_th, args.vgg_weights, tuple(args.flags))
+        settings = Settings(
+            device, args.size, args.preset, args.nonzero_th, args.vgg_weights, tuple(args.flags)
+        )
         if "files" in args.part and args.dataroot is None:
             raise UserError("--part files: give --dataroot, a folder that holds trainA and trainB")
         release = open_release(args, settings)
@@ -133,9 +178,13 @@ def open_release(args: Namespace, settings: Settings) -> Release | None:
     if args.official is None:
         return None
     if args.preset != "official" or args.batch != 1:
-        raise UserError("--official needs --preset official and --batch 1: the released code knows nothing else")
+        raise UserError(
+            "--official needs --preset official and --batch 1: the released code knows nothing else"
+        )
     if settings.size < 128 and "--num_patches" not in args.flags:
-        raise UserError(f"--size {settings.size}: the released code needs maps of 256 positions, so --size 128 or more")
+        raise UserError(
+            f"--size {settings.size}: the released code needs maps of 256 positions, so --size 128 or more"
+        )
     release = Release(args.official, settings, args.graph_path)
     release.options()  # flags that it refuses are better known now
     return release
@@ -157,7 +206,9 @@ def gather_facts(args: Namespace, settings: Settings, release: Release | None) -
         "before": settings.device.state(),
         "rates": settings.device.rates(),
     }
-    facts["versions"] = {name: version for name, version in facts["versions"].items() if version is not None}
+    facts["versions"] = {
+        name: version for name, version in facts["versions"].items() if version is not None
+    }
     if release is not None:
         facts |= {"graph_path": release.graph_path, "patches": release.patches}
     return facts
@@ -166,12 +217,20 @@ def gather_facts(args: Namespace, settings: Settings, release: Release | None) -
 def shown_command(argv: list[str]) -> str:
     """The command line for the record, without this machine's folders."""
     private = ("--official", "--dataroot")
-    shown = [Path(a).name if before in private else a for before, a in zip(["", *argv], argv, strict=False)]
+    shown = [
+        Path(a).name if before in private else a
+        for before, a in zip(["", *argv], argv, strict=False)
+    ]
     return shlex.join(["python", "scripts/benchmark.py", *shown])
 
 
 def measure(
-    args: Namespace, settings: Settings, turns: Turns, release: Release | None, contest: Contest, result: dict[str, Any]
+    args: Namespace,
+    settings: Settings,
+    turns: Turns,
+    release: Release | None,
+    contest: Contest,
+    result: dict[str, Any],
 ) -> None:
     """Measure each part that was asked for."""
     on_gpu = settings.device.on_gpu
@@ -200,7 +259,9 @@ def measure(
         result["head"] = measure_head(args, settings, turns, release)
     if "files" in args.part:
         threads = args.loader_threads
-        result["files"] = sweep.measure_files(settings, variants[-1], args.dataroot, threads, release, turns)
+        result["files"] = sweep.measure_files(
+            settings, variants[-1], args.dataroot, threads, release, turns
+        )
     if "translation" in args.part:
         sizes = args.batches or [1, 8]
         result["translation"] = sweep.measure_translation(settings, variants[-1], sizes, turns)
@@ -212,11 +273,14 @@ def measure_step(args: Namespace, contest: Contest, turns: Turns) -> dict[str, A
     timings = contest.time(turns)
     return {
         "settings": {
-            key: getattr(args, key) for key in ("size", "batch", "preset", "nonzero_th", "vgg_weights", "flags")
+            key: getattr(args, key)
+            for key in ("size", "batch", "preset", "nonzero_th", "vgg_weights", "flags")
         },
         "turns": asdict(turns),
         "density": contest.reference.density(),
-        "precisions": {name: contestant.precision for name, contestant in contest.contestants.items()},
+        "precisions": {
+            name: contestant.precision for name, contestant in contest.contestants.items()
+        },
         "checks": contest.agreements.found,
         "failed": contest.failed,
         "counts": counts,
@@ -226,10 +290,14 @@ def measure_step(args: Namespace, contest: Contest, turns: Turns) -> dict[str, A
     }
 
 
-def measure_head(args: Namespace, settings: Settings, turns: Turns, release: Release | None) -> dict[str, Any]:
+def measure_head(
+    args: Namespace, settings: Settings, turns: Turns, release: Release | None
+) -> dict[str, Any]:
     """The head alone."""
     ours, agreements = Ours(REFERENCE, settings), Agreements(args.loss_tolerance)
-    found = {"growth": head.measure_growth(ours, settings, sorted(args.head_batches), turns, agreements)}
+    found = {
+        "growth": head.measure_growth(ours, settings, sorted(args.head_batches), turns, agreements)
+    }
     if release is not None:
         released = Released(AS_PUBLISHED, release, ours)
         copy_weights(ours, released)
@@ -251,8 +319,12 @@ def shared_flags(args: Namespace) -> list[str]:
         "official",
         "graph_path",
     )
-    pairs = [(f"--{name}", str(getattr(args, name))) for name in kept if getattr(args, name) is not None]
-    return [text for pair in pairs for text in pair] + ([f"--flags={shlex.join(args.flags)}"] if args.flags else [])
+    pairs = [
+        (f"--{name}", str(getattr(args, name))) for name in kept if getattr(args, name) is not None
+    ]
+    return [text for pair in pairs for text in pair] + (
+        [f"--flags={shlex.join(args.flags)}"] if args.flags else []
+    )
 
 
 def alone(args: Namespace, flags: list[str], name: str, batch: int) -> dict[str, Any]:

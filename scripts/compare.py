@@ -27,17 +27,17 @@ sys.path.insert(0, str(ROOT))
 
 from data.image_file import read_image  # noqa: E402
 from data.image_folder import phase_folder  # noqa: E402
+from models.inference.translate import translate  # noqa: E402
 from options import TestOptions, parse  # noqa: E402
 from options.base_options import run_dir  # noqa: E402
 from scripts import evaluate  # noqa: E402
 from scripts.comparing.facts import differing_options, measured, training_facts  # noqa: E402
 from scripts.comparing.page import Column, write_comparison  # noqa: E402
-from test import translate  # noqa: E402
-from util.errors import UserError  # noqa: E402
-from util.logs.log_files import saved_record  # noqa: E402
+from util.errors import UserError, exit_status  # noqa: E402
 from util.pages.gallery import Gallery  # noqa: E402
 from util.pages.html import Picture  # noqa: E402
 from util.parser import OptionParser  # noqa: E402
+from util.run.folder import saved_record  # noqa: E402
 
 LONGEST_FOLDER = 100  # characters; beyond, a checksum takes the place of further names
 
@@ -46,20 +46,32 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     """The flags of this command and those for test.py; raises UserError."""
     parser = OptionParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--names", nargs="+", required=True, metavar="NAME", help="the runs, in the order of columns")
+    parser.add_argument(
+        "--names",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help="the runs, in the order of columns",
+    )
     parser.add("--results_dir", "./results/compare", "where the folder of the comparison goes")
-    parser.add("--measure", False, "measure every run with scripts/evaluate.py and show the figures")
+    parser.add(
+        "--measure", False, "measure every run with scripts/evaluate.py and show the figures"
+    )
     parser.add("--inception", None, "handed on to scripts/evaluate.py", metavar="PATH")
     parser.add("--feature", None, "handed on to scripts/evaluate.py", choices=("2048", "768"))
     args, rest = parser.parse_known_args(argv)
     given = {flag.split("=")[0] for flag in rest}
     if "--name" in given:
-        raise UserError("--name is a flag of test.py; --names takes all the runs, as in --names a b c")
+        raise UserError(
+            "--name is a flag of test.py; --names takes all the runs, as in --names a b c"
+        )
     for name in args.names:
         if args.names.count(name) > 1:
             raise UserError(f"--names {name} is given twice; each run has one column")
         if name.startswith("/") or {"..", "."} & {*PurePosixPath(name).parts, name}:
-            raise UserError(f"--names {name}: give the name of a run in --checkpoints_dir, not a path")
+            raise UserError(
+                f"--names {name}: give the name of a run in --checkpoints_dir, not a path"
+            )
     args.given = given
     return args, rest
 
@@ -83,21 +95,35 @@ def restore(args: Namespace, rest: Sequence[str], folder: Path) -> list[Namespac
         if not any((top / name).glob("*_net_*.pth")):
             raise UserError(f"--names {name}: no run of this name in {top}; {_existing(top, name)}")
     opts = [_parse(name, rest, folder) for name in args.names]
-    directions = {name: saved_record(top / name).get("options", {}).get("direction") for name in args.names}
+    directions = {
+        name: saved_record(top / name).get("options", {}).get("direction") for name in args.names
+    }
     if len({*directions.values()} - {None}) > 1:
         raise UserError(
             f"--names: {_list(directions)}: opposite directions have no inputs in common; compare runs of one direction"
         )
     if "--dataroot" not in args.given and len({opt.dataroot for opt in opts}) > 1:
         roots = {opt.name: opt.dataroot for opt in opts}
-        raise UserError(f"--dataroot is missing, and the runs were trained on different data ({_list(roots)})")
-    if "--dataset_mode" not in args.given and len({opt.dataset_mode for opt in opts}) > 1 and _has_halves(opts[0]):
+        raise UserError(
+            f"--dataroot is missing, and the runs were trained on different data ({_list(roots)})"
+        )
+    if (
+        "--dataset_mode" not in args.given
+        and len({opt.dataset_mode for opt in opts}) > 1
+        and _has_halves(opts[0])
+    ):
         opts = [_parse(name, [*rest, "--dataset_mode", "aligned"], folder) for name in args.names]
     for opt in opts:
         if not any(run_dir(opt).glob(f"{opt.epoch}_net_G*.pth")):
-            found = sorted({path.name.split("_net_")[0] for path in run_dir(opt).glob("*_net_G*.pth")})
-            raise UserError(f"--epoch {opt.epoch}: {opt.name} has no such weights; it has {', '.join(found) or 'none'}")
-        opt.test_roles = "A"  # what a method makes of the other domain has no counterpart in the others
+            found = sorted(
+                {path.name.split("_net_")[0] for path in run_dir(opt).glob("*_net_G*.pth")}
+            )
+            raise UserError(
+                f"--epoch {opt.epoch}: {opt.name} has no such weights; it has {', '.join(found) or 'none'}"
+            )
+        opt.test_roles = (
+            "A"  # what a method makes of the other domain has no counterpart in the others
+        )
     return opts
 
 
@@ -112,7 +138,9 @@ def _existing(top: Path, name: str) -> str:
     """What there is instead, in words."""
     runs = sorted({path.parent.name for path in top.glob("*/*_net_*.pth")})
     near = get_close_matches(name, runs, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"there are: {', '.join(runs) or 'none'}"
+    return (
+        f"did you mean {near[0]!r}? " if near else ""
+    ) + f"there are: {', '.join(runs) or 'none'}"
 
 
 def _list(values: dict[str, object]) -> str:
@@ -129,7 +157,11 @@ def pictures_of(gallery: Gallery, folder: Path) -> dict[str, dict[str, Picture]]
     inside = gallery.folder.relative_to(folder).as_posix()
     found = {}
     for name, pictures in gallery.rows:
-        row = {p.label: Picture(p.label, f"{inside}/{p.file}", p.width, p.height) for p in pictures if not p.is_figure}
+        row = {
+            p.label: Picture(p.label, f"{inside}/{p.file}", p.width, p.height)
+            for p in pictures
+            if not p.is_figure
+        }
         if {"real_A", "fake_B"} <= row.keys():
             found[name] = row
     return found
@@ -146,7 +178,9 @@ def check_same_inputs(names: Sequence[str], runs: Sequence[dict[str, dict[str, P
             )
 
 
-def find_truth(opt: Namespace, rows: dict[str, dict[str, Picture]], folder: Path) -> dict[str, Picture]:
+def find_truth(
+    opt: Namespace, rows: dict[str, dict[str, Picture]], folder: Path
+) -> dict[str, Picture]:
     """The images of DATAROOT/<phase>A_truth that go with the inputs, copied into the folder; none is fine too."""
     source = Path(opt.dataroot) / f"{opt.phase}{opt.direction[0]}_truth"
     if not source.is_dir():
@@ -158,14 +192,25 @@ def find_truth(opt: Namespace, rows: dict[str, dict[str, Picture]], folder: Path
             if pixels is not None and pixels.size == (row["real_A"].width, row["real_A"].height):
                 image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
                 gallery.add(name, {"real_B": image})
-                found[name] = Picture("real_B", f"{gallery.folder.name}/images/real_B/{name}.png", *pixels.size)
+                found[name] = Picture(
+                    "real_B", f"{gallery.folder.name}/images/real_B/{name}.png", *pixels.size
+                )
     return found
 
 
 def measure(args: Namespace, opts: Iterable[Namespace], truth: Path | None, source: Path) -> None:
     """Run scripts/evaluate.py for each run; what cannot be measured is said by it, and left out."""
     for opt in opts:
-        flags = ["--name", opt.name, "--phase", opt.phase, "--epoch", opt.epoch, "--dataroot", opt.dataroot]
+        flags = [
+            "--name",
+            opt.name,
+            "--phase",
+            opt.phase,
+            "--epoch",
+            opt.epoch,
+            "--dataroot",
+            opt.dataroot,
+        ]
         flags += ["--checkpoints_dir", opt.checkpoints_dir, "--results_dir", opt.results_dir]
         flags += ["--truth", str(truth), "--input", str(source)] if truth else []
         flags += ["--inception", args.inception] if args.inception else []
@@ -179,11 +224,16 @@ def _folder_with(name: str, picture: Picture | None, folder: Path) -> Path | Non
     return folder / picture.file.removesuffix(f"/{name}.png") if picture else None
 
 
-def build_columns(opts: Sequence[Namespace], galleries: Sequence[Gallery], folder: Path) -> list[Column]:
+def build_columns(
+    opts: Sequence[Namespace], galleries: Sequence[Gallery], folder: Path
+) -> list[Column]:
     """One column per run, with where it comes from and how it was measured."""
     columns = []
     for number, (opt, gallery) in enumerate(zip(opts, galleries, strict=True)):
-        facts = {"weights": gallery.description["weights"], **training_facts(saved_record(run_dir(opt)))}
+        facts = {
+            "weights": gallery.description["weights"],
+            **training_facts(saved_record(run_dir(opt))),
+        }
         figures, scores = measured(gallery.folder)
         page = f"{gallery.folder.relative_to(folder).as_posix()}/index.html"
         columns.append(Column(opt.name, "method", number, opt.recipe, facts, figures, scores, page))
@@ -197,13 +247,22 @@ def compare(args: Namespace, rest: Sequence[str]) -> Path:
     galleries = [translate(opt) for opt in opts]  # each call lets go of its model
     runs = [pictures_of(gallery, folder) for gallery in galleries]
     check_same_inputs(args.names, runs)
-    sources = runs[max(range(len(opts)), key=lambda index: opts[index].input_nc)]  # in colour, if a run sees colours
+    sources = runs[
+        max(range(len(opts)), key=lambda index: opts[index].input_nc)
+    ]  # in colour, if a run sees colours
     paired = next((run for run in runs if all("real_B" in row for row in run.values())), None)
-    truth = {name: row["real_B"] for name, row in paired.items()} if paired else find_truth(opts[0], sources, folder)
+    truth = (
+        {name: row["real_B"] for name, row in paired.items()}
+        if paired
+        else find_truth(opts[0], sources, folder)
+    )
     if args.measure:
         one = next(iter(sources))
         measure(
-            args, opts, _folder_with(one, truth.get(one), folder), _folder_with(one, sources[one]["real_A"], folder)
+            args,
+            opts,
+            _folder_with(one, truth.get(one), folder),
+            _folder_with(one, sources[one]["real_A"], folder),
         )
     columns = [Column("input", "input"), *([Column("truth", "truth")] if truth else [])]
     columns += build_columns(opts, galleries, folder)
@@ -212,20 +271,19 @@ def compare(args: Namespace, rest: Sequence[str]) -> Path:
         known = [sources[name]["real_A"], *([truth.get(name)] if truth else [])]
         rows[name] = [*known, *(run[name]["fake_B"] for run in runs)]
     made_with = ", ".join(galleries[0].description[key] for key in ("commit", "torch", "device"))
-    facts = {"command": shlex.join(["python", *sys.argv]), "data": opts[0].dataroot, "translated with": made_with}
+    facts = {
+        "command": shlex.join(["python", *sys.argv]),
+        "data": opts[0].dataroot,
+        "translated with": made_with,
+    }
     options = differing_options({opt.name: saved_record(run_dir(opt)) for opt in opts})
     return write_comparison(folder / "index.html", columns, rows, facts, options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, this process's by default; returns the exit status."""
-    try:
-        page = compare(*parse_arguments(sys.argv[1:] if argv is None else argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"side by side: {page}")
-    return 0
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status(lambda: print(f"side by side: {compare(*parse_arguments(argv))}"))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,12 @@ def tables(parser: OptionParser, skip: set[str]) -> list[str]:
     for group in parser._action_groups:
         actions = [a for a in group._group_actions if a.dest != "help" and a.dest not in skip]
         if actions:
-            lines += [f"### {group.title}", "", "| option | default | what it does |", "|---|---|---|"]
+            lines += [
+                f"### {group.title}",
+                "",
+                "| option | default | what it does |",
+                "|---|---|---|",
+            ]
             lines += [*map(row, actions), ""]
     return lines
 
@@ -60,7 +65,12 @@ def document() -> str:
     lines = [HEAD, "## train.py", "", *tables(shared, set())]
     for name in model_names():
         parser = train.build_parser(train.peek(["--model", name]))
-        lines += [f"## --model {name}", "", *preset_lines(name), *tables(parser, set(shared.declared()))]
+        lines += [
+            f"## --model {name}",
+            "",
+            *preset_lines(name),
+            *tables(parser, set(shared.declared())),
+        ]
     lines += [
         "## test.py",
         "",

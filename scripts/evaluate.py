@@ -27,12 +27,12 @@ sys.path.insert(0, str(ROOT))
 from data.image_file import read_image  # noqa: E402
 from data.image_folder import list_images, phase_folder  # noqa: E402
 from data.picture_set import PictureSet  # noqa: E402
-from util.errors import UserError  # noqa: E402
+from util.errors import UserError, exit_status  # noqa: E402
 from util.files import atomic_path  # noqa: E402
 from util.hardware import provenance  # noqa: E402
-from util.logs.log_files import saved_record  # noqa: E402
 from util.metrics import truth as metrics  # noqa: E402
 from util.metrics.fid import FID_BIAS, fid_and_kid  # noqa: E402
+from util.run.folder import saved_record  # noqa: E402
 
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
 
@@ -40,20 +40,32 @@ LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, this process's by default."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     run = parser.add_argument_group("a run (its folders are found by name)")
     run.add_argument("--name", help="name of the run, as given to train.py and test.py")
     run.add_argument("--phase", default="test", help="as given to test.py (default: test)")
     run.add_argument("--epoch", default="latest", help="as given to test.py (default: latest)")
-    run.add_argument("--checkpoints_dir", type=Path, default=Path("checkpoints"), help="default: checkpoints")
+    run.add_argument(
+        "--checkpoints_dir", type=Path, default=Path("checkpoints"), help="default: checkpoints"
+    )
     run.add_argument("--results_dir", type=Path, default=Path("results"), help="default: results")
-    run.add_argument("--dataroot", type=Path, help="the data folder, if it is not the one the run was trained on")
+    run.add_argument(
+        "--dataroot", type=Path, help="the data folder, if it is not the one the run was trained on"
+    )
     folders = parser.add_argument_group("folders (instead of those found by --name)")
     folders.add_argument("--fake", type=Path, metavar="DIR", help="translated images")
-    folders.add_argument("--input", type=Path, metavar="DIR", help="what they were translated from, same names")
-    folders.add_argument("--truth", type=Path, metavar="DIR", help="what they should be, same names")
-    folders.add_argument("--real", type=Path, metavar="DIR", help="real images of the TARGET domain: FID and KID")
+    folders.add_argument(
+        "--input", type=Path, metavar="DIR", help="what they were translated from, same names"
+    )
+    folders.add_argument(
+        "--truth", type=Path, metavar="DIR", help="what they should be, same names"
+    )
+    folders.add_argument(
+        "--real", type=Path, metavar="DIR", help="real images of the TARGET domain: FID and KID"
+    )
     fid = parser.add_argument_group("FID and KID")
     fid.add_argument(
         "--inception",
@@ -69,7 +81,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "which compares only with its like",
     )
     fid.add_argument("--batch_size", type=int, default=32, help="images at once (default: 32)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where the JSON goes (default: beside the images)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="where the JSON goes (default: beside the images)"
+    )
     args = parser.parse_args(argv)
     if not (args.name or (args.fake and (args.real or (args.truth and args.input)))):
         parser.error("give --name RUN, or --fake with --real, or --fake with --truth and --input")
@@ -89,18 +103,26 @@ def find_folders(args: argparse.Namespace) -> dict[str, Any]:
     args.fake = args.fake or results / "images" / "fake_B"
     args.input = args.input or results / "images" / "real_A"
     if not args.fake.is_dir():
-        raise UserError(f"--name {args.name}: {args.fake} does not exist; first run: python test.py --name {args.name}")
+        raise UserError(
+            f"--name {args.name}: {args.fake} does not exist; first run: python test.py --name {args.name}"
+        )
     run = {"name": args.name}
     chosen = args.real or args.truth
     remedy = "" if chosen else "say with --real or --truth what to compare with"
     record = saved_record(args.checkpoints_dir / args.name, remedy)
     if record:
         options = record["options"]
-        run |= {"recipe": record["recipe"], "seed": options["seed"], "trained_with": record["versions"]}
+        run |= {
+            "recipe": record["recipe"],
+            "seed": options["seed"],
+            "trained_with": record["versions"],
+        }
     if not chosen:
         source, target = options["direction"].split("to")
         data = args.dataroot or Path(options["dataroot"])
-        paired = options["dataset_mode"] == "aligned"  # test.py then wrote the other half of each pair as real_B
+        paired = (
+            options["dataset_mode"] == "aligned"
+        )  # test.py then wrote the other half of each pair as real_B
         truth = results / "images" / "real_B" if paired else data / f"{args.phase}{source}_truth"
         args.truth = truth if truth.is_dir() else None
         real = phase_folder(str(data), args.phase, target) or data / f"{args.phase}{target}"
@@ -136,21 +158,28 @@ def compare_with_truth(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     for name, path in fakes.items():
         for flag, found in (("truth", truths), ("input", inputs)):
             if name not in found:
-                raise UserError(f"--{flag} {getattr(args, flag)} has no image {name}, but --fake {args.fake} has")
+                raise UserError(
+                    f"--{flag} {getattr(args, flag)} has no image {name}, but --fake {args.fake} has"
+                )
         fake, truth, source = map(read_unit, (path, truths[name], inputs[name]))
         if not fake.shape == truth.shape == source.shape:
             raise UserError(
                 f"{path} differs in size from its truth or input; translate at full size (test.py's default)"
             )
-        model, copy = (metrics.errors_by_region(picture, truth, source) for picture in (fake, source))
+        model, copy = (
+            metrics.errors_by_region(picture, truth, source) for picture in (fake, source)
+        )
         share = metrics.score([model["error"]], [copy["error"]]) if copy["error"] else None
         rows.append({"name": name, "score": share, "model": model, "copy": copy})
     try:
         score = metrics.score(*([row[who]["error"] for row in rows] for who in ("model", "copy")))
     except ValueError as error:
-        raise UserError(f"--truth {args.truth} is no truth for --input {args.input}: {error}") from None
+        raise UserError(
+            f"--truth {args.truth} is no truth for --input {args.input}: {error}"
+        ) from None
     means = {
-        who: {key: float(np.mean([r[who][key] for r in rows])) for key in rows[0][who]} for who in ("copy", "model")
+        who: {key: float(np.mean([r[who][key] for r in rows])) for key in rows[0][who]}
+        for who in ("copy", "model")
     }
     missing = len(truths.keys() - fakes.keys())
     result = {
@@ -166,10 +195,17 @@ def truth_table(truth: Path, result: dict[str, Any]) -> str:
     """The result for people."""
     count, missing = result["counts"].values()
     means = result["means"]
-    lines = [f"{count} images against {truth}" + (f" ({missing} more were not translated)" if missing else "")]
+    lines = [
+        f"{count} images against {truth}"
+        + (f" ({missing} more were not translated)" if missing else "")
+    ]
     lines.append(f"{'':20}{'error':>9}{'object':>9}{'backgr.':>9}{'L1':>9}{'PSNR':>9}")
     perfect = dict.fromkeys(means["copy"], 0.0)
-    for label, row in (("copy of the input", means["copy"]), ("model", means["model"]), ("perfect", perfect)):
+    for label, row in (
+        ("copy of the input", means["copy"]),
+        ("model", means["model"]),
+        ("perfect", perfect),
+    ):
         cells = "".join(f"{row[key]:9.4f}" for key in ("error", "object", "background", "l1"))
         lines.append(f"{label:20}{cells}{metrics.psnr(row['mse']):9.2f}")
     lines.append(f"score {result['score']:.3f}: 0 is a copy of the input, 1 a perfect translation")
@@ -178,40 +214,47 @@ def truth_table(truth: Path, result: dict[str, Any]) -> str:
 
 def compare_sets(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """FID and KID against the real images; returns what the JSON holds, and the lines to print."""
-    result = fid_and_kid(PictureSet(args.fake), PictureSet(args.real), args.inception, args.feature, args.batch_size)
+    result = fid_and_kid(
+        PictureSet(args.fake), PictureSet(args.real), args.inception, args.feature, args.batch_size
+    )
     counts, (fid, kid) = result["counts"], result["names"]
     lines = [
         f"{counts['fake']} images of {args.fake} against {counts['real']} of {args.real}",
         f"{fid} {result['fid']:.3f}, {kid} x100 {100 * result['kid']['mean']:.3f}",
     ]
     if min(counts.values()) < FID_BIAS:
-        lines.insert(0, f"warning: FID from fewer than {FID_BIAS} images is biased upwards; compare equal numbers only")
+        lines.insert(
+            0,
+            f"warning: FID from fewer than {FID_BIAS} images is biased upwards; compare equal numbers only",
+        )
     return result, "\n".join(lines)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure, write the JSON and print the figures."""
+    run = find_folders(args)
+    chosen = {flag: getattr(args, flag) for flag in ("fake", "input", "truth", "real")}
+    folders = {flag: str(folder) for flag, folder in chosen.items() if folder}
+    for flag, folder in folders.items():
+        if not Path(folder).is_dir():
+            raise UserError(f"--{flag} {folder} is not a folder")
+
+    result, text = compare_sets(args) if args.real else compare_with_truth(args)
+    facts = {
+        "command": shlex.join(["python", *sys.argv]),
+        "run": run,
+        "folders": folders,
+        "versions": provenance.versions(libraries=LIBRARIES),
+    }
+    with atomic_path(args.out) as temporary:
+        temporary.write_text(json.dumps({**result, **facts}, indent=2, allow_nan=False) + "\n")
+    print(f"written to {args.out}", text, sep="\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = parse_arguments(argv)
-    try:
-        run = find_folders(args)
-        folders = {flag: str(getattr(args, flag)) for flag in ("fake", "input", "truth", "real") if getattr(args, flag)}
-        for flag, folder in folders.items():
-            if not Path(folder).is_dir():
-                raise UserError(f"--{flag} {folder} is not a folder")
-        result, text = compare_sets(args) if args.real else compare_with_truth(args)
-        facts = {
-            "command": shlex.join(["python", *sys.argv]),
-            "run": run,
-            "folders": folders,
-            "versions": provenance.versions(libraries=LIBRARIES),
-        }
-        with atomic_path(args.out) as temporary:
-            temporary.write_text(json.dumps({**result, **facts}, indent=2, allow_nan=False) + "\n")
-        print(f"written to {args.out}", text, sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: measure(args))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,11 @@ class Limb:
         share = np.clip(along / length, 0, 1)
         radius = self.ra + (self.rb - self.ra) * share
         above = y - (ay + (by - ay) * share)
-        return np.hypot(x - (ax + (bx - ax) * share), above) - radius, along, np.clip(above / radius, -1, 1)
+        return (
+            np.hypot(x - (ax + (bx - ax) * share), above) - radius,
+            along,
+            np.clip(above / radius, -1, 1),
+        )
 
 
 def noise(rng: np.random.Generator, n: int, cells: tuple[int, int], octaves: int = 3) -> np.ndarray:
@@ -118,7 +122,9 @@ def pose(rng: np.random.Generator) -> dict[str, list[Limb]]:
         rng.uniform(-0.95, -0.6) if grazing else rng.uniform(0.0, 1.05)
     )  # of the neck, in radians above the horizontal
     poll = (0.36 + 0.42 * math.cos(lift), -0.03 - 0.46 * math.sin(lift))
-    nod = lift - (rng.uniform(0.2, 0.45) if grazing else rng.uniform(1.0, 1.5))  # the head hangs from the neck
+    nod = lift - (
+        rng.uniform(0.2, 0.45) if grazing else rng.uniform(1.0, 1.5)
+    )  # the head hangs from the neck
     muzzle = (poll[0] + 0.25 * math.cos(nod), poll[1] - 0.25 * math.sin(nod))
 
     def leg(at: float, swing: float, thick: float) -> list[Limb]:
@@ -139,7 +145,10 @@ def pose(rng: np.random.Generator) -> dict[str, list[Limb]]:
     crest = (-math.sin(lift), -math.cos(lift))  # the mane lies across the neck from the throat
     withers = (0.30 + 0.15 * crest[0], -0.02 + 0.15 * crest[1])
     mane = Limb(withers, (poll[0] + 0.09 * crest[0], poll[1] + 0.09 * crest[1]), 0.05, 0.035)
-    hooves = [Limb(lower.b, (lower.b[0] + 0.01, lower.b[1] + 0.02), 0.04, 0.045) for lower in near[1::2] + far[1::2]]
+    hooves = [
+        Limb(lower.b, (lower.b[0] + 0.01, lower.b[1] + 0.02), 0.04, 0.045)
+        for lower in near[1::2] + far[1::2]
+    ]
     eye = (poll[0] + 0.07 * math.cos(nod), poll[1] - 0.07 * math.sin(nod) - 0.01)
     return {
         "far": far,
@@ -155,7 +164,9 @@ def extent(limbs: list[Limb]) -> tuple[float, float]:
     return min(x - radius for x, radius in ends), max(x + radius for x, radius in ends)
 
 
-def union(limbs: list[Limb], x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def union(
+    limbs: list[Limb], x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Limbs grown into one shape: inside it (n,n bool), stripes in [0,1] (1 dark), and light in [-1,1] from above."""
     total, wave, light = np.full_like(x, 1e-9), np.zeros_like(x), np.zeros_like(x)
     for limb in limbs:
@@ -189,10 +200,18 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
         picture = landscape
         for name in ("far", "hair", "body", "dark"):
             inside, stripes, light = shapes[name]
-            colour = BLACK + 0.03 if name in ("hair", "dark") else mix(WHITE, BLACK, stripes) if striped else coat
+            colour = (
+                BLACK + 0.03
+                if name in ("hair", "dark")
+                else mix(WHITE, BLACK, stripes)
+                if striped
+                else coat
+            )
             shade = (0.72 if name == "far" else 0.97) + 0.16 * light
             picture = mix(picture, colour * shade[..., None], inside.astype(np.float32))
-        mean = np.clip(picture, 0, 1).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean((1, 3))
+        mean = (
+            np.clip(picture, 0, 1).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean((1, 3))
+        )
         pictures.append((mean * 255 + 0.5).astype(np.uint8))
     return pictures[0], pictures[1]
 
@@ -239,12 +258,22 @@ def write_dataset(out: Path, kind: str, size: int, train: int, test: int, seed: 
 def main() -> None:
     """Read the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist yet")
-    parser.add_argument("--kind", choices=tuple(KINDS), default="unpaired", help="what is drawn (default: unpaired)")
-    parser.add_argument("--size", type=int, default=64, help="width and height in pixels, at least 32 (default: 64)")
-    parser.add_argument("--train", type=int, default=200, help="training images per domain (default: 200)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write; it must not exist yet"
+    )
+    parser.add_argument(
+        "--kind", choices=tuple(KINDS), default="unpaired", help="what is drawn (default: unpaired)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=64, help="width and height in pixels, at least 32 (default: 64)"
+    )
+    parser.add_argument(
+        "--train", type=int, default=200, help="training images per domain (default: 200)"
+    )
     parser.add_argument("--test", type=int, default=40, help="test images per domain (default: 40)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed draws other scenes (default: 0)"
+    )
     args = parser.parse_args()
     for flag, least in (("size", 32), ("train", 1), ("test", 1), ("seed", 0)):
         if getattr(args, flag) < least:
@@ -255,7 +284,9 @@ def main() -> None:
         args.train = args.test = 1
     write_dataset(**vars(args))
     what = {"unpaired": "per domain", "aligned": "pairs:", "single": "per domain"}[args.kind]
-    print(f"{args.out}: {what} {args.train} training and {args.test} test images of {args.size} x {args.size} pixels")
+    print(
+        f"{args.out}: {what} {args.train} training and {args.test} test images of {args.size} x {args.size} pixels"
+    )
 
 
 if __name__ == "__main__":

@@ -24,9 +24,15 @@ sys.path.insert(0, str(ROOT))
 from models.losses.graph_nce import multi_level_loss  # noqa: E402
 from models.networks.graph import GraphHead  # noqa: E402
 from models.patchgcl_model import PatchGCLModel  # noqa: E402
-from util.errors import UserError  # noqa: E402
+from util.errors import UserError, exit_status  # noqa: E402
 
-README = {"num_hop": 2, "pooling_num": 1, "down_scale": 4, "pooling_ratio": [1, 0.5], "nonzero_th": 0.1}
+README = {
+    "num_hop": 2,
+    "pooling_num": 1,
+    "down_scale": 4,
+    "pooling_ratio": [1, 0.5],
+    "nonzero_th": 0.1,
+}
 FLOOR = 0.05
 
 
@@ -35,16 +41,29 @@ def read_reference(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             text = str(file["options"]) if "options" in file else "{}"
-            arrays = {name: torch.from_numpy(np.asarray(file[name])) for name in file.files if name != "options"}
+            arrays = {
+                name: torch.from_numpy(np.asarray(file[name]))
+                for name in file.files
+                if name != "options"
+            }
         changed = ast.literal_eval(text)
     except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
-        raise UserError(f"--reference {path} is not an export of the released module ({error})") from None
+        raise UserError(
+            f"--reference {path} is not an export of the released module ({error})"
+        ) from None
     unknown = sorted(changed.keys() - README.keys())
     if unknown:
-        raise UserError(f"--reference {path}: unknown option {unknown[0]}; known are {', '.join(README)}")
+        raise UserError(
+            f"--reference {path}: unknown option {unknown[0]}; known are {', '.join(README)}"
+        )
     if "student_0" not in arrays or "loss" not in arrays:
-        raise UserError(f"--reference {path} lacks student_0 or loss: it is not an export of the released module")
-    return {n: a.double() if a.is_floating_point() else a for n, a in arrays.items()}, {**README, **changed}
+        raise UserError(
+            f"--reference {path} lacks student_0 or loss: it is not an export of the released module"
+        )
+    return {n: a.double() if a.is_floating_point() else a for n, a in arrays.items()}, {
+        **README,
+        **changed,
+    }
 
 
 def build_head(arrays: dict[str, Tensor], options: dict[str, Any]) -> GraphHead:
@@ -62,7 +81,9 @@ def build_head(arrays: dict[str, Tensor], options: dict[str, Any]) -> GraphHead:
     try:
         head.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"the weights do not fit the options {options}: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"the weights do not fit the options {options}: {' '.join(str(error).split())}"
+        ) from None
     return head
 
 
@@ -75,10 +96,16 @@ def compare(arrays: dict[str, Tensor], options: dict[str, Any]) -> dict[str, flo
     ids = [arrays[f"ids_{i}"].long().reshape(1, -1) for i in layers]
     ratio = [1.0, *options["pooling_ratio"][1:]]  # the release never reads the first entry
     graphs = head(students, teachers, ids)
-    loss = torch.stack([multi_level_loss(g, 0.07, symmetric=True, ratio=ratio, average=True) for g in graphs]).mean()
+    loss = torch.stack(
+        [multi_level_loss(g, 0.07, symmetric=True, ratio=ratio, average=True) for g in graphs]
+    ).mean()
     loss.backward()
     feature_pairs = [(students[i].grad, arrays[f"grad_student_{i}"]) for i in layers]
-    parameter_pairs = [(p.grad, arrays[f"g:{name}"]) for name, p in head.named_parameters() if f"g:{name}" in arrays]
+    parameter_pairs = [
+        (p.grad, arrays[f"g:{name}"])
+        for name, p in head.named_parameters()
+        if f"g:{name}" in arrays
+    ]
     return {
         "loss": loss.item(),
         "loss_reference": arrays["loss"].item(),
@@ -97,25 +124,32 @@ def differences(name: str, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, floa
     absolute = [(found - wanted).abs().max().item() for found, wanted in pairs]
     scales = [wanted.abs().max().item() for _, wanted in pairs]
     floor = max(FLOOR * max(scales, default=0.0), 1e-12)
-    relative = [difference / max(scale, floor) for difference, scale in zip(absolute, scales, strict=True)]
-    return {f"{name}_absolute": max(absolute, default=0.0), f"{name}_relative": max(relative, default=0.0)}
+    relative = [
+        difference / max(scale, floor) for difference, scale in zip(absolute, scales, strict=True)
+    ]
+    return {
+        f"{name}_absolute": max(absolute, default=0.0),
+        f"{name}_relative": max(relative, default=0.0),
+    }
 
 
 def main() -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--reference", type=Path, required=True, help="the export, an .npz file")
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative difference (default: 1e-4)")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-4, help="largest relative difference (default: 1e-4)"
+    )
     args = parser.parse_args()
-    try:
-        result = compare(*read_reference(args.reference))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    agrees = all(value <= args.tolerance for name, value in result.items() if name.endswith("_relative"))
+    result = compare(*read_reference(args.reference))
+    agrees = all(
+        value <= args.tolerance for name, value in result.items() if name.endswith("_relative")
+    )
     print(json.dumps({**result, "tolerance": args.tolerance, "agrees": agrees}))
     return 0 if agrees else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -13,9 +13,12 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 import websocket
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 needs_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium, chromium-browser or google-chrome on the PATH to open pages with"
+    BROWSER is None,
+    reason="no chromium, chromium-browser or google-chrome on the PATH to open pages with",
 )
 FLAGS = [
     "--headless",
@@ -44,15 +47,23 @@ class Browser:
     def __enter__(self) -> "Browser":
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         command = [BROWSER, *FLAGS, f"--user-data-dir={self.profile.name}", "about:blank"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         port_file = Path(self.profile.name) / "DevToolsActivePort"
         deadline = time.monotonic() + 60
         while not (port_file.exists() and port_file.read_text().count("\n")):
-            assert self.process.poll() is None, f"{BROWSER} ended with status {self.process.returncode}"
-            assert time.monotonic() < deadline, f"{BROWSER} did not open its DevTools port within 60 s"
+            assert self.process.poll() is None, (
+                f"{BROWSER} ended with status {self.process.returncode}"
+            )
+            assert time.monotonic() < deadline, (
+                f"{BROWSER} did not open its DevTools port within 60 s"
+            )
             time.sleep(0.05)
         port = port_file.read_text().split()[0]
-        with build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/json/list", timeout=10) as reply:
+        with build_opener(ProxyHandler({})).open(
+            f"http://127.0.0.1:{port}/json/list", timeout=10
+        ) as reply:
             tab = next(target for target in json.load(reply) if target["type"] == "page")
         self.socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=60)
         self.numbers = itertools.count(1)
@@ -91,7 +102,9 @@ class Browser:
 
     def evaluate(self, expression: str) -> object:
         """Return the value of a JavaScript expression in the page; a promise is waited for."""
-        answer = self.command("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        answer = self.command(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -99,11 +112,19 @@ class Browser:
         """Load all images of the page, lazy ones too: [{"source", "label", "width"}], width 0 for a broken one."""
         return self.evaluate(LOAD_ALL_IMAGES)
 
-    def screenshot(self, path: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:
+    def screenshot(
+        self, path: Path, width: int = 1200, height: int = 900, dark: bool = False
+    ) -> None:
         """Write a PNG of the top of the page."""
         self.command(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.command("Emulation.setEmulatedMedia", features=[scheme])
-        path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
+        path.write_bytes(
+            base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"])
+        )

@@ -17,7 +17,11 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 def make_image_folder(
-    folder: Path, count: int = 3, size: tuple[int, int] = (40, 36), seed: int = 0, suffix: str = ".png"
+    folder: Path,
+    count: int = 3,
+    size: tuple[int, int] = (40, 36),
+    seed: int = 0,
+    suffix: str = ".png",
 ) -> list[Path]:
     """Write `count` smooth random RGB images of `size` (width, height) into `folder` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +46,12 @@ def run_command(
     """Run `python ARGS` from the repository root (or `cwd`) and capture its text output."""
     command = [sys.executable, *map(str, args)]
     return subprocess.run(
-        command, cwd=cwd or REPO, capture_output=True, text=True, timeout=timeout, env=environment(env)
+        command,
+        cwd=cwd or REPO,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(env),
     )
 
 
@@ -50,7 +59,9 @@ def start_command(args: list, env: dict[str, str] | None = None) -> subprocess.P
     """Start `python ARGS` from the repository root, standard error joined to its output."""
     command = [sys.executable, *map(str, args)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=REPO, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment(env))
+    return subprocess.Popen(
+        command, cwd=REPO, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment(env)
+    )
 
 
 def free_port() -> int:
@@ -65,7 +76,16 @@ TINY = [
     "--num_threads", "0", "--gpu_ids", "-1", "--display_id", "0",
 ]  # fmt: skip
 
-SINGLE = ["--crops_per_epoch", "8", "--max_dataset_size", "1", "--batch_size", "1", "--num_patches", "16"]
+SINGLE = [
+    "--crops_per_epoch",
+    "8",
+    "--max_dataset_size",
+    "1",
+    "--batch_size",
+    "1",
+    "--num_patches",
+    "16",
+]
 
 
 def make_dataset(root: Path, count: int = 4, size: tuple[int, int] = (40, 36)) -> Path:
@@ -84,7 +104,14 @@ def train_flags(root: Path, *extra: str, model: str = "patchgcl") -> list[str]:
     declared = options.build_parser(options.peek(["--model", model])).declared()
     vgg = ["--vgg_weights", "random"] if "vgg_weights" in declared else []
     single = SINGLE if "crops_per_epoch" in declared else []
-    where = ["--dataroot", str(data), "--name", "run", "--checkpoints_dir", str(root / "checkpoints")]
+    where = [
+        "--dataroot",
+        str(data),
+        "--name",
+        "run",
+        "--checkpoints_dir",
+        str(root / "checkpoints"),
+    ]
     return [*where, "--model", model, *TINY, *vgg, *single, *extra]
 
 

@@ -16,7 +16,9 @@ def tagconv(
 ) -> list[Tensor]:
     """sum_l (D^-1/2 A^T D^-1/2)^l x W_l + b for every node, W_l the l-th block of columns of `weight`."""
     n, width = len(nodes), nodes[0].shape[0]
-    degree = [max(1.0, sum(edges[i][j] for i in range(n))) for j in range(n)]  # in-degree: over senders
+    degree = [
+        max(1.0, sum(edges[i][j] for i in range(n))) for j in range(n)
+    ]  # in-degree: over senders
     current = list(nodes)
     outputs = [weight[:, :width] @ x for x in current]
     for hop in range(1, hops + 1):
@@ -27,7 +29,10 @@ def tagconv(
                 message = message + edges[i][j] * current[i] / math.sqrt(degree[i] * degree[j])
             new.append(message)
         current = new
-        outputs = [o + weight[:, hop * width : (hop + 1) * width] @ x for o, x in zip(outputs, current, strict=True)]
+        outputs = [
+            o + weight[:, hop * width : (hop + 1) * width] @ x
+            for o, x in zip(outputs, current, strict=True)
+        ]
     return [norm(o + bias) if bias is not None else norm(o) for o in outputs]
 
 
@@ -58,7 +63,11 @@ def reference_loss(
     w, b = weights[f"embed_{layer}.linear.weight"], weights[f"embed_{layer}.linear.bias"]
     v = [norm(w @ x + b) for x in patches_out]
     z = [norm(w @ x + b) for x in patches_in]
-    basis = [x.detach() for x in z] if adjacency_from == "embedding" else [norm(x.detach()) for x in patches_in]
+    basis = (
+        [x.detach() for x in z]
+        if adjacency_from == "embedding"
+        else [norm(x.detach()) for x in patches_in]
+    )
     n = len(ids)
     cosines = [[(norm(basis[i]) * norm(basis[j])).sum().item() for j in range(n)] for i in range(n)]
     edges = [[0.0] * n for _ in range(n)]
@@ -79,12 +88,19 @@ def reference_loss(
             w_p = weights[f"pools_{layer}.{level - 1}.proj.weight"][0]
             b_p = weights[f"pools_{layer}.{level - 1}.proj.bias"][0]
             score_in = [torch.sigmoid((w_p * x).sum() + b_p) for x in z]
-            score_out = score_in if pool_score == "input" else [torch.sigmoid((w_p * x).sum() + b_p) for x in v]
+            score_out = (
+                score_in
+                if pool_score == "input"
+                else [torch.sigmoid((w_p * x).sum() + b_p) for x in v]
+            )
             k = min(max(2, keep), len(z))
             kept = sorted(range(len(z)), key=lambda i: -score_in[i].item())[:k]
             if pool_adjacency == "two_hop":
                 m = len(z)
-                reach = [[any(edges[i][r] and edges[r][j] for r in range(m)) for j in range(m)] for i in range(m)]
+                reach = [
+                    [any(edges[i][r] and edges[r][j] for r in range(m)) for j in range(m)]
+                    for i in range(m)
+                ]
                 edges = [[1.0 if reach[i][j] else 0.0 for j in kept] for i in kept]
             else:
                 edges = [[edges[i][j] for j in kept] for i in kept]
@@ -92,7 +108,8 @@ def reference_loss(
             v = [score_out[i] * v[i] for i in kept]
             keep, hops, name = keep // pool_shrink, pool_hop, f"gnn_pools_{layer}.{level - 1}"
         looped = [
-            [e + (1.0 if extra_loop and i == j else 0.0) for j, e in enumerate(row)] for i, row in enumerate(edges)
+            [e + (1.0 if extra_loop and i == j else 0.0) for j, e in enumerate(row)]
+            for i, row in enumerate(edges)
         ]
         weight, bias = weights[f"{name}.conv1.lin.weight"], weights.get(f"{name}.conv1.lin.bias")
         z = tagconv(z, looped, weight, bias, hops)

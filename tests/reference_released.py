@@ -23,13 +23,19 @@ def resnet_shapes(ngf: int, blocks: int = 9, channels: int = 3) -> dict[str, tup
         "model.1": (ngf, channels, 7, 7),
         "model.4": (2 * ngf, ngf, 3, 3),
         "model.7": (4 * ngf, 2 * ngf, 3, 3),
-        **{f"model.{10 + n}.conv_block.{k}": (4 * ngf, 4 * ngf, 3, 3) for n in range(blocks) for k in (1, 5)},
+        **{
+            f"model.{10 + n}.conv_block.{k}": (4 * ngf, 4 * ngf, 3, 3)
+            for n in range(blocks)
+            for k in (1, 5)
+        },
         f"model.{last}": (4 * ngf, 2 * ngf, 3, 3),
         f"model.{last + 3}": (2 * ngf, ngf, 3, 3),
         f"model.{last + 7}": (channels, ngf, 7, 7),
     }
     doubling = (f"model.{last}", f"model.{last + 3}")
-    biases = {f"{key}.bias": (shape[1 if key in doubling else 0],) for key, shape in weights.items()}
+    biases = {
+        f"{key}.bias": (shape[1 if key in doubling else 0],) for key, shape in weights.items()
+    }
     return {f"{key}.weight": shape for key, shape in weights.items()} | biases
 
 
@@ -89,7 +95,10 @@ def unet_shapes(ngf: int, downs: int, channels: int = 3) -> dict[str, tuple[int,
 def unet_state(ngf: int, downs: int, seed: int = 0) -> State:
     """A random file with that layout; variances are positive."""
     state = random_state(unet_shapes(ngf, downs), seed)
-    return {key: value.abs() + 0.5 if key.endswith("running_var") else value for key, value in state.items()}
+    return {
+        key: value.abs() + 0.5 if key.endswith("running_var") else value
+        for key, value in state.items()
+    }
 
 
 def unet_down(state: State, x: Tensor, downs: int, running: bool = False) -> list[Tensor]:
@@ -97,7 +106,9 @@ def unet_down(state: State, x: Tensor, downs: int, running: bool = False) -> lis
     outputs = []
     for n in range(downs):
         level = unet_level(n)
-        x = F.conv2d(F.leaky_relu(x, 0.2) if n else x, state[f"{level}.{1 if n else 0}.weight"], None, 2, 1)
+        x = F.conv2d(
+            F.leaky_relu(x, 0.2) if n else x, state[f"{level}.{1 if n else 0}.weight"], None, 2, 1
+        )
         if 0 < n < downs - 1:
             x = batch_norm(state, f"{level}.2", x, running)
         outputs.append(x)
@@ -113,7 +124,9 @@ def unet_forward(state: State, x: Tensor, downs: int, running: bool = False) -> 
         up = 3 if n == downs - 1 else 5
         y = F.conv_transpose2d(F.relu(y), state[f"{level}.{up}.weight"], None, 2, 1)
         y = torch.cat([skips.pop(), batch_norm(state, f"{level}.{up + 1}", y, running)], 1)
-    y = F.conv_transpose2d(F.relu(y), state["model.model.3.weight"], state["model.model.3.bias"], 2, 1)
+    y = F.conv_transpose2d(
+        F.relu(y), state["model.model.3.weight"], state["model.model.3.bias"], 2, 1
+    )
     return torch.tanh(y)
 
 

@@ -24,8 +24,30 @@ from tests.recorder import CpuRecorder
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 
-SMALL = ["--ngf", "4", "--ndf", "4", "--netG", "resnet_4blocks", "--num_patches", "16", "--netF_nc", "16"]
-QUICK = ["--device", "cpu", "--size", "32", "--iters", "1", "--rounds", "2", "--flags", " ".join(SMALL)]
+SMALL = [
+    "--ngf",
+    "4",
+    "--ndf",
+    "4",
+    "--netG",
+    "resnet_4blocks",
+    "--num_patches",
+    "16",
+    "--netF_nc",
+    "16",
+]
+QUICK = [
+    "--device",
+    "cpu",
+    "--size",
+    "32",
+    "--iters",
+    "1",
+    "--rounds",
+    "2",
+    "--flags",
+    " ".join(SMALL),
+]
 
 
 @pytest.fixture
@@ -35,22 +57,41 @@ def settings():
 
 def test_a_tiny_run_writes_figures_with_all_that_they_depend_on(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- benchmark: here -->\nOLD TABLE\n<!-- end of benchmark: here -->\nafter\n")
+    page.write_text(
+        "before\n<!-- benchmark: here -->\nOLD TABLE\n<!-- end of benchmark: here -->\nafter\n"
+    )
     files = ["--json", tmp_path / "made" / "result.json", "--markdown", page, "--section", "here"]
-    parts = ["--part", "step,parts,head,translation", "--head_batches", "1,2,4", "--variants", "fp32,nhwc"]
+    parts = [
+        "--part",
+        "step,parts,head,translation",
+        "--head_batches",
+        "1,2,4",
+        "--variants",
+        "fp32,nhwc",
+    ]
     result = run_command(["scripts/benchmark.py", *QUICK, *parts, "--batches", "1,2", *files])
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "made" / "result.json").read_text())
-    assert {"command", "commit", "versions", "hardware", "before", "after", "rates"} <= found["facts"].keys()
+    assert {"command", "commit", "versions", "hardware", "before", "after", "rates"} <= found[
+        "facts"
+    ].keys()
     assert found["facts"]["versions"]["torch"] == torch.__version__
-    assert found["facts"]["rates"]["matmul_fp32_tflops"] > 0 and found["facts"]["rates"]["copy_gbytes"] > 0
+    assert (
+        found["facts"]["rates"]["matmul_fp32_tflops"] > 0
+        and found["facts"]["rates"]["copy_gbytes"] > 0
+    )
 
     ladder = found["step"]
     assert ladder["checks"]["nhwc"]["cosine"] > 0.9999 and ladder["checks"]["nhwc"]["loss"] < 1e-5
     assert ladder["ratios"]["nhwc"]["fp32"]["ratio"] > 0
     assert 0 < ladder["density"] <= 1
-    assert all(len(timing["rounds_ms"]) == 2 and timing["process_ms"] > 0 for timing in ladder["timings"].values())
-    assert ladder["counts"]["fp32"]["host_reads"] == 0 and ladder["counts"]["fp32"]["operators"] > 100
+    assert all(
+        len(timing["rounds_ms"]) == 2 and timing["process_ms"] > 0
+        for timing in ladder["timings"].values()
+    )
+    assert (
+        ladder["counts"]["fp32"]["host_reads"] == 0 and ladder["counts"]["fp32"]["operators"] > 100
+    )
     flops = {name: row["fp32"]["gflop"] for name, row in found["parts"].items()}
     whole = ladder["counts"]["fp32"]["flops"] / 1e9
     assert sum(flops.values()) == pytest.approx(whole, rel=1e-6), "parts do not add up to the step"
@@ -59,7 +100,9 @@ def test_a_tiny_run_writes_figures_with_all_that_they_depend_on(tmp_path):
     growth = found["head"]["growth"]
     assert [row["pairs"] for row in growth["rows"]] == [2, 4, 8]
     one, two, four = (row["memory_mb"] for row in growth["rows"])
-    assert four - two == pytest.approx(2 * (two - one), rel=1e-3)  # linear, beside the weights' own gradients
+    assert four - two == pytest.approx(
+        2 * (two - one), rel=1e-3
+    )  # linear, beside the weights' own gradients
     assert growth["memory_mb_per_image"] == pytest.approx((four - two) / 2)
     assert 0.5 < growth["exponents"]["memory_mb"] < 1.01 and growth["exponents"]["ms_min"] < 1.5
     assert found["head"]["checks"]["head at batch 4"]["loss"] < 1e-5
@@ -71,7 +114,9 @@ def test_a_tiny_run_writes_figures_with_all_that_they_depend_on(tmp_path):
 
 
 def test_memory_is_measured_in_a_process_of_its_own():
-    found = sweep.in_fresh_process([flag for flag in QUICK if flag not in ("--rounds", "2")], "fp32", 2, timeout=200)
+    found = sweep.in_fresh_process(
+        [flag for flag in QUICK if flag not in ("--rounds", "2")], "fp32", 2, timeout=200
+    )
     assert found["allocated_gb"] > 0.03, found  # VGG16 alone has 7.6 M weights
     assert found["ms_per_pair"] == pytest.approx(found["ms"] / 2)
     assert found["pairs_per_s"] == pytest.approx(1e3 / found["ms_per_pair"])
@@ -94,10 +139,17 @@ def spoil(monkeypatch, factor):
 def test_steps_that_differ_get_no_ratio(monkeypatch, capsys, tmp_path, factor):
     spoil(monkeypatch, factor)
     path = tmp_path / "result.json"
-    assert benchmark.main([*QUICK, "--part", "step", "--variants", "fp32,nhwc", "--json", str(path)]) == 1
+    assert (
+        benchmark.main([*QUICK, "--part", "step", "--variants", "fp32,nhwc", "--json", str(path)])
+        == 1
+    )
     out, err = capsys.readouterr()
     assert out == "" and not path.exists()
-    assert err.startswith("error: nhwc: ") and err.endswith("no ratio is printed\n") and err.count("\n") == 1
+    assert (
+        err.startswith("error: nhwc: ")
+        and err.endswith("no ratio is printed\n")
+        and err.count("\n") == 1
+    )
 
 
 def test_the_others_can_be_measured_all_the_same(monkeypatch, capsys, tmp_path):
@@ -122,7 +174,9 @@ def test_a_ratio_needs_a_check(settings):
 
 def test_a_head_that_mixes_pairs_is_found(monkeypatch, capsys):
     real = Ours.head_losses
-    monkeypatch.setattr(Ours, "head_losses", lambda self, a, b: (losses := real(self, a, b)) + 0.01 * losses.mean())
+    monkeypatch.setattr(
+        Ours, "head_losses", lambda self, a, b: (losses := real(self, a, b)) + 0.01 * losses.mean()
+    )
     assert benchmark.main([*QUICK, "--part", "head", "--head_batches", "1,2"]) == 1
     assert "head at batch" in capsys.readouterr().err
 
@@ -133,7 +187,11 @@ def test_recorded_steps_are_compared_step_by_step(settings, monkeypatch):
     ids = Ours("fp32", settings).draw_positions()
     agreements = checks.Agreements(found={"fp32": {}})
     checks.compare_recorded(Ours("fp32", settings), Ours("fp32", settings), ids, agreements)
-    assert agreements.found["fp32"] == {"recorded_steps": 6, "recorded_loss": 0.0, "recorded_bits": True}
+    assert agreements.found["fp32"] == {
+        "recorded_steps": 6,
+        "recorded_loss": 0.0,
+        "recorded_bits": True,
+    }
     slow = Ours("fp32", settings, flags="--amp off --lr 0.00001")
     with pytest.raises(checks.Refused, match="6 recorded steps"):
         checks.compare_recorded(Ours("fp32", settings), slow, ids, agreements)
@@ -173,7 +231,9 @@ def test_levers_are_measured_beside_equal_forms_only(settings):
     turns = step.Turns(iterations=1, rounds=2, warm_up=1)
     found = levers.measure_levers(settings, turns)
     assert {len(forms) for forms in found.values()} == {2, 3} and len(found) == 8
-    assert all(row["ms"] > 0 and row["ratio"]["ratio"] > 0 for forms in found.values() for row in forms[1:])
+    assert all(
+        row["ms"] > 0 and row["ratio"]["ratio"] > 0 for forms in found.values() for row in forms[1:]
+    )
     shown = report.show_levers(found)
     assert shown.count("| ours |") == 8 and "transposed convolution" in shown
     down = levers.BlurDown(4)
@@ -191,7 +251,9 @@ def test_a_probe_leaves_no_trace(settings):
     again = checks.take_probe(own, ids)
     assert first.losses == again.losses and small.losses != first.losses
     assert next(iter(small.gradients.values())).dtype == torch.float64
-    assert all(torch.equal(value, before[key]) for key, value in own.networks()["G"].state_dict().items())
+    assert all(
+        torch.equal(value, before[key]) for key, value in own.networks()["G"].state_dict().items()
+    )
     assert all(not optimizer.state for optimizer in own.optimizers())
     assert own.optimizers()[0].param_groups[0]["lr"] == own.opt.lr
 
@@ -248,7 +310,11 @@ def test_ratios_are_of_medians_with_extremes_of_rounds():
     found = speed_up(slow, fast)
     assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (2.0, 1.0, 3.0)
     assert (found["ratio_of_minima"], found["ratio_process"]) == (2.0, 3.0)
-    assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0) and quartiles([7.0]) == (7.0, 7.0, 7.0)
+    assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0) and quartiles([7.0]) == (
+        7.0,
+        7.0,
+        7.0,
+    )
     assert head.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
     assert head.exponent([1], [3.0]) is None
 
@@ -265,7 +331,9 @@ def test_the_stand_in_for_dgl_convolves_as_the_dense_head_does():
     x = torch.randn(12, 5)
     expected = dense(x[None], normalize_adjacency(matrix[None], extra_loop=True))[0]
     torch.testing.assert_close(loose(graph.with_self_loops(), x), expected)
-    weighted = sparse.csr_matrix(np.array([[0.0, 0.5], [0.25, 0.0]]))  # weights do not count, only where they are
+    weighted = sparse.csr_matrix(
+        np.array([[0.0, 0.5], [0.25, 0.0]])
+    )  # weights do not count, only where they are
     hops, degree = dgl_stand_in.Graph(weighted).sum_of_predecessors(torch.float32)
     assert hops.to_dense().tolist() == [[0.0, 1.0], [1.0, 0.0]] and degree.tolist() == [1.0, 1.0]
 
@@ -292,10 +360,14 @@ def test_a_checkout_is_imported_beside_this_project(settings, tmp_path, capsys):
     release = Release(write_release(tmp_path / "their"), settings, "stand-in")
     try:
         line, argv = release.options()
-        assert argv == ["train.py"] and "--nonzero_th 0.1" in line and line.endswith(" ".join(SMALL))
+        assert (
+            argv == ["train.py"] and "--nonzero_th 0.1" in line and line.endswith(" ".join(SMALL))
+        )
         assert "--gpu_ids -1" in line and "--crop_size 32" in line
         assert capsys.readouterr().out == ""
-        with pytest.raises(UserError, match=r"the released code refuses them \(train.py: error: no\)"):
+        with pytest.raises(
+            UserError, match=r"the released code refuses them \(train.py: error: no\)"
+        ):
             release.options("odd")
         assert capsys.readouterr() == ("", "")
         assert release.head_module.top_k_graph(torch.ones(2), None, None, 1).tolist() == [1, 1]
@@ -345,4 +417,6 @@ def test_a_page_without_markers_is_left_alone(tmp_path):
     assert page.read_text() == "text\n"
     report.insert(tmp_path / "new.md", "gpu", "a\\1\n")
     report.insert(tmp_path / "new.md", "gpu", "b\\1\n")
-    assert (tmp_path / "new.md").read_text() == "<!-- benchmark: gpu -->\nb\\1\n<!-- end of benchmark: gpu -->\n"
+    assert (
+        tmp_path / "new.md"
+    ).read_text() == "<!-- benchmark: gpu -->\nb\\1\n<!-- end of benchmark: gpu -->\n"

@@ -12,7 +12,15 @@ from models.networks import chain as chain_module
 from models.networks import create_discriminator, create_generator
 from models.networks.blocks import InstanceNorm, standardize
 from models.networks.chain import Chain
-from models.networks.resampling import BlurDown, BlurUp, _Double, _Reflect, double, filter_and_halve, reflect_pad
+from models.networks.resampling import (
+    BlurDown,
+    BlurUp,
+    _Double,
+    _Reflect,
+    double,
+    filter_and_halve,
+    reflect_pad,
+)
 
 
 def image(*shape, seed=0):
@@ -33,10 +41,13 @@ def test_reflection_from_slices_is_torchs(width, size):
     assert torch.equal(_Reflect.apply(x, width), expected)
     weights = image(*expected.shape, seed=1)
     torch.testing.assert_close(
-        gradient(lambda x: _Reflect.apply(x, width), x, weights), gradient(lambda x: reflect_pad(x, width), x, weights)
+        gradient(lambda x: _Reflect.apply(x, width), x, weights),
+        gradient(lambda x: reflect_pad(x, width), x, weights),
     )
     small = image(1, 1, 4, 4).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda x: _Reflect.apply(x, width) ** 2, small)  # gradient penalties need it
+    assert torch.autograd.gradgradcheck(
+        lambda x: _Reflect.apply(x, width) ** 2, small
+    )  # gradient penalties need it
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (4, 5)])
@@ -44,7 +55,9 @@ def test_the_adjoint_of_doubling_is_torchs(size):
     x, filt = image(2, 3, *size), BlurUp(3).double().filt
     assert torch.equal(_Double.apply(x, filt), double(x))
     weights = image(2, 3, 2 * size[0], 2 * size[1], seed=1)
-    torch.testing.assert_close(gradient(lambda x: _Double.apply(x, filt), x, weights), gradient(double, x, weights))
+    torch.testing.assert_close(
+        gradient(lambda x: _Double.apply(x, filt), x, weights), gradient(double, x, weights)
+    )
     small = image(1, 3, *size).requires_grad_()
     assert torch.autograd.gradgradcheck(lambda x: _Double.apply(x, filt) ** 2, small)
 
@@ -66,14 +79,18 @@ def test_instance_norm_written_out_is_torchs_and_keeps_the_layout():
     assert y.is_contiguous(memory_format=torch.channels_last)
     half = standardize(x.bfloat16(), 1e-5)
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half, standardize(x.bfloat16().float(), 1e-5).bfloat16())  # statistics in float32
+    torch.testing.assert_close(
+        half, standardize(x.bfloat16().float(), 1e-5).bfloat16()
+    )  # statistics in float32
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize("plain", [True, False])
 def test_dropping_cancelled_biases_changes_nothing(norm, plain):
     """Outputs and gradients of all else are those of the layers one by one, with large biases."""
-    netG = create_generator("resnet_4blocks", 3, 3, 4, norm=norm, antialias=plain, antialias_up=plain).double()
+    netG = create_generator(
+        "resnet_4blocks", 3, 3, 4, norm=norm, antialias=plain, antialias_up=plain
+    ).double()
     netD = create_discriminator("basic", 3, 4, norm=norm, antialias=plain).double()
     for net in (netG, netD):
         for parameter in net.parameters():
@@ -137,7 +154,13 @@ def test_copies_of_a_compiled_chain_run_their_own_layers(monkeypatch):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")
 def test_compiled_parts_compute_the_same():
-    chain = Chain(nn.Conv2d(3, 4, 3), InstanceNorm(), nn.LeakyReLU(0.2, inplace=True), BlurDown(4), nn.Conv2d(4, 2, 3))
+    chain = Chain(
+        nn.Conv2d(3, 4, 3),
+        InstanceNorm(),
+        nn.LeakyReLU(0.2, inplace=True),
+        BlurDown(4),
+        nn.Conv2d(4, 2, 3),
+    )
     plain = copy.deepcopy(chain)
     chain.compile_parts()
     x = image(2, 3, 16, 16).float()

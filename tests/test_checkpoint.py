@@ -40,9 +40,15 @@ def test_released_layouts_load(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {**s, "0.weight": torch.zeros(8, 3, 3, 3)}, r"0\.weight is \(8, 3, 3, 3\) in the file and \(4,"),
+        (
+            lambda s: {**s, "0.weight": torch.zeros(8, 3, 3, 3)},
+            r"0\.weight is \(8, 3, 3, 3\) in the file and \(4,",
+        ),
         (lambda s: {k: v for k, v in s.items() if k != "2.bias"}, r"2\.bias is missing"),
-        (lambda s: {**s, "2.weights": torch.zeros(1)}, r"holds 2\.weights, unknown here \(here: 2\.weight\)"),
+        (
+            lambda s: {**s, "2.weights": torch.zeros(1)},
+            r"holds 2\.weights, unknown here \(here: 2\.weight\)",
+        ),
         (lambda s: [1, 2], "does not hold the weights of one network"),
     ],
 )
@@ -164,7 +170,10 @@ def test_a_different_architecture_is_refused_and_other_changes_are_told(tmp_path
     checkpoint(tmp_path).save_latest()
     with pytest.raises(UserError, match=r"--ngf 8 contradicts the run .* which has 4"):
         checkpoint(tmp_path, "--ngf", "8").resume()
-    assert "changed since the last start: lr 0.0002 -> 0.001" in checkpoint(tmp_path, "--lr", "0.001").resume()
+    assert (
+        "changed since the last start: lr 0.0002 -> 0.001"
+        in checkpoint(tmp_path, "--lr", "0.001").resume()
+    )
     with pytest.raises(UserError, match=r"--lr_policy cosine contradicts .* which has linear"):
         checkpoint(tmp_path, "--lr_policy", "cosine").resume()
     with pytest.raises(UserError, match="steps per epoch 10, this command gives 11"):

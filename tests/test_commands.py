@@ -39,7 +39,9 @@ def flat(value, path=""):
     if isinstance(value, dict):
         return {k: v for key, part in value.items() for k, v in flat(part, f"{path}/{key}").items()}
     if isinstance(value, list):
-        return {k: v for key, part in enumerate(value) for k, v in flat(part, f"{path}/{key}").items()}
+        return {
+            k: v for key, part in enumerate(value) for k, v in flat(part, f"{path}/{key}").items()
+        }
     return {path: value}
 
 
@@ -48,7 +50,9 @@ def assert_same_run(one, two):
     assert a.keys() == b.keys()
     for key, value in a.items():
         if key.split("/")[1] != "options":
-            same = torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
+            same = (
+                torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
+            )
             assert same, f"{key} differs"
 
 
@@ -81,7 +85,14 @@ def test_a_run_leaves_everything_behind(whole):
     names = {p.name for p in folder.iterdir()}
     for label in ("latest", "2", "3"):
         assert {f"{label}_net_{n}.pth" for n in ("G", "D", "F", "G_ema")} <= names
-    assert {"latest_state.pt", "train_opt.json", "train_opt.txt", "loss_log.txt", "metrics.jsonl", "web"} <= names
+    assert {
+        "latest_state.pt",
+        "train_opt.json",
+        "train_opt.txt",
+        "loss_log.txt",
+        "metrics.jsonl",
+        "web",
+    } <= names
     assert not [n for n in names if n.endswith(".tmp")]
     assert len(records(root)) == 12
     assert "recipe: patchgcl, preset paper" in result.stdout
@@ -126,7 +137,15 @@ def test_other_loaders_and_caches_train_the_same(tmp_path, whole):
         ("device", ["--cache", "device"]),
     ):
         flags = train_flags(
-            tmp_path, *SCHEDULE, "--ema", "0.9", "--dataroot", str(root / "data"), "--name", run, *extra
+            tmp_path,
+            *SCHEDULE,
+            "--ema",
+            "0.9",
+            "--dataroot",
+            str(root / "data"),
+            "--name",
+            run,
+            *extra,
         )
         result = run_command(["train.py", *flags])
         assert result.returncode == 0, result.stderr
@@ -148,7 +167,19 @@ def test_translating_needs_only_the_name(tmp_path, whole):
     page = (folder / "index.html").read_text()
     assert "image_003" in page and "latest_net_G_ema.pth" in page
     plain = run_command(
-        ["test.py", "--name", "run", *where, "--gpu_ids", "-1", "--no_ema", "--epoch", "2", "--num_test", "2"]
+        [
+            "test.py",
+            "--name",
+            "run",
+            *where,
+            "--gpu_ids",
+            "-1",
+            "--no_ema",
+            "--epoch",
+            "2",
+            "--num_test",
+            "2",
+        ]
     )
     assert plain.returncode == 0, plain.stderr
     assert len(list((tmp_path / "run" / "test_2" / "images" / "fake_B").iterdir())) == 2
@@ -175,8 +206,15 @@ def test_odd_sizes_one_file_and_a_plain_folder(tmp_path, whole):
     result = run_command([*common, "--results_dir", tmp_path / "r", "--dataroot", tmp_path / "in"])
     assert result.returncode == 0, result.stderr
     for name, size in sizes.items():
-        assert Image.open(tmp_path / "r" / "run" / "test_latest" / "images" / "fake_B" / f"{name}.png").size == size
-    one = run_command([*common, "--results_dir", tmp_path / "o", "--dataroot", tmp_path / "in" / "c#1.png"])
+        assert (
+            Image.open(
+                tmp_path / "r" / "run" / "test_latest" / "images" / "fake_B" / f"{name}.png"
+            ).size
+            == size
+        )
+    one = run_command(
+        [*common, "--results_dir", tmp_path / "o", "--dataroot", tmp_path / "in" / "c#1.png"]
+    )
     assert one.returncode == 0, one.stderr
     alone = tmp_path / "o" / "run" / "test_latest" / "images" / "fake_B" / "c#1.png"
     batched = tmp_path / "r" / "run" / "test_latest" / "images" / "fake_B" / "c#1.png"
@@ -189,8 +227,14 @@ def test_odd_sizes_one_file_and_a_plain_folder(tmp_path, whole):
     [
         (["--gpu_ids", "7"], "--gpu_ids 7: this machine has"),
         (["--modle", "patchgcl"], "did you mean --model"),
-        (["--model", "cut", "--vgg_weights", "random"], "--vgg_weights belongs to --model patchgcl or sinpatchgcl"),
-        (["--lambda_L", "1"], "did you mean --lambda_L1? It belongs to --model pix2pix, not to patchgcl"),
+        (
+            ["--model", "cut", "--vgg_weights", "random"],
+            "--vgg_weights belongs to --model patchgcl or sinpatchgcl",
+        ),
+        (
+            ["--lambda_L", "1"],
+            "did you mean --lambda_L1? It belongs to --model pix2pix, not to patchgcl",
+        ),
         (["--vgg_weights", "nowhere.pth"], "nowhere.pth"),
         (["--dataroot", "nowhere"], "nowhere"),
         (["--netG", "resnet_9block"], "resnet_9blocks"),
@@ -206,7 +250,9 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, extra, message):
 
 
 def test_a_bad_learning_rate_stops_with_the_last_good_state(tmp_path):
-    result = train(tmp_path, "--lr", "1e30", "--normG", "none", "--normD", "none", "--gan_mode", "wgangp")
+    result = train(
+        tmp_path, "--lr", "1e30", "--normG", "none", "--normD", "none", "--gan_mode", "wgangp"
+    )
     assert result.returncode == 2
     assert "is not finite: training stopped before that step" in result.stderr
     assert "none yet" in result.stderr
@@ -228,7 +274,17 @@ def test_dry_run_prints_and_stops(tmp_path):
 def test_missing_weights_are_one_line(tmp_path):
     train_flags(tmp_path)
     result = run_command(
-        ["test.py", "--name", "none", "--checkpoints_dir", tmp_path, "--dataroot", tmp_path / "data", "--gpu_ids", "-1"]
+        [
+            "test.py",
+            "--name",
+            "none",
+            "--checkpoints_dir",
+            tmp_path,
+            "--dataroot",
+            tmp_path / "data",
+            "--gpu_ids",
+            "-1",
+        ]
     )
     assert result.returncode == 2
     assert result.stderr.strip().count("\n") == 0 and "latest_net_G.pth" in result.stderr
@@ -240,30 +296,55 @@ def test_help_teaches():
         assert result.returncode == 0
         assert "--lambda_GNN" in result.stdout and "default: 0.1" in result.stdout
         usage, description, *_ = result.stdout.split("\n\n")
-        assert len(usage) < 80 and description.startswith(("Train", "Translate")), "not first a list of all flags"
-    for flags, wanted in ((["--model", "cut"], "lambda_NCE"), (["--dataset_mode", "singleimage"], "crops_per_epoch")):
+        assert len(usage) < 80 and description.startswith(("Train", "Translate")), (
+            "not first a list of all flags"
+        )
+    for flags, wanted in (
+        (["--model", "cut"], "lambda_NCE"),
+        (["--dataset_mode", "singleimage"], "crops_per_epoch"),
+    ):
         assert f"--{wanted}" in run_command(["train.py", *flags, "--help"]).stdout
         assert f"--{wanted}" not in run_command(["train.py", "--help"]).stdout
 
 
-@pytest.mark.parametrize("strided", [[], ["--no_antialias", "--no_antialias_up"]], ids=["antialiased", "strided"])
+@pytest.mark.parametrize(
+    "strided", [[], ["--no_antialias", "--no_antialias_up"]], ids=["antialiased", "strided"]
+)
 def test_published_weights_alone_translate(tmp_path, strided):
     """A folder with nothing but latest_net_G.pth, keys as DataParallel wrote them; pixels equal a direct forward."""
     plain = not strided
     net = create_generator("resnet_4blocks", 3, 3, 4, antialias=plain, antialias_up=plain)
     (tmp_path / "pub").mkdir()
-    torch.save({f"module.{k}": v for k, v in net.state_dict().items()}, tmp_path / "pub" / "latest_net_G.pth")
+    torch.save(
+        {f"module.{k}": v for k, v in net.state_dict().items()},
+        tmp_path / "pub" / "latest_net_G.pth",
+    )
     photo = make_image_folder(tmp_path / "photos", 1, (40, 36))[0]
-    where = ["--name", "pub", "--checkpoints_dir", tmp_path, "--results_dir", tmp_path / "r", "--gpu_ids", "-1"]
+    where = [
+        "--name",
+        "pub",
+        "--checkpoints_dir",
+        tmp_path,
+        "--results_dir",
+        tmp_path / "r",
+        "--gpu_ids",
+        "-1",
+    ]
     flags = ["--dataroot", tmp_path / "photos", "--netG", "resnet_4blocks", "--ngf", "4", *strided]
     result = run_command(["test.py", *where, *flags])
     assert result.returncode == 0, result.stderr
-    image = torch.from_numpy(np.asarray(Image.open(photo)).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    image = (
+        torch.from_numpy(np.asarray(Image.open(photo)).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    )
     with torch.inference_mode():
         expected = ((net(image)[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).numpy()
-    found = np.asarray(Image.open(tmp_path / "r" / "pub" / "test_latest" / "images" / "fake_B" / photo.name))
+    found = np.asarray(
+        Image.open(tmp_path / "r" / "pub" / "test_latest" / "images" / "fake_B" / photo.name)
+    )
     assert abs(found.astype(int) - expected).max() <= 1
-    wrong = run_command(["test.py", *where, "--dataroot", tmp_path / "photos", "--netG", "resnet_4blocks"])
+    wrong = run_command(
+        ["test.py", *where, "--dataroot", tmp_path / "photos", "--netG", "resnet_4blocks"]
+    )
     assert wrong.returncode == 2 and "--ngf" in wrong.stderr and wrong.stderr.count("\n") == 1
 
 
@@ -271,7 +352,9 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path):
     """The process that did not get it does not claim that training is complete, and the same command continues."""
     flags = train_flags(tmp_path, "--n_epochs", "400", "--batch_size", "2", "--print_freq", "2")
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = [start_command(["train.py", *flags], place | {"RANK": str(rank)}) for rank in range(2)]
+    processes = [
+        start_command(["train.py", *flags], place | {"RANK": str(rank)}) for rank in range(2)
+    ]
     try:
         wait_for_records(tmp_path, 2, processes[0])
         processes[1].send_signal(signal.SIGTERM)
@@ -286,10 +369,21 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path):
 
 def test_two_processes_train_as_one(tmp_path):
     """torchrun: the same images and, with every position a node, the same losses up to rounding."""
-    flags = ["--max_steps", "2", "--batch_size", "2", "--num_patches", "100000", "--print_freq", "2"]
+    flags = [
+        "--max_steps",
+        "2",
+        "--batch_size",
+        "2",
+        "--num_patches",
+        "100000",
+        "--print_freq",
+        "2",
+    ]
     assert train(tmp_path, *flags).returncode == 0
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
-    result = run_command([*launch, "train.py", *train_flags(tmp_path, *SCHEDULE, *flags, "--name", "two")])
+    result = run_command(
+        [*launch, "train.py", *train_flags(tmp_path, *SCHEDULE, *flags, "--name", "two")]
+    )
     assert result.returncode == 0, result.stderr
     for line in ("recipe: patchgcl", "lambda_GNN: 0.1", "training is complete"):
         assert result.stdout.count(line) == 1, f"{line} is not printed once"
@@ -298,5 +392,7 @@ def test_two_processes_train_as_one(tmp_path):
     for (epoch, images, losses), other in zip(alone, together, strict=True):
         assert (epoch, images) == other[:2]
         assert other[2] == pytest.approx(losses, rel=2e-3)
-    odd = run_command([*launch, "train.py", *train_flags(tmp_path, "--name", "odd", "--batch_size", "3")])
+    odd = run_command(
+        [*launch, "train.py", *train_flags(tmp_path, "--name", "odd", "--batch_size", "3")]
+    )
     assert odd.returncode != 0 and "cannot be shared by 2 processes" in odd.stderr

@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 
 from models import create_model
+from models.inference.translate import translate
 from options import TestOptions, TrainOptions, parse
-from options.base_options import save_options
 from scripts.compare import main
 from scripts.comparing.facts import best, differing_options, measured
 from scripts.comparing.page import Column, write_comparison
-from test import translate
 from tests.browser import Browser, needs_browser
 from tests.helpers import TINY, make_dataset, make_image_folder, run_command
 from util.hardware.runtime import Runtime
 from util.pages.html import Picture
+from util.run.folder import save_record
 
 ODD_RUN = "run 'b' \"50%\" <i>é#"
 ODD_IMAGE = 'it\'s "1" #2 100% <b> & 雪'
@@ -30,13 +30,22 @@ ODD_IMAGE = 'it\'s "1" #2 100% <b> & 雪'
 
 def make_run(root: Path, name: str, *flags: str, model: str = "cut", epoch: str = "latest") -> None:
     """What a training run leaves for test.py, with untrained weights."""
-    where = ["--dataroot", str(root / "data"), "--name", name, "--checkpoints_dir", str(root / "checkpoints")]
+    where = [
+        "--dataroot",
+        str(root / "data"),
+        "--name",
+        name,
+        "--checkpoints_dir",
+        str(root / "checkpoints"),
+    ]
     vgg = ["--vgg_weights", "random", "--attn_layers", "0,1"] if model == "patchgcl" else []
-    opt = parse(TrainOptions(), [*where, "--model", model, *TINY, *vgg, "--seed", str(len(name)), *flags])
+    opt = parse(
+        TrainOptions(), [*where, "--model", model, *TINY, *vgg, "--seed", str(len(name)), *flags]
+    )
     networks = create_model(opt, Runtime.from_options(opt)).networks
     folder = root / "checkpoints" / name
     folder.mkdir(parents=True, exist_ok=True)
-    save_options(opt, {"commit": "abc123", "torch": "2"})
+    save_record(opt, {"commit": "abc123", "torch": "2"})
     for key in networks:
         torch.save(networks[key].state_dict(), folder / f"{epoch}_net_{key}.pth")
 
@@ -64,7 +73,17 @@ def world(tmp_path_factory):
         root / "data" / "testA" / "sub" / f"{ODD_IMAGE}.png"
     )
     make_run(root, "a", model="patchgcl")
-    make_run(root, ODD_RUN, "--preset", "official", "--load_size", "80", "--crop_size", "64", model="patchgcl")
+    make_run(
+        root,
+        ODD_RUN,
+        "--preset",
+        "official",
+        "--load_size",
+        "80",
+        "--crop_size",
+        "64",
+        model="patchgcl",
+    )
     make_run(root, "cut", "--netG", "resnet_6blocks", "--ngf", "6")
     return root
 
@@ -79,16 +98,31 @@ def page(world):
 
 
 def pngs(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*.png"))
+    }
 
 
 def test_each_run_writes_what_test_py_writes(world, page, tmp_path):
-    where = ["--checkpoints_dir", str(world / "checkpoints"), "--gpu_ids", "-1", "--num_threads", "0"]
+    where = [
+        "--checkpoints_dir",
+        str(world / "checkpoints"),
+        "--gpu_ids",
+        "-1",
+        "--num_threads",
+        "0",
+    ]
     for name in ("a", ODD_RUN, "cut"):
         translate(parse(TestOptions(), ["--name", name, "--results_dir", str(tmp_path), *where]))
-        here, there = pngs(page.parent / name / "test_latest" / "images"), pngs(tmp_path / name / "test_latest/images")
+        here, there = (
+            pngs(page.parent / name / "test_latest" / "images"),
+            pngs(tmp_path / name / "test_latest/images"),
+        )
         assert here == there and f"fake_B/sub/{ODD_IMAGE}.png" in here and len(here) == 8
-        with Image.open(page.parent / name / "test_latest/images/fake_B/sub" / f"{ODD_IMAGE}.png") as image:
+        with Image.open(
+            page.parent / name / "test_latest/images/fake_B/sub" / f"{ODD_IMAGE}.png"
+        ) as image:
             assert image.size == (37, 50)
 
 
@@ -111,18 +145,30 @@ def test_the_page_says_where_each_column_comes_from(page):
 @pytest.mark.slow
 def test_the_command_line_of_the_documents(world, tmp_path):
     flags = ["--names", "a", "cut", "--num_test", "2", "--checkpoints_dir", world / "checkpoints"]
-    result = run_command(["scripts/compare.py", *flags, "--results_dir", tmp_path, "--gpu_ids", "-1"])
+    result = run_command(
+        ["scripts/compare.py", *flags, "--results_dir", tmp_path, "--gpu_ids", "-1"]
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == f"side by side: {tmp_path / 'a+cut' / 'index.html'}"
     assert "2 inputs · 2 methods" in (tmp_path / "a+cut" / "index.html").read_text()
 
 
 def test_a_second_comparison_keeps_what_the_first_wrote(world, tmp_path):
-    where = ["--checkpoints_dir", str(world / "checkpoints"), "--results_dir", str(tmp_path), "--gpu_ids", "-1"]
+    where = [
+        "--checkpoints_dir",
+        str(world / "checkpoints"),
+        "--results_dir",
+        str(tmp_path),
+        "--gpu_ids",
+        "-1",
+    ]
     assert main(["--names", "a", "cut", *where]) == 0
     assert main(["--names", "a", "cut", "--num_test", "1", *where]) == 0
     folder = tmp_path / "a+cut" / "cut" / "test_latest"
-    assert len(pngs(folder / "images" / "fake_B")) == 1 and len(pngs(folder / "earlier" / "fake_B")) == 3
+    assert (
+        len(pngs(folder / "images" / "fake_B")) == 1
+        and len(pngs(folder / "earlier" / "fake_B")) == 3
+    )
     assert "1 inputs" in (tmp_path / "a+cut" / "index.html").read_text()
     assert main(["--names", "cut", "a", "--num_test", "1", *where]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a+cut", "cut+a"]
@@ -134,7 +180,10 @@ def test_grey_and_colour_runs_share_the_coloured_input(tmp_path):
     make_run(tmp_path, "rgb")
     assert compare(tmp_path, "--names", "grey", "rgb") == 0
     text = (tmp_path / "results" / "grey+rgb" / "index.html").read_text()
-    assert 'src="rgb/test_latest/images/real_A/image_000.png"' in text and "grey/test_latest/images/real_A" not in text
+    assert (
+        'src="rgb/test_latest/images/real_A/image_000.png"' in text
+        and "grey/test_latest/images/real_A" not in text
+    )
 
 
 def test_cycle_gan_translates_the_inputs_only(tmp_path):
@@ -151,7 +200,9 @@ def test_cycle_gan_translates_the_inputs_only(tmp_path):
 def make_halves(folder: Path, count: int) -> None:
     """Aligned pairs, A and B side by side in one file."""
     for one, other in zip(
-        make_image_folder(folder, count, seed=3), make_image_folder(folder / "b", count, seed=4), strict=True
+        make_image_folder(folder, count, seed=3),
+        make_image_folder(folder / "b", count, seed=4),
+        strict=True,
     ):
         pair = np.concatenate([np.asarray(Image.open(one)), np.asarray(Image.open(other))], axis=1)
         Image.fromarray(pair).save(one)
@@ -164,8 +215,15 @@ def test_pairs_in_one_file_have_a_truth_and_are_measured(tmp_path):
     make_dataset(tmp_path / "data", count=2)
     make_halves(tmp_path / "pairs" / "val", 3)
     make_run(tmp_path, "cut")
-    make_run(tmp_path, "pix", "--dataset_mode", "aligned", "--netG", "resnet_4blocks", model="pix2pix")
-    assert compare(tmp_path, "--names", "cut", "pix", "--dataroot", str(tmp_path / "pairs"), "--measure") == 0
+    make_run(
+        tmp_path, "pix", "--dataset_mode", "aligned", "--netG", "resnet_4blocks", model="pix2pix"
+    )
+    assert (
+        compare(
+            tmp_path, "--names", "cut", "pix", "--dataroot", str(tmp_path / "pairs"), "--measure"
+        )
+        == 0
+    )
     folder = tmp_path / "results" / "cut+pix"
     text = (folder / "index.html").read_text()
     assert text.count('src="pix/test_latest/images/real_B/') == 3
@@ -182,12 +240,18 @@ def test_truth_in_a_folder_of_its_own_is_shown(tmp_path):
     assert compare(tmp_path, "--names", "one") == 0
     copied = tmp_path / "results" / "one" / "test_truth" / "images" / "real_B" / truth.name
     assert np.array_equal(np.asarray(Image.open(copied)), np.asarray(Image.open(truth)))
-    assert (tmp_path / "results" / "one" / "index.html").read_text().count("test_truth/images/real_B") == 2
+    assert (tmp_path / "results" / "one" / "index.html").read_text().count(
+        "test_truth/images/real_B"
+    ) == 2
 
 
 def test_figures_older_than_the_pictures_are_not_shown(tmp_path):
     row = {"name": "x", "score": 0.5}
-    result = {"score": 0.25, "means": {"model": {"error": 0.1, "l1": 0.2, "mse": 0.01}}, "images": [row]}
+    result = {
+        "score": 0.25,
+        "means": {"model": {"error": 0.1, "l1": 0.2, "mse": 0.01}},
+        "images": [row],
+    }
     fid = {"names": ["FID-768", "KID-768"], "fid": 12.5, "kid": {"mean": 0.03}}
     for name, content in (("pictures", []), ("truth", result), ("fid_768", fid)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
@@ -209,7 +273,15 @@ def test_the_best_figure_depends_on_what_it_is():
 
 
 def test_options_that_differ_leave_out_what_does_not_matter():
-    one = {"name": "a", "gpu_ids": "0", "print_freq": 1, "lr": 0.1, "ngf": 4, "seed": 0, "only_here": 1}
+    one = {
+        "name": "a",
+        "gpu_ids": "0",
+        "print_freq": 1,
+        "lr": 0.1,
+        "ngf": 4,
+        "seed": 0,
+        "only_here": 1,
+    }
     two = {"name": "b", "gpu_ids": None, "print_freq": 2, "lr": 0.2, "ngf": 4, "seed": 1}
     found = differing_options({"a": {"options": one}, "b": {"options": two}})
     assert found == {"lr": ["0.1", "0.2"], "seed": ["0", "1"]}
@@ -219,7 +291,10 @@ def test_options_that_differ_leave_out_what_does_not_matter():
 def test_what_cannot_be_measured_still_has_a_page(tmp_path, capsys):
     make_dataset(tmp_path / "data", count=1)
     make_run(tmp_path, "one")
-    assert compare(tmp_path, "--names", "one", "--measure", "--inception", str(tmp_path / "none.pth")) == 0
+    assert (
+        compare(tmp_path, "--names", "one", "--measure", "--inception", str(tmp_path / "none.pth"))
+        == 0
+    )
     assert "error: " in capsys.readouterr().err
     assert 'class="figures"' not in (tmp_path / "results" / "one" / "index.html").read_text()
 
@@ -230,15 +305,24 @@ def test_what_cannot_be_measured_still_has_a_page(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--names", "a", "cot"], "--names cot: no run of this name in .*did you mean 'cut'.*there are: .*a.*, cut"),
+        (
+            ["--names", "a", "cot"],
+            "--names cot: no run of this name in .*did you mean 'cut'.*there are: .*a.*, cut",
+        ),
         (["--names", "a", "a"], "--names a is given twice"),
         (["--names", "../checkpoints/a"], "not a path"),
         (["--names", "."], "not a path"),
         (["--name", "a"], "the following arguments are required: --names"),
         (["--names", "a", "--name", "b"], "--names takes all the runs"),
         (["--names", "a", "--epoch", "7"], "--epoch 7: a has no such weights; it has latest"),
-        (["--names", "a", "cut", "--num_tset", "7"], "a: unknown argument --num_tset 7; did you mean --num_test"),
-        (["--names", "a", "cut", "--show_graph"], "cut: --show_graph belongs to --model patchgcl or .*not to cut"),
+        (
+            ["--names", "a", "cut", "--num_tset", "7"],
+            "a: unknown argument --num_tset 7; did you mean --num_test",
+        ),
+        (
+            ["--names", "a", "cut", "--show_graph"],
+            "cut: --show_graph belongs to --model patchgcl or .*not to cut",
+        ),
         (["--names", "a", "--dataroot", "/nowhere"], "--dataroot /nowhere does not exist"),
     ],
 )
@@ -256,7 +340,9 @@ def test_opposite_directions_and_different_data_are_refused(tmp_path, capsys):
     make_run(tmp_path, "to")
     make_run(tmp_path, "fro", "--direction", "BtoA")
     make_run(tmp_path, "else", "--dataroot", str(tmp_path / "more"))
-    assert "to AtoB, fro BtoA: opposite directions" in message(tmp_path, capsys, "--names", "to", "fro")
+    assert "to AtoB, fro BtoA: opposite directions" in message(
+        tmp_path, capsys, "--names", "to", "fro"
+    )
     assert "trained on different data" in message(tmp_path, capsys, "--names", "to", "else")
     assert compare(tmp_path, "--names", "to", "else", "--dataroot", str(tmp_path / "more")) == 0
     assert compare(tmp_path, "--names", "fro") == 0
@@ -267,9 +353,13 @@ def test_runs_that_read_different_images_are_refused(tmp_path, capsys):
     make_dataset(tmp_path / "data", count=2)
     make_image_folder(tmp_path / "data" / "testA", 4)
     make_run(tmp_path, "cut")
-    make_run(tmp_path, "pix", "--dataset_mode", "aligned", "--netG", "resnet_4blocks", model="pix2pix")
+    make_run(
+        tmp_path, "pix", "--dataset_mode", "aligned", "--netG", "resnet_4blocks", model="pix2pix"
+    )
     flags = ["--names", "cut", "pix", "--skip_bad_images"]  # pairs are left out that lack one half
-    assert "cut and pix read different images (4 and 2; only one has image_002)" in message(tmp_path, capsys, *flags)
+    assert "cut and pix read different images (4 and 2; only one has image_002)" in message(
+        tmp_path, capsys, *flags
+    )
     assert compare(tmp_path, *flags, "--dataset_mode", "unaligned") == 0
 
 
@@ -279,12 +369,25 @@ def test_runs_that_read_different_images_are_refused(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def browser():
     with Browser() as browser:
-        browser.command("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+        browser.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=1280,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         yield browser
 
 
 def press(browser: Browser, key: str, modifiers: int = 0) -> None:
-    codes = {"Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+    codes = {
+        "Escape": 27,
+        " ": 32,
+        "ArrowLeft": 37,
+        "ArrowUp": 38,
+        "ArrowRight": 39,
+        "ArrowDown": 40,
+    }
     text = {"text": key} if len(key) == 1 else {}
     for kind in ("keyDown", "keyUp"):
         browser.command(
@@ -298,12 +401,18 @@ def mouse(browser: Browser, kind: str, x: float, y: float, **extra) -> None:
 
 
 def box(browser: Browser, selector: str, number: int = 0) -> dict:
-    rectangle = f"document.querySelectorAll({json.dumps(selector)})[{number}].getBoundingClientRect()"
-    return browser.evaluate(f"(r => ({{x: r.x, y: r.y, width: r.width, height: r.height}}))({rectangle})")
+    rectangle = (
+        f"document.querySelectorAll({json.dumps(selector)})[{number}].getBoundingClientRect()"
+    )
+    return browser.evaluate(
+        f"(r => ({{x: r.x, y: r.y, width: r.width, height: r.height}}))({rectangle})"
+    )
 
 
 def pixels(browser: Browser) -> np.ndarray:
-    browser.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    browser.evaluate(
+        "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
     data = browser.command("Page.captureScreenshot", format="png")["data"]
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
 
@@ -311,7 +420,10 @@ def pixels(browser: Browser) -> np.ndarray:
 def shown(browser: Browser) -> tuple[str, str, str]:
     """Left and right label, and the heading of the viewer."""
     labels = "[...document.querySelectorAll('#viewer .tag')].map(e => e.textContent)"
-    return (*browser.evaluate(labels), browser.evaluate("document.querySelector('#viewer h2').firstChild.textContent"))
+    return (
+        *browser.evaluate(labels),
+        browser.evaluate("document.querySelector('#viewer h2').firstChild.textContent"),
+    )
 
 
 def open_viewer(browser: Browser, page: Path, number: int) -> None:
@@ -343,11 +455,14 @@ def test_odd_names_load_and_are_shown_as_they_are(browser, page):
     images = browser.images()
     assert len(images) == 16 and all(image["width"] > 0 for image in images), images
     assert (
-        browser.evaluate("[...document.querySelectorAll('.row h3')].map(h => h.textContent)")[-1] == f"sub/{ODD_IMAGE}"
+        browser.evaluate("[...document.querySelectorAll('.row h3')].map(h => h.textContent)")[-1]
+        == f"sub/{ODD_IMAGE}"
     )
     names = browser.evaluate("[...document.querySelectorAll('.method h3')].map(h => h.textContent)")
     assert names == ["a", ODD_RUN, "cut"]
-    assert browser.evaluate("document.querySelectorAll('i, .row b').length") == 0, "a name became markup"
+    assert browser.evaluate("document.querySelectorAll('i, .row b').length") == 0, (
+        "a name became markup"
+    )
     open_viewer(browser, page, 4 * 3 + 2)
     assert shown(browser) == ("input", ODD_RUN, f"sub/{ODD_IMAGE}")
     links = browser.evaluate("[...document.querySelectorAll('.method a')].map(a => a.href)")
@@ -360,11 +475,16 @@ def test_odd_names_load_and_are_shown_as_they_are(browser, page):
 def test_the_slider_decides_which_picture_is_seen(browser, tmp_path):
     open_viewer(browser, plain_page(tmp_path), 2)
     stage = box(browser, "#viewer .stage")
-    assert stage["width"] / stage["height"] == pytest.approx(32 / 24, rel=0.01) and stage["width"] > 700
+    assert (
+        stage["width"] / stage["height"] == pytest.approx(32 / 24, rel=0.01)
+        and stage["width"] > 700
+    )
 
     def colours() -> list[list[int]]:
         picture, y = pixels(browser), round(stage["y"] + 0.75 * stage["height"])
-        return [picture[y, round(stage["x"] + share * stage["width"])].tolist() for share in (0.2, 0.8)]
+        return [
+            picture[y, round(stage["x"] + share * stage["width"])].tolist() for share in (0.2, 0.8)
+        ]
 
     left, right = [0, 0, 200], [0, 120, 200]
     assert colours() == [left, right]
@@ -376,25 +496,41 @@ def test_the_slider_decides_which_picture_is_seen(browser, tmp_path):
     mouse(browser, "mouseReleased", target, y, button="left")
     mouse(browser, "mouseMoved", start, y)
     assert colours() == [right, right], "moves only while the button is down"
-    for key, modifiers, expected in ((" ", 0, [left, left]), (" ", 0, [right, right]), ("x", 0, [left, left])):
+    for key, modifiers, expected in (
+        (" ", 0, [left, left]),
+        (" ", 0, [right, right]),
+        ("x", 0, [left, left]),
+    ):
         press(browser, key, modifiers)
         assert colours() == expected, key
     for _ in range(10):
         press(browser, "ArrowRight", modifiers=8)
-    assert colours() == [right, left], "shift and an arrow move the slider; left and right have been swapped"
+    assert colours() == [right, left], (
+        "shift and an arrow move the slider; left and right have been swapped"
+    )
 
 
 @needs_browser
 def test_keys_and_buttons_choose_what_is_compared(browser, tmp_path):
     open_viewer(browser, plain_page(tmp_path, kinds=("input", "truth", "method", "method")), 2)
     assert shown(browser) == ("input 0", "method 2", "0000")
-    steps = [("ArrowRight", "method 3", "0000"), ("ArrowRight", "truth 1", "0000"), ("ArrowLeft", "method 3", "0000")]
-    steps += [("ArrowDown", "method 3", "0001"), ("ArrowDown", "method 3", "0002"), ("ArrowDown", "method 3", "0002")]
+    steps = [
+        ("ArrowRight", "method 3", "0000"),
+        ("ArrowRight", "truth 1", "0000"),
+        ("ArrowLeft", "method 3", "0000"),
+    ]
+    steps += [
+        ("ArrowDown", "method 3", "0001"),
+        ("ArrowDown", "method 3", "0002"),
+        ("ArrowDown", "method 3", "0002"),
+    ]
     steps += [("ArrowUp", "method 3", "0001")]
     for key, right, name in steps:
         press(browser, key)
         assert shown(browser) == ("input 0", right, name), key
-    sources = browser.evaluate("[...document.querySelectorAll('#viewer .layer img')].map(i => i.src.split('/').pop())")
+    sources = browser.evaluate(
+        "[...document.querySelectorAll('#viewer .layer img')].map(i => i.src.split('/').pop())"
+    )
     assert sources == ["1_0.png", "1_3.png"]
     browser.evaluate("document.querySelectorAll('[data-side=left] .chip')[3].click()")
     assert shown(browser)[:2] == ("method 3", "input 0"), "the two sides change places"
@@ -402,8 +538,12 @@ def test_keys_and_buttons_choose_what_is_compared(browser, tmp_path):
     assert shown(browser)[:2] == ("method 3", "truth 1")
     press(browser, "Escape")
     assert browser.evaluate("document.querySelector('#viewer').open") is False
-    browser.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    assert browser.evaluate("document.activeElement.getAttribute('href')") == "images/1_1.png", "where one was last"
+    browser.evaluate(
+        "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+    assert browser.evaluate("document.activeElement.getAttribute('href')") == "images/1_1.png", (
+        "where one was last"
+    )
 
 
 @needs_browser
@@ -417,11 +557,15 @@ def test_zoom_enlarges_both_pictures_about_the_pointer(browser, tmp_path):
     factor = float(one.split("scale(")[1].rstrip(")"))
     assert one == other and factor == pytest.approx(np.e, rel=1e-3)
     moved = float(one.split("(")[1].split("px")[0])
-    assert moved == pytest.approx(0.25 * stage["width"] * (1 - factor), rel=0.01), "the point stays under the pointer"
+    assert moved == pytest.approx(0.25 * stage["width"] * (1 - factor), rel=0.01), (
+        "the point stays under the pointer"
+    )
     mouse(browser, "mousePressed", x, y, button="left", clickCount=1, buttons=1)
     mouse(browser, "mouseMoved", x + 30, y, button="left", buttons=1)
     mouse(browser, "mouseReleased", x + 30, y, button="left")
-    assert float(browser.evaluate(transforms)[0].split("(")[1].split("px")[0]) == pytest.approx(moved + 30, abs=1)
+    assert float(browser.evaluate(transforms)[0].split("(")[1].split("px")[0]) == pytest.approx(
+        moved + 30, abs=1
+    )
     press(browser, "0")
     assert browser.evaluate(transforms) == ["translate(0px, 0px) scale(1)"] * 2
 
@@ -473,7 +617,11 @@ def test_nothing_runs_over_the_edge(browser, page, width):
         browser.evaluate("document.querySelectorAll('.side-by-side a')[1].click()")
         assert browser.evaluate("document.querySelector('#viewer').scrollWidth") <= width
         stage = box(browser, "#viewer .stage")
-        assert stage["width"] > width * 0.25 and stage["x"] >= 0 and stage["x"] + stage["width"] <= width
+        assert (
+            stage["width"] > width * 0.25
+            and stage["x"] >= 0
+            and stage["x"] + stage["width"] <= width
+        )
     finally:
         browser.command("Emulation.setDeviceMetricsOverride", width=1280, **metrics)
 

@@ -54,7 +54,9 @@ def loop_nce(query, key, temperature, across_batch):
             for other in range(batch) if across_batch else [b]:
                 for j in range(patches):
                     same = other == b and j == i
-                    row.append(torch.tensor(-10.0).double() if same else query[b, i] @ key[other, j])
+                    row.append(
+                        torch.tensor(-10.0).double() if same else query[b, i] @ key[other, j]
+                    )
             logits = torch.stack([positive, *row]) / temperature
             losses.append(-torch.log(torch.exp(logits[0]) / torch.exp(logits).sum()))
         per_image.append(torch.stack(losses).mean())
@@ -91,7 +93,9 @@ def test_patch_nce_of_half_precision_is_single_precision():
     with torch.autocast("cpu", torch.bfloat16):
         loss = patch_nce_loss(query, key)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss.double(), patch_nce_loss(query.double(), key.double()), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        loss.double(), patch_nce_loss(query.double(), key.double()), rtol=1e-5, atol=1e-5
+    )
 
 
 # -- the sampler -------------------------------------------------------------------------------------------------------
@@ -125,7 +129,9 @@ def test_positions_are_distinct_shared_and_reused():
     (patches,), (ids,) = sampler([coordinates(3, 6, 7)], num_patches=10)
     assert len(set(ids.tolist())) == 10
     assert ids.min() >= 0 and ids.max() < 42
-    torch.testing.assert_close(patches[0], patches[1])  # the same places in all images: only the length differed
+    torch.testing.assert_close(
+        patches[0], patches[1]
+    )  # the same places in all images: only the length differed
     torch.testing.assert_close(patches.norm(dim=2), torch.ones(3, 10).double(), rtol=1e-6, atol=0)
     (again,), (same,) = sampler([coordinates(3, 6, 7)], 3, [ids])
     assert torch.equal(again, patches) and torch.equal(same, ids)
@@ -143,7 +149,9 @@ def test_every_position_is_as_likely():
     torch.manual_seed(0)
     draws, positions, count = 2000, 20, 5
     feat = torch.zeros(1, 1, 4, 5)
-    drawn = torch.cat([PatchSampler.draw(feat, count) for _ in range(draws)]).bincount(minlength=positions)
+    drawn = torch.cat([PatchSampler.draw(feat, count) for _ in range(draws)]).bincount(
+        minlength=positions
+    )
     share = count / positions
     deviation = (draws * share * (1 - share)) ** 0.5
     assert ((drawn - draws * share).abs() < 4.5 * deviation).all(), drawn
@@ -151,7 +159,9 @@ def test_every_position_is_as_likely():
 
 def test_the_head_has_the_released_keys_and_size():
     head = PatchSampler([3, 128, 256, 256, 256])
-    keys = [f"mlp_{i}.{part}.{kind}" for i in range(5) for part in (0, 2) for kind in ("weight", "bias")]
+    keys = [
+        f"mlp_{i}.{part}.{kind}" for i in range(5) for part in (0, 2) for kind in ("weight", "bias")
+    ]
     assert list(head.state_dict()) == keys
     assert round(sum(p.numel() for p in head.parameters()) / 1e6, 3) == 0.560
     with pytest.raises(UserError, match="--netF"):
@@ -192,13 +202,21 @@ def loop_terms(model) -> list[torch.Tensor]:
     if hasattr(model, "idt_B"):
         pairs.append((model.real_B, model.idt_B))
     for source, output in pairs:
-        query, key = model.netG.encode(output, opt.nce_layers), model.netG.encode(source, opt.nce_layers)
+        query, key = (
+            model.netG.encode(output, opt.nce_layers),
+            model.netG.encode(source, opt.nce_layers),
+        )
         if opt.flip_equivariance and model.flipped:
             query = [feat.flip(3) for feat in query]
         keys, ids = model.netF(key, opt.num_patches)
         queries, _ = model.netF(query, opt.num_patches, ids)
         layers = [
-            loop_nce(q.double(), k.detach().double(), opt.nce_T, opt.nce_includes_all_negatives_from_minibatch).mean()
+            loop_nce(
+                q.double(),
+                k.detach().double(),
+                opt.nce_T,
+                opt.nce_includes_all_negatives_from_minibatch,
+            ).mean()
             for q, k in zip(queries, keys, strict=True)
         ]
         terms.append(sum(layers) / len(layers))
@@ -233,7 +251,9 @@ def test_the_contrastive_terms_are_their_formula(tmp_path, flags, weights):
         parameters = [model.netG.model[4].weight, model.netG.model[12].conv_block[1].weight]
         parameters += list(model.netF.parameters())[:2]
         total = sum(weight * term for weight, term in zip(weights, expected, strict=True))
-        slopes = torch.autograd.grad(sum(terms[name] for name in names), parameters, retain_graph=True)
+        slopes = torch.autograd.grad(
+            sum(terms[name] for name in names), parameters, retain_graph=True
+        )
         for ours, slope in zip(slopes, torch.autograd.grad(total, parameters), strict=True):
             torch.testing.assert_close(ours, slope, rtol=2e-3, atol=1e-5 * slope.abs().max().item())
 
@@ -310,12 +330,20 @@ def test_variants_step_and_reach_the_head(tmp_path, flags):
     model.set_input(images(model, channels=opt.input_nc))
     model.optimize_parameters()
     assert torch.isfinite(torch.stack(list(model.losses.values()))).all(), model.losses
-    assert ("F" in model.networks) == ("F" in model.optimizers) == (opt.netF == "mlp_sample" and opt.lambda_NCE > 0)
+    assert (
+        ("F" in model.networks)
+        == ("F" in model.optimizers)
+        == (opt.netF == "mlp_sample" and opt.lambda_NCE > 0)
+    )
     assert ("G_GAN" in model.losses) == (opt.lambda_GAN > 0)
     assert ("NCE" in model.losses) == (opt.lambda_NCE > 0)
-    assert ("NCE_Y" in model.losses) == hasattr(model, "idt_B") == (opt.lambda_NCE > 0 and opt.nce_idt)
+    assert (
+        ("NCE_Y" in model.losses) == hasattr(model, "idt_B") == (opt.lambda_NCE > 0 and opt.nce_idt)
+    )
     if "F" in model.networks:
-        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.netF.parameters())
+        assert all(
+            p.grad is not None and torch.isfinite(p.grad).all() for p in model.netF.parameters()
+        )
     assert model.get_current_visuals()["fake_B"].shape == (2, opt.output_nc, 32, 32)
 
 
@@ -334,14 +362,23 @@ def test_presets_are_the_published_settings():
     cut = parsed()
     names = ("preset", "nce_idt", "lambda_NCE", "flip_equivariance", "n_epochs", "n_epochs_decay")
     assert [getattr(cut, name) for name in names] == ["official", True, 1.0, False, 200, 200]
-    assert (cut.nce_layers, cut.nce_T, cut.num_patches, cut.lambda_GAN) == ([0, 4, 8, 12, 16], 0.07, 256, 1.0)
+    assert (cut.nce_layers, cut.nce_T, cut.num_patches, cut.lambda_GAN) == (
+        [0, 4, 8, 12, 16],
+        0.07,
+        256,
+        1.0,
+    )
     for flags in (["--CUT_mode", "fastCUT"], ["--preset", "fastcut"]):
         fast = parsed(*flags)
         assert [getattr(fast, name) for name in names] == ["fastcut", False, 10.0, True, 150, 50]
         assert fast.CUT_mode == "FastCUT"
     assert parsed("--CUT_mode", "FastCUT", "--lambda_NCE", "2").lambda_NCE == 2
     shared = vars(parsed("--preset", "shared"))
-    assert {key for key, value in vars(cut).items() if shared[key] != value} <= {"preset", "recipe", "changed"}
+    assert {key for key, value in vars(cut).items() if shared[key] != value} <= {
+        "preset",
+        "recipe",
+        "changed",
+    }
 
 
 def test_the_mode_names_the_model_in_training():
@@ -353,14 +390,20 @@ def test_the_mode_names_the_model_in_training():
     ("argv", "message"),
     [
         (["--CUT_mode", "FastCat"], "expected CUT or FastCUT"),
-        (["--CUT_mode", "FastCUT", "--preset", "shared"], "--CUT_mode FastCUT contradicts --preset shared"),
-        (["--CUT_mode", "CUT", "--preset", "fastcut"], "--CUT_mode CUT contradicts --preset fastcut"),
+        (
+            ["--CUT_mode", "FastCUT", "--preset", "shared"],
+            "--CUT_mode FastCUT contradicts --preset shared",
+        ),
+        (
+            ["--CUT_mode", "CUT", "--preset", "fastcut"],
+            "--CUT_mode CUT contradicts --preset fastcut",
+        ),
         (["--netF", "reshape"], "--netF: invalid choice: 'reshape'"),
         (["--pool_size", "50"], "--pool_size 50"),
         (["--nce_T", "0"], "--nce_T 0"),
         (["--lambda_NCE", "-1"], "no weight is negative"),
         (["--lambda_NCE", "0", "--lambda_GAN", "0"], "one is positive"),
-        (["--input_nc", "1"], "must be equal"),
+        (["--input_nc", "1"], "takes equal channels"),
         (["--num_patches", "1"], "--nce_includes_all_negatives_from_minibatch"),
         (["--lambda_GNN", "0.1"], "--lambda_GNN belongs to --model patchgcl"),
     ],
@@ -387,11 +430,25 @@ def test_the_released_commands_run_as_printed(tmp_path):
         released = ["train.py", "--dataroot", data, "--name", name, "--CUT_mode", mode]
         result = run_command([*released, *TINY, *where, "--max_steps", "2"])
         assert result.returncode == 0, result.stderr
-        options = json.loads((tmp_path / "checkpoints" / name / "train_opt.json").read_text())["options"]
+        options = json.loads((tmp_path / "checkpoints" / name / "train_opt.json").read_text())[
+            "options"
+        ]
         assert (options["model"], options["preset"], options["CUT_mode"]) == ("cut", preset, mode)
         assert (options["n_epochs"], options["n_epochs_decay"]) == epochs
-    released = ["test.py", "--dataroot", data, "--name", "grumpycat_CUT", "--CUT_mode", "CUT", "--phase", "train"]
-    result = run_command([*released, *where, "--results_dir", tmp_path / "results", "--gpu_ids", "-1"])
+    released = [
+        "test.py",
+        "--dataroot",
+        data,
+        "--name",
+        "grumpycat_CUT",
+        "--CUT_mode",
+        "CUT",
+        "--phase",
+        "train",
+    ]
+    result = run_command(
+        [*released, *where, "--results_dir", tmp_path / "results", "--gpu_ids", "-1"]
+    )
     assert result.returncode == 0, result.stderr
     pictures = tmp_path / "results" / "grumpycat_CUT" / "train_latest" / "images"
     assert len(list((pictures / "fake_B").iterdir())) == len(list((data / "trainA").iterdir()))

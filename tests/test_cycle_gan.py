@@ -47,12 +47,18 @@ def test_every_term_is_its_formula(tmp_path, flags):
             "idt_B": 0.4 * 7 * l1(model.netG_B(A), A),
         }
         expected_D = {
-            name: 0.5 * float(net(fake).square().double().mean() + (net(real) - 1).square().double().mean())
-            for name, net, real, fake in (("D_A", model.netD_A, B, fake_B), ("D_B", model.netD_B, A, fake_A))
+            name: 0.5
+            * float(net(fake).square().double().mean() + (net(real) - 1).square().double().mean())
+            for name, net, real, fake in (
+                ("D_A", model.netD_A, B, fake_B),
+                ("D_B", model.netD_B, A, fake_A),
+            )
         }
     terms = {name: value.item() for name, value in model.compute_G_loss().items()}
     assert terms == pytest.approx(expected, rel=1e-5)
-    assert {name: value.item() for name, value in model.compute_D_loss().items()} == pytest.approx(expected_D, rel=1e-5)
+    assert {name: value.item() for name, value in model.compute_D_loss().items()} == pytest.approx(
+        expected_D, rel=1e-5
+    )
 
 
 def test_pictures_are_what_their_names_say(tmp_path):
@@ -71,7 +77,9 @@ def plain_step(model):
     """G, then D on the fakes of the same forward, with plain torch and one Adam each; returns the moved weights."""
     nets = {name: copy.deepcopy(net) for name, net in model.networks.items()}
     A, B = model.real_A, model.real_B
-    both = {p: [w for name in nets if name.startswith(p) for w in nets[name].parameters()] for p in "GD"}
+    both = {
+        p: [w for name in nets if name.startswith(p) for w in nets[name].parameters()] for p in "GD"
+    }
     adam = {p: torch.optim.Adam(both[p], lr=0.0002, betas=(0.5, 0.999)) for p in "GD"}
     fake_B, fake_A = nets["G_A"](A), nets["G_B"](B)
 
@@ -98,11 +106,17 @@ def test_a_step_is_g_then_d_on_the_images_of_one_forward(tmp_path):
     before, expected = weights(model), plain_step(model)
     model.optimize_parameters()
     for key, value in weights(model).items():
-        moved = value - before[key]  # Adam's first step is the learning rate times the gradient's sign
+        moved = (
+            value - before[key]
+        )  # Adam's first step is the learning rate times the gradient's sign
         wanted = expected[key] - before[key]
         same = (moved - wanted).abs() < 2e-5
         assert same.double().mean() > 0.98, key  # a gradient close to zero may have either sign
-    assert all(not torch.equal(value, before[key]) for key, value in expected.items() if key.endswith("weight"))
+    assert all(
+        not torch.equal(value, before[key])
+        for key, value in expected.items()
+        if key.endswith("weight")
+    )
 
 
 def test_the_discriminators_see_earlier_images(tmp_path):
@@ -113,7 +127,9 @@ def test_the_discriminators_see_earlier_images(tmp_path):
     model.fake_B = first + 1
     seen = [model.pool_B(model.fake_B) for _ in range(20)]
     assert any(torch.equal(x, first) for x in seen)
-    assert loaded(tmp_path, "--preprocess", "none").pool_B.images is None, "its size is not known beforehand"
+    assert loaded(tmp_path, "--preprocess", "none").pool_B.images is None, (
+        "its size is not known beforehand"
+    )
 
 
 def test_batch_norm_never_mixes_the_two_domains(tmp_path, monkeypatch):
@@ -137,8 +153,13 @@ def test_without_identity_terms_nothing_is_computed_for_them(tmp_path):
     model.netG_B.register_forward_hook(lambda *_: calls.append("B"))
     model.forward()
     assert sorted(calls) == ["A", "A", "B", "B"]
-    assert not any(name.startswith("idt") for name in [*model.compute_G_loss(), *model.visual_names])
-    assert model.fake_B.shape[1] == model.rec_B.shape[1] == 3 and model.rec_A.shape[1] == model.fake_A.shape[1] == 1
+    assert not any(
+        name.startswith("idt") for name in [*model.compute_G_loss(), *model.visual_names]
+    )
+    assert (
+        model.fake_B.shape[1] == model.rec_B.shape[1] == 3
+        and model.rec_A.shape[1] == model.fake_A.shape[1] == 1
+    )
 
 
 def test_images_of_unlike_sizes_in_the_two_domains(tmp_path):
@@ -153,7 +174,9 @@ def test_images_of_unlike_sizes_in_the_two_domains(tmp_path):
 def test_other_objectives_train(tmp_path, mode):
     _, _, loader, model = build(tmp_path, "cycle_gan", None, "--gan_mode", mode, "--normD", "none")
     losses = step(model, next(iter(loader.epoch(1))))
-    assert ("D_A_gp" in losses) == (mode == "wgangp") and all(abs(value) < 1e4 for value in losses.values())
+    assert ("D_A_gp" in losses) == (mode == "wgangp") and all(
+        abs(value) < 1e4 for value in losses.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,14 +193,18 @@ def test_options_that_do_not_fit_are_refused(tmp_path, flags, message):
 
 
 def test_presets():
-    def parse(*flags):
+    def parsed(*flags):
         return parse(TrainOptions(), ["--dataroot", "x", "--model", "cycle_gan", *flags])
 
-    official, shared = parse(), parse("--preset", "shared")
+    official, shared = parsed(), parsed("--preset", "shared")
     assert (official.preset, official.init_type, official.no_antialias, official.no_antialias_up) == (
         "official", "normal", True, True,
     )  # fmt: skip
-    assert (official.n_epochs, official.n_epochs_decay, official.finetune_resize) == (100, 100, False)
+    assert (official.n_epochs, official.n_epochs_decay, official.finetune_resize) == (
+        100,
+        100,
+        False,
+    )
     assert (shared.init_type, shared.no_antialias, shared.n_epochs, shared.finetune_resize) == (
         "xavier", False, 200, True,
     )  # fmt: skip
@@ -206,7 +233,15 @@ def run(tmp_path_factory):
 
 def shown(root, *flags) -> tuple[dict[str, dict[str, torch.Tensor]], list[str]]:
     """What test.py would write, label -> name -> picture, and the files of weights it would load."""
-    flags = ["--name", "run", "--checkpoints_dir", str(root / "checkpoints"), *flags, "--gpu_ids", "-1"]
+    flags = [
+        "--name",
+        "run",
+        "--checkpoints_dir",
+        str(root / "checkpoints"),
+        *flags,
+        "--gpu_ids",
+        "-1",
+    ]
     opt = parse(TestOptions(), [*flags, "--num_threads", "0"])
     runtime = Runtime.from_options(opt)
     loader, model = create_loader(opt, runtime), create_model(opt, runtime)
@@ -241,11 +276,22 @@ def test_the_released_test_command_translates_both_directions(run, tmp_path):
         "--num_threads",
         "0",
     ]
-    flags = ["--dataroot", run / "data", "--name", "run", "--model", "cycle_gan", "--batch_size", "2"]
+    flags = [
+        "--dataroot",
+        run / "data",
+        "--name",
+        "run",
+        "--model",
+        "cycle_gan",
+        "--batch_size",
+        "2",
+    ]
     result = run_command(["test.py", *flags, *where])
     assert result.returncode == 0, result.stderr
     images = tmp_path / "run" / "test_latest" / "images"
-    assert {folder.name: sorted(path.name for path in folder.iterdir()) for folder in images.iterdir()} == BOTH
+    assert {
+        folder.name: sorted(path.name for path in folder.iterdir()) for folder in images.iterdir()
+    } == BOTH
 
 
 @pytest.mark.parametrize("batch_size", ["1", "2", "5"])

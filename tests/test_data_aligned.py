@@ -54,19 +54,27 @@ def test_both_halves_are_cut_at_the_same_place_and_mirrored_together(pairs, mode
     for index in range(20):
         plan = dataset.plan(1, index)
         assert plan["A"].box == plan["B"].box and plan["A"].flip == plan["B"].flip
-        a, b = (cut_view(read_source(view.source), view).numpy().astype(int) for view in plan.values())
+        a, b = (
+            cut_view(read_source(view.source), view).numpy().astype(int) for view in plan.values()
+        )
         assert a.shape == b.shape and a.std() > 10
-        assert np.abs(a + b - 255).max() <= 2  # bicubic resizing rounds and clips each half by itself
+        assert (
+            np.abs(a + b - 255).max() <= 2
+        )  # bicubic resizing rounds and clips each half by itself
         flips.add(plan["A"].flip)
     assert flips == {True, False}
     varied = {dataset.plan(1, index)["A"].box[:2] for index in range(40)}
-    assert len(varied) > 4 or not ("crop" in mode or mode == "trim") or mode.startswith("scale_width")
+    assert (
+        len(varied) > 4 or not ("crop" in mode or mode == "trim") or mode.startswith("scale_width")
+    )
 
 
 def test_the_left_half_is_a_and_the_direction_swaps(tmp_path):
     [left] = make_pairs(tmp_path / "test", count=1)
     for direction, first, second in (("AtoB", left, 255 - left), ("BtoA", 255 - left, left)):
-        [batch] = make_loader(aligned_test(tmp_path, direction=direction, preprocess="none")).epoch(1)
+        [batch] = make_loader(aligned_test(tmp_path, direction=direction, preprocess="none")).epoch(
+            1
+        )
         assert np.array_equal(to_bytes(batch["A"][0])[:HEIGHT, :WIDTH], first)
         assert np.array_equal(to_bytes(batch["B"][0])[:HEIGHT, :WIDTH], second)
         assert batch["A_size"] == batch["B_size"] == [(HEIGHT, WIDTH)]
@@ -90,7 +98,11 @@ def test_pairs_come_in_another_order_each_epoch_and_each_once(pairs):
     assert len(dataset) == 5
     orders = [tuple(dataset.order(epoch)) for epoch in range(1, 6)]
     assert len(set(orders)) > 1 and all(sorted(order) == list(range(5)) for order in orders)
-    assert dataset.plan(1, 3) == data.find_dataset("aligned")(aligned(pairs)).plan(1, 3) != dataset.plan(2, 3)
+    assert (
+        dataset.plan(1, 3)
+        == data.find_dataset("aligned")(aligned(pairs)).plan(1, 3)
+        != dataset.plan(2, 3)
+    )
 
 
 def test_two_folders_with_equal_names_are_pairs_too(tmp_path):
@@ -114,11 +126,15 @@ def test_at_test_every_pair_comes_once_whatever_the_batch(tmp_path):
         loader = make_loader(aligned_test(tmp_path, batch_size=batch_size))
         batches = list(loader.epoch(1))
         paths = [path for batch in batches for path in batch["A_paths"]]
-        assert len(paths) == len(set(paths)) == 5 and all(b["A_paths"] == b["B_paths"] for b in batches)
+        assert len(paths) == len(set(paths)) == 5 and all(
+            b["A_paths"] == b["B_paths"] for b in batches
+        )
         assert all(batch["A"].shape == batch["B"].shape for batch in batches)
     alone = make_loader(aligned_test(tmp_path / "val" / "wide" / "image_000.png"))
     assert next(alone.epoch(1))["A_size"] == [(48, 80)]
-    assert len(make_loader(aligned_test(tmp_path / "val" / "wide"))) == 2  # a folder of pairs, without phases
+    assert (
+        len(make_loader(aligned_test(tmp_path / "val" / "wide"))) == 2
+    )  # a folder of pairs, without phases
 
 
 def message(opt) -> str:
@@ -129,12 +145,16 @@ def message(opt) -> str:
 
 
 def test_what_is_missing_is_said_in_one_line(tmp_path):
-    assert "has no folder train with images that hold A and B side by side" in message(aligned(tmp_path))
+    assert "has no folder train with images that hold A and B side by side" in message(
+        aligned(tmp_path)
+    )
     assert "has no folder test or val" in message(aligned_test(tmp_path / "nowhere"))
     make_image_folder(tmp_path / "trainA", count=2)
     assert "has no folder trainB" in message(aligned(tmp_path))
     make_image_folder(tmp_path / "trainB", count=3)
-    assert "1 images have no partner of the same name in the other folder: image_002" in message(aligned(tmp_path))
+    assert "1 images have no partner of the same name in the other folder: image_002" in message(
+        aligned(tmp_path)
+    )
     make_image_folder(tmp_path / "trainA", count=3, size=(50, 36))
     assert "differ in size; the images of a pair have one" in message(aligned(tmp_path))
     make_image_folder(tmp_path / "trainA", count=3, suffix=".bmp")

@@ -28,7 +28,17 @@ def message(call, *args) -> str:
 
 
 def test_nested_folders_and_odd_names_are_found_in_sorted_order(tmp_path):
-    names = ["b.PNG", "a/x y.jpg", "a/ü#1%20.png", "a/deep/er/z.JPEG", "c.tif", "d.WebP", "e.bmp", "f.ppm", "g.tiff"]
+    names = [
+        "b.PNG",
+        "a/x y.jpg",
+        "a/ü#1%20.png",
+        "a/deep/er/z.JPEG",
+        "c.tif",
+        "d.WebP",
+        "e.bmp",
+        "f.ppm",
+        "g.tiff",
+    ]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random_rgb(5, 4)).save(tmp_path / name)
@@ -39,7 +49,14 @@ def test_nested_folders_and_odd_names_are_found_in_sorted_order(tmp_path):
 
 def test_files_that_are_no_images_by_name_and_hidden_ones_are_ignored(tmp_path):
     [path] = make_image_folder(tmp_path, count=1)
-    for name in ("notes.txt", "Thumbs.db", ".DS_Store", "._image.png", ".ipynb_checkpoints/image.png", "png"):
+    for name in (
+        "notes.txt",
+        "Thumbs.db",
+        ".DS_Store",
+        "._image.png",
+        ".ipynb_checkpoints/image.png",
+        "png",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no image")
     assert list_images(str(tmp_path)) == [str(path)]
@@ -76,11 +93,20 @@ def test_train_folders_are_found_and_missing_ones_named(tmp_path):
 def test_at_test_a_file_a_folder_or_a_data_set_will_do(tmp_path):
     paths = make_image_folder(tmp_path / "loose" / "inner")
     assert find_images(str(paths[0]), "test", "A", False) == (str(paths[0].parent), [str(paths[0])])
-    assert find_images(str(tmp_path / "loose"), "test", "A", False) == (str(tmp_path / "loose"), [*map(str, paths)])
+    assert find_images(str(tmp_path / "loose"), "test", "A", False) == (
+        str(tmp_path / "loose"),
+        [*map(str, paths)],
+    )
     val = make_image_folder(tmp_path / "set" / "valA")
-    assert find_images(str(tmp_path / "set"), "test", "A", False) == (str(val[0].parent), [*map(str, val)])
+    assert find_images(str(tmp_path / "set"), "test", "A", False) == (
+        str(val[0].parent),
+        [*map(str, val)],
+    )
     test = make_image_folder(tmp_path / "set" / "testA")
-    assert find_images(str(tmp_path / "set"), "test", "A", False) == (str(test[0].parent), [*map(str, test)])
+    assert find_images(str(tmp_path / "set"), "test", "A", False) == (
+        str(test[0].parent),
+        [*map(str, test)],
+    )
 
 
 def test_a_data_set_without_test_images_is_not_taken_for_a_folder_of_images(tmp_path):
@@ -109,7 +135,16 @@ def test_each_format_decodes_to_what_pillow_gives(tmp_path, suffix):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_to_pixels_and_to_the_size(tmp_path, suffix, orientation):
     # Corners of the stored picture, clockwise from the top left, as they must appear after turning upright.
-    upright = {1: "RGBW", 2: "GRWB", 3: "BWRG", 4: "WBGR", 5: "RWBG", 6: "WRGB", 7: "BGRW", 8: "GBWR"}[orientation]
+    upright = {
+        1: "RGBW",
+        2: "GRWB",
+        3: "BWRG",
+        4: "WBGR",
+        5: "RWBG",
+        6: "WRGB",
+        7: "BGRW",
+        8: "GBWR",
+    }[orientation]
     colours = {"R": (255, 0, 0), "G": (0, 255, 0), "B": (0, 0, 255), "W": (255, 255, 255)}
     stored = np.zeros((32, 48, 3), np.uint8)
     for (row, column), name in zip([(0, 0), (0, 24), (16, 24), (16, 0)], "RGBW", strict=True):
@@ -121,7 +156,9 @@ def test_exif_orientation_is_applied_to_pixels_and_to_the_size(tmp_path, suffix,
     image = read_image(str(path), 3)
     assert image.size == read_size(str(path)) == ((32, 48) if orientation >= 5 else (48, 32))
     right, bottom = image.width - 5, image.height - 5
-    corners = [image.getpixel(place) for place in [(4, 4), (right, 4), (right, bottom), (4, bottom)]]
+    corners = [
+        image.getpixel(place) for place in [(4, 4), (right, 4), (right, bottom), (4, bottom)]
+    ]
     for corner, name in zip(corners, upright, strict=True):
         assert max(abs(a - b) for a, b in zip(corner, colours[name], strict=True)) < 40
 
@@ -177,7 +214,11 @@ def test_transparency_shows_white(tmp_path, mode):
     red.convert(mode).save(path)
     image = read_image(str(path), 3)
     assert image.getpixel((0, 0)) == (255, 255, 255)
-    assert image.getpixel((3, 0)) == Image.open(path).convert("RGBA").getpixel((3, 0))[:3] != (255, 255, 255)
+    assert (
+        image.getpixel((3, 0))
+        == Image.open(path).convert("RGBA").getpixel((3, 0))[:3]
+        != (255, 255, 255)
+    )
 
 
 def test_palette_bilevel_and_cmyk_are_read(tmp_path):
@@ -214,12 +255,19 @@ def spoil(folder, kind: str) -> str:
 
 @pytest.mark.parametrize(
     "kind, says",
-    [("truncated", "truncated"), ("truncated png", "cannot be read"), ("empty", "0 bytes"), ("text", "not an image")],
+    [
+        ("truncated", "truncated"),
+        ("truncated png", "cannot be read"),
+        ("empty", "0 bytes"),
+        ("text", "not an image"),
+    ],
 )
 def test_a_bad_file_is_named_with_its_fault_and_the_remedy(tmp_path, kind, says):
     path = spoil(tmp_path, kind)
     text = message(read_image, path, 3)
-    assert text.startswith(path) and says in text and "replace" in text and "--skip_bad_images" in text
+    assert (
+        text.startswith(path) and says in text and "replace" in text and "--skip_bad_images" in text
+    )
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):

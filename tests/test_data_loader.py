@@ -39,7 +39,8 @@ def data_options(dataroot, **changes) -> Namespace:
 def test_options(dataroot, **changes) -> Namespace:
     """The same for test.py, without what its command line does not have."""
     opt = data_options(
-        dataroot, **{"is_train": False, "phase": "test", "preprocess": "none", "batch_size": 1} | changes
+        dataroot,
+        **{"is_train": False, "phase": "test", "preprocess": "none", "batch_size": 1} | changes,
     )
     for name in ("accumulate", "n_epochs", "finetune_resize"):
         delattr(opt, name)
@@ -107,7 +108,9 @@ def test_bytes_are_normalised_to_exactly_minus_one_and_one(tmp_path):
 
 
 def test_values_agree_with_the_field_formula(folders):
-    opt = data_options(folders, preprocess="resize", serial_batches=True, no_flip=True, batch_size=1)
+    opt = data_options(
+        folders, preprocess="resize", serial_batches=True, no_flip=True, batch_size=1
+    )
     batch = next(make_loader(opt).epoch(1))
     image = Image.open(batch["A_paths"][0]).resize((36, 36), Image.Resampling.BICUBIC)
     expected = (torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 - 0.5) / 0.5
@@ -123,7 +126,9 @@ def test_a_plan_depends_on_seed_epoch_and_index_alone(folders):
     plans = [dataset.plan(epoch, index) for epoch in (1, 2) for index in range(7)]
     torch.manual_seed(9)
     np.random.seed(9)
-    assert [again.plan(epoch, index) for epoch in (2, 1) for index in reversed(range(7))] == plans[::-1]
+    assert [again.plan(epoch, index) for epoch in (2, 1) for index in reversed(range(7))] == plans[
+        ::-1
+    ]
     assert len({str(plan) for plan in plans}) == len(plans)
     other = data.find_dataset("unaligned")(data_options(folders, seed=4))
     assert [other.plan(1, index) for index in range(7)] != plans[:7]
@@ -131,8 +136,14 @@ def test_a_plan_depends_on_seed_epoch_and_index_alone(folders):
 
 def test_loading_leaves_global_random_numbers_alone(folders):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    list(loader_module.Loader(data.find_dataset("unaligned")(data_options(folders)), _quiet(), 2, 0, "none").epoch(1))
-    assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
+    list(
+        loader_module.Loader(
+            data.find_dataset("unaligned")(data_options(folders)), _quiet(), 2, 0, "none"
+        ).epoch(1)
+    )
+    assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(
+        before[1], np.random.get_state()[1]
+    )
 
 
 def _quiet() -> Namespace:
@@ -154,13 +165,17 @@ def test_a_comes_in_shuffled_order_and_b_independently(folders):
     counts = [drawn.count(path) for path in dataset.domains["B"].paths]
     assert min(counts) > 10 and sum(counts) == 199  # uniform: about 28 each
     a_paths = dataset.domains["A"].paths
-    assert [dataset.plan(1, index)["A"].source.path for index in range(7)] == [a_paths[i % 5] for i in range(7)]
+    assert [dataset.plan(1, index)["A"].source.path for index in range(7)] == [
+        a_paths[i % 5] for i in range(7)
+    ]
 
 
 def test_a_and_b_are_cut_independently(folders):
     dataset = data.find_dataset("unaligned")(data_options(folders))
     plans = [dataset.plan(1, index) for index in range(50)]
-    assert any(p["A"].flip != p["B"].flip for p in plans) and any(p["A"].box != p["B"].box for p in plans)
+    assert any(p["A"].flip != p["B"].flip for p in plans) and any(
+        p["A"].box != p["B"].box for p in plans
+    )
 
 
 def test_serial_batches_go_in_order(folders):
@@ -171,12 +186,16 @@ def test_serial_batches_go_in_order(folders):
 
 def test_max_dataset_size_takes_the_first_of_each_domain(folders):
     dataset = data.find_dataset("unaligned")(data_options(folders, max_dataset_size=4))
-    assert [len(domain.paths) for domain in dataset.domains.values()] == [4, 4] and len(dataset) == 4
+    assert [len(domain.paths) for domain in dataset.domains.values()] == [4, 4] and len(
+        dataset
+    ) == 4
     assert dataset.domains["A"].paths[-1].endswith("image_003.png")
 
 
 def test_b_to_a_swaps_folders_and_keeps_channels_with_their_role(folders):
-    batch = next(make_loader(data_options(folders, direction="BtoA", input_nc=1, output_nc=3)).epoch(1))
+    batch = next(
+        make_loader(data_options(folders, direction="BtoA", input_nc=1, output_nc=3)).epoch(1)
+    )
     assert "trainB" in batch["A_paths"][0] and "trainA" in batch["B_paths"][0]
     assert batch["A"].shape[1] == 1 and batch["B"].shape[1] == 3
 
@@ -218,7 +237,9 @@ def test_a_cache_follows_the_change_of_size_and_mixes_channels_and_sizes(folders
 
 def test_a_cache_decodes_each_image_once(folders, monkeypatch):
     decoded = []
-    monkeypatch.setattr(cache_module, "read_source", lambda s: decoded.append(s.path) or read_source(s))
+    monkeypatch.setattr(
+        cache_module, "read_source", lambda s: decoded.append(s.path) or read_source(s)
+    )
     monkeypatch.setattr(loader_module, "read_source", None)  # called by mistake it would fail
     loader = make_loader(data_options(folders, cache="ram"))
     for epoch in (1, 2):
@@ -278,7 +299,10 @@ def test_what_workers_need_can_be_pickled(folders):
 
 
 def test_gathering_equals_cutting_for_any_mixture_of_sizes_and_overhang(tmp_path):
-    paths = [make_image_folder(tmp_path / f"{w}x{h}", 1, (w, h), seed=w)[0] for w, h in [(9, 7), (20, 31), (5, 40)]]
+    paths = [
+        make_image_folder(tmp_path / f"{w}x{h}", 1, (w, h), seed=w)[0]
+        for w, h in [(9, 7), (20, 31), (5, 40)]
+    ]
     sources = [Source(str(path), 3, Image.open(path).size) for path in paths]
     cache = PixelCache(sources, torch.device("cpu"), "device")
     rng = np.random.default_rng(0)
@@ -288,7 +312,8 @@ def test_gathering_equals_cutting_for_any_mixture_of_sizes_and_overhang(tmp_path
         left, top = rng.integers(source.size[0]), rng.integers(source.size[1])
         views.append(View(source, (int(left), int(top), 12, 8), bool(rng.integers(2))))
     assert torch.equal(
-        cache.cut(cache.plan(views), (3, 8, 12)), torch.stack([cut_view(read_source(v.source), v) for v in views])
+        cache.cut(cache.plan(views), (3, 8, 12)),
+        torch.stack([cut_view(read_source(v.source), v) for v in views]),
     )
     assert torch.equal(cache.pixels(sources[1]), read_source(sources[1]))
 
@@ -296,7 +321,9 @@ def test_gathering_equals_cutting_for_any_mixture_of_sizes_and_overhang(tmp_path
 def test_gathering_never_looks_at_values_so_it_can_be_captured():
     with FakeTensorMode():  # any .item() or data-dependent shape raises here
         buffer, table = torch.zeros(900, dtype=torch.uint8), torch.zeros(3, 3, dtype=torch.int64)
-        assert gather_views(buffer, table, torch.zeros(2, 4, dtype=torch.int64), (3, 8, 4)).shape == (2, 3, 8, 4)
+        assert gather_views(
+            buffer, table, torch.zeros(2, 4, dtype=torch.int64), (3, 8, 4)
+        ).shape == (2, 3, 8, 4)
 
 
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_filled(folders, monkeypatch):
@@ -321,7 +348,9 @@ def test_free_memory_is_known_or_none():
         ("cpu", {}, 1 << 40, "none"),
     ],
 )
-def test_the_cache_is_chosen_by_what_a_gpu_has_free(folders, monkeypatch, device, changes, free, expected):
+def test_the_cache_is_chosen_by_what_a_gpu_has_free(
+    folders, monkeypatch, device, changes, free, expected
+):
     monkeypatch.setattr(cache_module, "free_memory", lambda device: free)
     dataset = make_loader(data_options(folders, **changes)).dataset
     assert cache_module.choose_cache("auto", dataset, torch.device(device)) == expected
@@ -362,7 +391,9 @@ def test_bad_images_are_left_out_when_asked_and_counted(folders, capsys):
 def test_only_bad_images_are_an_error(folders):
     for path in (folders / "trainA").iterdir():
         path.write_bytes(b"")
-    assert "none of the 5 images can be read" in fail_message(data_options(folders, skip_bad_images=True))
+    assert "none of the 5 images can be read" in fail_message(
+        data_options(folders, skip_bad_images=True)
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -392,14 +423,19 @@ def test_an_unknown_mode_gets_a_suggestion_and_known_ones_are_listed():
     with pytest.raises(UserError, match="did you mean 'unaligned'"):
         data.find_dataset("unalinged")
     assert {"single", "unaligned"} <= set(data.dataset_modes())
-    assert all(issubclass(data.find_dataset(mode), data.BaseDataset) for mode in data.dataset_modes())
+    assert all(
+        issubclass(data.find_dataset(mode), data.BaseDataset) for mode in data.dataset_modes()
+    )
 
 
 def test_the_option_of_data_sets_is_declared_for_training_only():
     parser = OptionParser()
     assert data.BaseDataset.modify_commandline_options(parser, is_train=True) is parser
     assert parser.defaults() == {"finetune_resize": True}
-    assert OptionParser().defaults() == data.BaseDataset.modify_commandline_options(OptionParser(), False).defaults()
+    assert (
+        OptionParser().defaults()
+        == data.BaseDataset.modify_commandline_options(OptionParser(), False).defaults()
+    )
 
 
 SCRIPT = """
@@ -433,7 +469,11 @@ main()
 def test_workers_outlive_a_signal_to_the_group_and_end_with_the_program(folders, name, polite):
     code = SCRIPT.format(repo=str(REPO), root=str(folders), name=name, polite=polite)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=40, start_new_session=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        start_new_session=True,
     )
     assert done.stdout.strip() == ("6" if polite else ""), done.stderr
     assert done.stderr.count("Traceback") == (not polite) and "worker" not in done.stderr.lower()
@@ -447,5 +487,7 @@ def test_real_photographs_load_alike_from_files_and_from_the_device():
     if not root.is_dir():
         pytest.skip("no real data here")
     options = {"load_size": 286, "crop_size": 256, "max_dataset_size": 6}
-    plain, cached = (make_loader(data_options(root, cache=cache, **options)) for cache in ("none", "device"))
+    plain, cached = (
+        make_loader(data_options(root, cache=cache, **options)) for cache in ("none", "device")
+    )
     assert_same(plain.epoch(1), cached.epoch(1))

@@ -27,7 +27,16 @@ def images(tmp_path) -> Path:
 
 
 def options(root: Path, *extra: str) -> Namespace:
-    flags = ["--crop_size", str(CROP), "--batch_size", "5", "--crops_per_epoch", "200", "--seed", "3"]
+    flags = [
+        "--crop_size",
+        str(CROP),
+        "--batch_size",
+        "5",
+        "--crops_per_epoch",
+        "200",
+        "--seed",
+        "3",
+    ]
     return train_options(root, *flags, *extra, model="sincut")
 
 
@@ -63,10 +72,14 @@ def test_zooms_are_shared_by_a_mini_batch_and_lie_in_their_range(images):
         assert len(set(map(tuple, drawn))) > 30, "every batch draws its own"
         factors = drawn / (width, height)
         assert factors.max() <= 1 and drawn.min() >= CROP
-        assert factors[:, 0].max() > 0.9 and (drawn >= np.round(np.array([width, height]) / 3)).all()
+        assert (
+            factors[:, 0].max() > 0.9 and (drawn >= np.round(np.array([width, height]) / 3)).all()
+        )
         assert drawn.min(0).tolist() < [width * 0.5, height * 0.5]
         assert np.abs(np.corrcoef(factors.T)[0, 1]) < 0.5, "width and height are drawn apart"
-    sources = {role: view.source.size[0] / SIZE[role][0] for role, view in dataset.plan(2, 0).items()}
+    sources = {
+        role: view.source.size[0] / SIZE[role][0] for role, view in dataset.plan(2, 0).items()
+    }
     assert abs(sources["A"] - sources["B"]) > 0.05, "and so do the domains"
 
 
@@ -95,7 +108,11 @@ def test_all_of_the_image_is_seen_and_half_of_it_mirrored(images):
     dataset = make(images)
     views = [dataset.plan(1, index)["A"] for index in range(200)]
     assert 60 < sum(view.flip for view in views) < 140
-    assert not any(view.flip for index in range(50) for view in make(images, "--no_flip").plan(1, index).values())
+    assert not any(
+        view.flip
+        for index in range(50)
+        for view in make(images, "--no_flip").plan(1, index).values()
+    )
     seen = np.zeros((10, 10), bool)
     for view in views:
         (width, height), (left, top, *_) = view.source.size, view.box
@@ -116,7 +133,9 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(images):
 def test_batches_are_the_same_for_any_workers_and_resume(images, workers):
     plain = list(loader(images, "--crops_per_epoch", "20").epoch(2))
     assert len(plain) == 4 and plain[0]["A"].shape == (5, 3, CROP, CROP)
-    others = list(loader(images, "--crops_per_epoch", "20", "--num_threads", workers).epoch(2, start=1))
+    others = list(
+        loader(images, "--crops_per_epoch", "20", "--num_threads", workers).epoch(2, start=1)
+    )
     for batch, other in zip(plain[1:], others, strict=True):
         assert torch.equal(batch["A"], other["A"]) and torch.equal(batch["B"], other["B"])
 
@@ -127,12 +146,16 @@ def test_each_file_is_decoded_once_and_resized_once_per_batch(images):
     batches = list(loader(images, "--crops_per_epoch", "50").epoch(1))
     assert len(batches) == 10
     assert transforms._kept_image.cache_info().misses == 2
-    assert 16 <= transforms._kept_pixels.cache_info().misses <= 2 * 10  # two zooms may be equal by chance
+    assert (
+        16 <= transforms._kept_pixels.cache_info().misses <= 2 * 10
+    )  # two zooms may be equal by chance
 
 
 def test_what_is_kept_cannot_be_changed_by_a_crop(tmp_path):
     make_image_folder(tmp_path, count=1, size=(CROP, CROP))
-    source = transforms.Source(str(tmp_path / "image_000.png"), 1, (CROP, CROP), bilinear=True, kept=True)
+    source = transforms.Source(
+        str(tmp_path / "image_000.png"), 1, (CROP, CROP), bilinear=True, kept=True
+    )
     before = transforms.read_source(source).clone()
     view = transforms.View(source, (0, 0, CROP, CROP))
     data.loader.cut_views(transforms.read_source, [view]).zero_()
@@ -149,17 +172,36 @@ def test_an_image_smaller_than_the_crop_is_enlarged(tmp_path):
 def test_direction_and_order_can_be_given(images):
     there, back = make(images), make(images, "--direction", "BtoA")
     assert there.domains["A"].paths == back.domains["B"].paths != there.domains["B"].paths
-    assert [make(images, "--serial_batches")._number("A", 1, index) for index in range(5)] == [0, 1, 2, 3, 4]
+    assert [make(images, "--serial_batches")._number("A", 1, index) for index in range(5)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_at_test_the_whole_image_is_one_sample(images):
-    command = ["--model", "sincut", "--dataroot", str(images / "data"), "--name", "none", "--num_threads", "0"]
+    command = [
+        "--model",
+        "sincut",
+        "--dataroot",
+        str(images / "data"),
+        "--name",
+        "none",
+        "--num_threads",
+        "0",
+    ]
     opt = parse(TestOptions(), command)
     assert (opt.phase, opt.dataset_mode, opt.crop_size) == ("train", "singleimage", 64)
     for extra in ([], ["--cache", "ram"]):
         loaded = data.create_loader(parse(TestOptions(), [*command, *extra]), Runtime(gpu_ids="-1"))
         [batch] = loaded.epoch(1)
-        assert batch["A"].shape == (1, 3, 72, 100) and batch["A_size"] == [(70, 100)] and "B" not in batch
+        assert (
+            batch["A"].shape == (1, 3, 72, 100)
+            and batch["A_size"] == [(70, 100)]
+            and "B" not in batch
+        )
 
 
 def refused(root: Path, *extra: str) -> str:
@@ -172,7 +214,9 @@ def refused(root: Path, *extra: str) -> str:
 def test_what_makes_no_sense_is_refused(images):
     assert "zooms and cuts by itself" in refused(images, "--preprocess", "resize_and_crop")
     assert "--random_scale_max 0.5" in refused(images, "--random_scale_max", "0.5")
-    assert "as --preprocess zoom_and_patch does; use --cache none" in refused(images, "--cache", "ram")
+    assert "as --preprocess zoom_and_patch does; use --cache none" in refused(
+        images, "--cache", "ram"
+    )
     assert "not a multiple of 4" in refused(images, "--crop_size", "18")
     assert "has only 4 images per epoch" in refused(images, "--crops_per_epoch", "4")
     make_image_folder(images / "data" / "trainB", count=3)
@@ -183,5 +227,11 @@ def test_what_makes_no_sense_is_refused(images):
 
 def test_the_defaults_are_the_released_ones(images):
     opt = parse(TrainOptions(), ["--model", "sincut", "--dataroot", str(images / "data")])
-    found = (opt.dataset_mode, opt.crops_per_epoch, opt.random_scale_max, opt.crop_size, opt.batch_size)
+    found = (
+        opt.dataset_mode,
+        opt.crops_per_epoch,
+        opt.random_scale_max,
+        opt.crop_size,
+        opt.batch_size,
+    )
     assert found == ("singleimage", 100_000, 3.0, 64, 16)

@@ -15,7 +15,9 @@ def by_path(loader) -> dict[str, torch.Tensor]:
     """Each image by its path, cropped back to its own size."""
     found = {}
     for batch in loader.epoch(1):
-        for image, path, (height, width) in zip(batch["A"], batch["A_paths"], batch["A_size"], strict=True):
+        for image, path, (height, width) in zip(
+            batch["A"], batch["A_paths"], batch["A_size"], strict=True
+        ):
             assert path not in found
             found[path] = image[:, :height, :width]
     return found
@@ -46,19 +48,29 @@ def test_every_image_comes_once_at_its_own_size_whatever_the_batch(mixed, batch_
     assert len(images) == 9
     for path, image in images.items():
         original = np.asarray(Image.open(path))
-        assert np.array_equal(((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0), original)
+        assert np.array_equal(
+            ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0), original
+        )
     shapes = [tuple(batch["A"].shape) for batch in loader.epoch(1)]
     assert len(loader) == len(shapes)
     assert all(height % 4 == 0 and width % 4 == 0 for _, _, height, width in shapes)
     if batch_size == 3:  # five fill up to 40x36, of which three are in one batch
-        assert sorted(shapes) == [(1, 3, 4, 8), (1, 3, 8, 8), (2, 3, 36, 40), (2, 3, 36, 44), (3, 3, 36, 40)]
+        assert sorted(shapes) == [
+            (1, 3, 4, 8),
+            (1, 3, 8, 8),
+            (2, 3, 36, 40),
+            (2, 3, 36, 44),
+            (3, 3, 36, 40),
+        ]
 
 
 def test_filled_up_pixels_are_reflections(mixed):
     loader = make_loader(test_options(mixed))
     for batch in loader.epoch(1):
         original = np.asarray(Image.open(batch["A_paths"][0])).astype(np.float32) / 127.5 - 1
-        bottom, right = (have - own for have, own in zip(batch["A"].shape[2:], original.shape, strict=False))
+        bottom, right = (
+            have - own for have, own in zip(batch["A"].shape[2:], original.shape, strict=False)
+        )
         expected = np.pad(original, ((0, bottom), (0, right), (0, 0)), mode="reflect")
         torch.testing.assert_close(batch["A"][0].permute(1, 2, 0), torch.from_numpy(expected))
 
@@ -69,7 +81,10 @@ def test_a_model_may_ask_for_another_multiple(mixed):
 
 
 def test_nothing_is_random_and_the_order_is_that_of_the_names(mixed):
-    first, second = make_loader(test_options(mixed, seed=1)), make_loader(test_options(mixed, seed=2))
+    first, second = (
+        make_loader(test_options(mixed, seed=1)),
+        make_loader(test_options(mixed, seed=2)),
+    )
     assert_same(first.epoch(1), second.epoch(7))
     paths = [batch["A_paths"][0] for batch in first.epoch(1)]
     assert paths == sorted(paths)
@@ -79,7 +94,9 @@ def test_cropping_at_test_is_centred(tmp_path):
     [path] = make_image_folder(tmp_path / "testA", count=1)
     [batch] = make_loader(test_options(tmp_path, preprocess="resize_and_crop")).epoch(1)
     image = Image.open(path).resize((36, 36), Image.Resampling.BICUBIC).crop((2, 2, 34, 34))
-    assert np.array_equal(((batch["A"][0] + 1) * 127.5).round().byte().permute(1, 2, 0), np.asarray(image))
+    assert np.array_equal(
+        ((batch["A"][0] + 1) * 127.5).round().byte().permute(1, 2, 0), np.asarray(image)
+    )
 
 
 def test_b_to_a_reads_b_with_the_input_channels(tmp_path):
@@ -95,7 +112,9 @@ def test_one_file_and_a_plain_folder(tmp_path):
     paths = make_image_folder(tmp_path / "my photos #1" / "more", count=3)
     assert list(by_path(make_loader(test_options(paths[1])))) == [str(paths[1])]
     folder = tmp_path / "my photos #1"
-    assert list(by_path(make_loader(test_options(folder, dataset_mode="single")))) == [str(path) for path in paths]
+    assert list(by_path(make_loader(test_options(folder, dataset_mode="single")))) == [
+        str(path) for path in paths
+    ]
     assert len(by_path(make_loader(test_options(folder, max_dataset_size=2)))) == 2
     assert make_loader(test_options(folder)).dataset.domains["A"].folder == str(folder)
 
@@ -132,5 +151,7 @@ def test_a_method_for_both_directions_gets_every_image_of_both_domains(tmp_path)
     assert len(limited) == 2
     (tmp_path / "testB").rename(tmp_path / "elsewhere")  # without it A alone is translated
     assert len(make_loader(test_options(tmp_path, test_roles="AB"))) == 3
-    alone = make_loader(test_options(tmp_path / "testA", test_roles="AB"))  # a folder of inputs has no second domain
+    alone = make_loader(
+        test_options(tmp_path / "testA", test_roles="AB")
+    )  # a folder of inputs has no second domain
     assert len(alone) == 3 and all("B" not in batch for batch in alone.epoch(1))

@@ -77,7 +77,9 @@ def test_pixels_equal_resizing_and_cropping_by_pillow(photo, mode, size, expecte
 
 
 def test_both_flips_occur_equally_often_and_none_with_no_flip():
-    flips = [view_of(preprocess("none", no_flip=False), "x", (8, 8), seed).flip for seed in range(400)]
+    flips = [
+        view_of(preprocess("none", no_flip=False), "x", (8, 8), seed).flip for seed in range(400)
+    ]
     assert 160 < sum(flips) < 240
     assert not any(view_of(preprocess("none"), "x", (8, 8), seed).flip for seed in range(20))
 
@@ -97,18 +99,26 @@ def test_zoom_scales_each_side_by_itself_within_bounds():
     assert 80 <= min(widths) < 83 and 97 < max(widths) <= 100
     assert 40 <= min(heights) < 42 and 48 < max(heights) <= 50
     assert len({w / h for w, h in sizes}) > 100
-    assert steps.resized((33, 20), LOAD, np.random.default_rng(0))[1] == CROP  # never below the crop
+    assert (
+        steps.resized((33, 20), LOAD, np.random.default_rng(0))[1] == CROP
+    )  # never below the crop
     assert preprocess("zoom_and_crop", is_train=False).resized((100, 50), LOAD, None) == (100, 50)
 
 
 def test_at_test_cuts_are_centred_and_nothing_is_mirrored():
-    view = view_of(preprocess("resize_and_crop", is_train=False, no_flip=False), "x", (90, 50), None)
+    view = view_of(
+        preprocess("resize_and_crop", is_train=False, no_flip=False), "x", (90, 50), None
+    )
     assert view == View(Source("x", 3, (36, 36)), (2, 2, CROP, CROP), False)
 
 
 def test_at_test_sizes_are_kept_and_filled_up_to_the_multiple():
     view = view_of(preprocess("none", is_train=False), "x", (61, 43), None)
-    assert view.source.size == (61, 43) and view.box == (0, 0, 64, 44) and view.content_size == (43, 61)
+    assert (
+        view.source.size == (61, 43)
+        and view.box == (0, 0, 64, 44)
+        and view.content_size == (43, 61)
+    )
     view = view_of(preprocess("none", is_train=False, multiple=32), "x", (64, 43), None)
     assert view.box == (0, 0, 64, 64)
 
@@ -118,7 +128,9 @@ def test_at_test_sizes_are_kept_and_filled_up_to_the_multiple():
 def test_filling_reflects_like_numpy(size, filled, flip):
     array = np.random.default_rng(0).integers(0, 256, (3, size[1], size[0]), dtype=np.uint8)
     view = View(Source("x", 3, size), (0, 0, *filled), flip)
-    expected = np.pad(array, ((0, 0), (0, filled[1] - size[1]), (0, filled[0] - size[0])), mode="reflect")
+    expected = np.pad(
+        array, ((0, 0), (0, filled[1] - size[1]), (0, filled[0] - size[0])), mode="reflect"
+    )
     expected = expected[:, :, ::-1] if flip else expected
     assert np.array_equal(cut_view(torch.from_numpy(array), view), expected)
 
@@ -126,7 +138,12 @@ def test_filling_reflects_like_numpy(size, filled, flip):
 def test_reflect_works_on_many_sizes_at_once():
     sizes = torch.tensor([[1], [2], [3], [5]])
     folded = reflect(torch.arange(7).expand(4, 7), sizes)
-    assert folded.tolist() == [[0] * 7, [0, 1, 0, 1, 0, 1, 0], [0, 1, 2, 1, 0, 1, 2], [0, 1, 2, 3, 4, 3, 2]]
+    assert folded.tolist() == [
+        [0] * 7,
+        [0, 1, 0, 1, 0, 1, 0],
+        [0, 1, 2, 1, 0, 1, 2],
+        [0, 1, 2, 3, 4, 3, 2],
+    ]
 
 
 def test_a_region_of_the_file_is_cut_before_resizing(photo):
@@ -137,12 +154,22 @@ def test_a_region_of_the_file_is_cut_before_resizing(photo):
 
 
 @pytest.mark.parametrize(
-    "mode", ["resize_and_crops", "crop_and_trim", "resize_and_scale_width", "", "none_and_none", "zoom_and_zoom"]
+    "mode",
+    [
+        "resize_and_crops",
+        "crop_and_trim",
+        "resize_and_scale_width",
+        "",
+        "none_and_none",
+        "zoom_and_zoom",
+    ],
 )
 def test_an_unknown_mode_lists_the_known_ones(mode):
     with pytest.raises(UserError) as caught:
         preprocess(mode)
-    assert f"--preprocess {mode}" in str(caught.value) and "scale_shortside_and_crop" in str(caught.value)
+    assert f"--preprocess {mode}" in str(caught.value) and "scale_shortside_and_crop" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("mode", MODES.split(", "))
@@ -155,7 +182,12 @@ def test_an_image_too_small_for_its_crop_is_named_with_size_and_remedy():
     with pytest.raises(UserError) as caught:
         view_of(preprocess("crop"), "small.png", (40, 20))
     text = str(caught.value)
-    assert "small.png" in text and "40x20" in text and "32" in text and "scale_shortside_and_crop" in text
+    assert (
+        "small.png" in text
+        and "40x20" in text
+        and "32" in text
+        and "scale_shortside_and_crop" in text
+    )
 
 
 def test_a_crop_size_that_networks_cannot_take_is_refused_with_its_neighbours():

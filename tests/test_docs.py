@@ -12,33 +12,55 @@ from tests.helpers import REPO, TINY, make_dataset, run_command, train_flags
 
 
 def test_the_options_page_is_current():
-    assert (REPO / "docs" / "options.md").read_text() == document(), "run: python scripts/document_options.py"
+    assert (REPO / "docs" / "options.md").read_text() == document(), (
+        "run: python scripts/document_options.py"
+    )
 
 
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the code with the documented example as one new file."""
     for folder in ("models", "data", "options", "util", "tests"):
-        shutil.copytree(REPO / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            REPO / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for file in ("train.py", "test.py"):
         shutil.copy(REPO / file, tmp_path)
-    example = re.search(r"```python\n(.*?)```", (REPO / "docs" / "adding_a_model.md").read_text(), re.DOTALL).group(1)
+    example = re.search(
+        r"```python\n(.*?)```", (REPO / "docs" / "adding_a_model.md").read_text(), re.DOTALL
+    ).group(1)
     (tmp_path / "models" / "recover_model.py").write_text(example)
     return tmp_path
 
 
 def test_the_worked_example_is_one_new_file(checkout, tmp_path):
     root = tmp_path / "runs"
-    flags = [flag for flag in train_flags(root) if flag not in ("patchgcl", "--vgg_weights", "random")]
+    flags = [
+        flag for flag in train_flags(root) if flag not in ("patchgcl", "--vgg_weights", "random")
+    ]
     flags[flags.index("--model") + 1 : flags.index("--model") + 1] = ["recover"]
-    trained = run_command(["train.py", *flags, "--preset", "strict", "--max_steps", "2"], cwd=checkout)
+    trained = run_command(
+        ["train.py", *flags, "--preset", "strict", "--max_steps", "2"], cwd=checkout
+    )
     assert trained.returncode == 0, trained.stderr
     assert "recipe: recover, preset strict" in trained.stdout
-    where = ["--checkpoints_dir", root / "checkpoints", "--results_dir", root / "results", "--gpu_ids", "-1"]
+    where = [
+        "--checkpoints_dir",
+        root / "checkpoints",
+        "--results_dir",
+        root / "results",
+        "--gpu_ids",
+        "-1",
+    ]
     translated = run_command(["test.py", "--name", "run", *where], cwd=checkout)
     assert translated.returncode == 0, translated.stderr
-    assert "--lambda_recover" in run_command(["train.py", "--model", "recover", "--help"], cwd=checkout).stdout
-    covered = run_command(["-m", "pytest", "-q", "tests/test_models.py", "-k", "recover and reaches"], cwd=checkout)
+    assert (
+        "--lambda_recover"
+        in run_command(["train.py", "--model", "recover", "--help"], cwd=checkout).stdout
+    )
+    covered = run_command(
+        ["-m", "pytest", "-q", "tests/test_models.py", "-k", "recover and reaches"], cwd=checkout
+    )
     assert covered.returncode == 0 and "4 passed" in covered.stdout, covered.stdout
 
 
@@ -55,7 +77,9 @@ def test_documented_commands_are_understood(tmp_path):
     commands = documented_commands()
     assert len(commands) >= 5
     for script, *flags in commands:
-        flags = flags[:-1] if flags[-1] == "--dataroot" else flags  # the sentence around it goes on in words
+        flags = (
+            flags[:-1] if flags[-1] == "--dataroot" else flags
+        )  # the sentence around it goes on in words
         options = TrainOptions() if script == "train.py" else TestOptions()
         parse(options, ["--dataroot", "x", *flags, "--checkpoints_dir", str(tmp_path)])
 
@@ -72,7 +96,10 @@ def test_the_released_commands_of_the_readme_run(tmp_path):
     where += ["--results_dir", tmp_path / "results", "--gpu_ids", "-1"]
     result = run_command(["test.py", "--name", "h2z", *released, *where])
     assert result.returncode == 0, result.stderr
-    assert len(list((tmp_path / "results" / "h2z" / "test_latest" / "images" / "fake_B").iterdir())) == 3
+    assert (
+        len(list((tmp_path / "results" / "h2z" / "test_latest" / "images" / "fake_B").iterdir()))
+        == 3
+    )
 
 
 def test_links_in_the_documents_exist():

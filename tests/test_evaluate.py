@@ -21,7 +21,9 @@ YOSEMITE = REPO.parent / "shared" / "datasets" / "summer2winter_yosemite"
 
 
 def scene(index: int, folder: int = 2) -> list[np.ndarray]:
-    return [picture / 255 for picture in toy.draw_scene(np.random.default_rng([0, folder, index]), 64)]
+    return [
+        picture / 255 for picture in toy.draw_scene(np.random.default_rng([0, folder, index]), 64)
+    ]
 
 
 def striped_half_a_period_off(index: int, monkeypatch) -> np.ndarray:
@@ -29,7 +31,10 @@ def striped_half_a_period_off(index: int, monkeypatch) -> np.ndarray:
 
     def shifted(rng):
         limbs = pose(rng).items()
-        return {part: [dataclasses.replace(limb, phase=limb.phase + 0.5) for limb in group] for part, group in limbs}
+        return {
+            part: [dataclasses.replace(limb, phase=limb.phase + 0.5) for limb in group]
+            for part, group in limbs
+        }
 
     with monkeypatch.context() as patch:
         patch.setattr(toy, "pose", shifted)
@@ -66,7 +71,9 @@ def scores():
                 "inverted": 1 - source,
             }
             for name, candidate in candidates.items():
-                errors.setdefault(name, []).append(metrics.errors_by_region(candidate, truth, source)["error"])
+                errors.setdefault(name, []).append(
+                    metrics.errors_by_region(candidate, truth, source)["error"]
+                )
     return {name: metrics.score(values, errors["copy"]) for name, values in errors.items()}
 
 
@@ -86,14 +93,20 @@ def test_missing_contrast_is_not(scores):
 
 def test_a_wrecked_background_costs_more_than_the_coat_gains(scores):
     assert scores["background blurred"] < scores["shifted"] - 0.25
-    assert scores["background dark"] < 0 and scores["another image of B"] < 0 and scores["inverted"] < 0
+    assert (
+        scores["background dark"] < 0
+        and scores["another image of B"] < 0
+        and scores["inverted"] < 0
+    )
 
 
 def test_plain_pixels_would_punish_shifted_stripes(monkeypatch):
     source, truth = scene(0)
     shifted = striped_half_a_period_off(0, monkeypatch)
     found = metrics.errors_by_region(shifted, truth, source)
-    flat = metrics.errors_by_region(np.where((source != truth).any(-1, keepdims=True), 0.5, truth), truth, source)
+    flat = metrics.errors_by_region(
+        np.where((source != truth).any(-1, keepdims=True), 0.5, truth), truth, source
+    )
     assert found["l1"] > flat["l1"] and found["error"] < flat["error"]
 
 
@@ -103,14 +116,19 @@ def test_local_statistics_by_the_definition():
     mean, std = metrics.local_statistics(picture, sigma)
     for y, x in ((0, 0), (2, 3), (4, 6)):
         weights = np.array(
-            [[math.exp(-((y - i) ** 2 + (x - j) ** 2) / (2 * sigma**2)) for j in range(7)] for i in range(5)]
+            [
+                [math.exp(-((y - i) ** 2 + (x - j) ** 2) / (2 * sigma**2)) for j in range(7)]
+                for i in range(5)
+            ]
         )
         weights /= weights.sum()
         for c in range(2):
             values = picture[..., c]
             expected = (weights * values).sum()
             assert mean[y, x, c] == pytest.approx(expected)
-            assert std[y, x, c] == pytest.approx(math.sqrt((weights * (values - expected) ** 2).sum()))
+            assert std[y, x, c] == pytest.approx(
+                math.sqrt((weights * (values - expected) ** 2).sum())
+            )
 
 
 def test_regions_and_pixels():
@@ -133,14 +151,23 @@ def run(tmp_path):
     for index in range(3):
         source, truth = ((picture * 255).astype(np.uint8) for picture in scene(index))
         fake = truth if index else source
-        named = {data / "testA_truth": truth, images / "real_A": source, images / "fake_B": fake, data / "testB": truth}
+        named = {
+            data / "testA_truth": truth,
+            images / "real_A": source,
+            images / "fake_B": fake,
+            data / "testB": truth,
+        }
         for folder, picture in named.items():
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(folder / f"{index}.png")
     record = tmp_path / "checkpoints" / "horses" / "train_opt.json"
     record.parent.mkdir(parents=True)
     options = {"dataroot": str(data), "dataset_mode": "unaligned", "direction": "AtoB", "seed": 7}
-    record.write_text(json.dumps({"options": options, "recipe": "patchgcl, preset paper", "versions": {"torch": "x"}}))
+    record.write_text(
+        json.dumps(
+            {"options": options, "recipe": "patchgcl, preset paper", "versions": {"torch": "x"}}
+        )
+    )
     where = ["--checkpoints_dir", tmp_path / "checkpoints", "--results_dir", tmp_path / "results"]
     return tmp_path, ["--name", "horses", *where]
 
@@ -161,10 +188,16 @@ def test_a_run_is_found_by_name_and_recorded(run):
     result = run_command(["scripts/evaluate.py", *flags])
     assert result.returncode == 0, result.stderr
     record = json.loads((root / "results/horses/test_latest/truth.json").read_text())
-    assert 0.5 < record["score"] < 0.9 and f"score {record['score']:.3f}" in result.stdout.splitlines()[-1]
+    assert (
+        0.5 < record["score"] < 0.9
+        and f"score {record['score']:.3f}" in result.stdout.splitlines()[-1]
+    )
     assert record["counts"] == {"images": 3, "not_translated": 0}
     assert record["run"]["seed"] == 7 and record["run"]["recipe"] == "patchgcl, preset paper"
-    assert "--name horses" in record["command"] and {"commit", "numpy", "torch"} <= record["versions"].keys()
+    assert (
+        "--name horses" in record["command"]
+        and {"commit", "numpy", "torch"} <= record["versions"].keys()
+    )
     assert [row["name"] for row in record["images"]] == ["0", "1", "2"]
     assert record["images"][0]["score"] == 0 and record["images"][1]["score"] == 1
 
@@ -176,7 +209,11 @@ def test_aligned_pairs_are_their_own_truth(run, evaluate):
     (root / "data" / "testA_truth").rename(root / "results/horses/test_latest/images/real_B")
     status, output, _ = evaluate(*flags)
     assert status == 0 and "real_B" in output
-    assert 0.5 < json.loads((root / "results/horses/test_latest/truth.json").read_text())["score"] < 0.9
+    assert (
+        0.5
+        < json.loads((root / "results/horses/test_latest/truth.json").read_text())["score"]
+        < 0.9
+    )
 
 
 def test_the_data_folder_may_have_moved(run, evaluate):
@@ -250,7 +287,9 @@ def test_a_damaged_record_is_one_line(run, evaluate, needed):
     root, flags = run
     record = root / "checkpoints" / "horses" / "train_opt.json"
     record.write_text("{")
-    status, _, errors = evaluate(*flags, *([] if needed else ["--truth", root / "data" / "testA_truth"]))
+    status, _, errors = evaluate(
+        *flags, *([] if needed else ["--truth", root / "data" / "testA_truth"])
+    )
     assert status == 2 and errors.startswith(f"error: {record} is not a record of training options")
     assert errors.count("\n") == 1
 
@@ -275,7 +314,12 @@ def test_missing_weights_are_said_in_one_line(run, evaluate, monkeypatch):
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", no_network)
     status, _, errors = evaluate(*flags)
-    assert status == 2 and "no network" in errors and "--inception PATH" in errors and errors.count("\n") == 1
+    assert (
+        status == 2
+        and "no network" in errors
+        and "--inception PATH" in errors
+        and errors.count("\n") == 1
+    )
 
 
 def test_missing_torch_fidelity_is_said_in_one_line(run, evaluate, monkeypatch):
@@ -296,7 +340,8 @@ def seasons(tmp_path_factory):
 
 
 needs_weights = pytest.mark.skipif(
-    not (INCEPTION.is_file() and YOSEMITE.is_dir()), reason="needs ../shared with Inception weights and summer2winter"
+    not (INCEPTION.is_file() and YOSEMITE.is_dir()),
+    reason="needs ../shared with Inception weights and summer2winter",
 )
 
 
@@ -313,7 +358,10 @@ def test_fid_is_zero_for_the_same_images_and_positive_for_others(seasons, evalua
         found[real] = json.loads(out.read_text())
     assert abs(found["A"]["fid"]) < 1e-3 < 0.3 < found["B"]["fid"]
     assert found["B"]["names"] == ["FID-768", "KID-768"] and found["B"]["kid"]["subset_size"] == 6
-    assert found["B"]["counts"] == {"fake": 6, "real": 6} and len(found["B"]["inception"]["sha256"]) == 64
+    assert (
+        found["B"]["counts"] == {"fake": 6, "real": 6}
+        and len(found["B"]["inception"]["sha256"]) == 64
+    )
 
 
 @needs_weights

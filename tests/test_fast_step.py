@@ -52,7 +52,9 @@ def run(tmp_path, monkeypatch, name, preset, recorded, extra):
         for batch in islice(loader.epoch(epoch), 2):
             step(batch)
             losses = {key: value.item() for key, value in model.get_current_losses().items()}
-            seen.append((losses, {key: value.clone() for key, value in model.get_current_visuals().items()}))
+            seen.append(
+                (losses, {key: value.clone() for key, value in model.get_current_visuals().items()})
+            )
         model.end_epoch()
     assert recorder.recorded == recorded
     return model, seen
@@ -77,9 +79,13 @@ def test_recorded_steps_are_plain_steps_bit_for_bit(tmp_path, monkeypatch, name,
     plain, expected = run(tmp_path, monkeypatch, name, preset, False, extra)
     fast, found = run(tmp_path, monkeypatch, name, preset, True, extra)
     assert len(found) > WARM_UP + 4
-    for number, ((losses, pictures), (fast_losses, fast_pictures)) in enumerate(zip(expected, found, strict=True)):
+    for number, ((losses, pictures), (fast_losses, fast_pictures)) in enumerate(
+        zip(expected, found, strict=True)
+    ):
         assert fast_losses == losses, f"step {number}"
-        assert all(torch.equal(fast_pictures[key], value) for key, value in pictures.items()), f"step {number}"
+        assert all(torch.equal(fast_pictures[key], value) for key, value in pictures.items()), (
+            f"step {number}"
+        )
     assert fast.learning_rate == plain.learning_rate < plain.opt.lr
     for a, b in zip(fast.changing_tensors(), plain.changing_tensors(), strict=True):
         assert torch.equal(a, b)
@@ -87,7 +93,9 @@ def test_recorded_steps_are_plain_steps_bit_for_bit(tmp_path, monkeypatch, name,
 
 @pytest.mark.parametrize("extra", ["--accumulate 2", "--gan_mode wgangp --normD none"])
 def test_recorded_steps_accumulate_and_penalize(tmp_path, monkeypatch, extra):
-    plain, expected = run(tmp_path, monkeypatch, "patchgcl", None, False, [*extra.split(), *SCHEDULE])
+    plain, expected = run(
+        tmp_path, monkeypatch, "patchgcl", None, False, [*extra.split(), *SCHEDULE]
+    )
     fast, found = run(tmp_path, monkeypatch, "patchgcl", None, True, [*extra.split(), *SCHEDULE])
     assert [losses for losses, _ in found] == [losses for losses, _ in expected]
     for a, b in zip(fast.changing_tensors(), plain.changing_tensors(), strict=True):
@@ -98,7 +106,9 @@ def test_recorded_steps_scale_losses(tmp_path, monkeypatch):
     """As float16 needs it, with overflows at first (in float32, since a CPU takes minutes in float16)."""
     scale = DynamicLossScale()
     scale.factor.fill_(torch.finfo(torch.float32).max / 2)
-    monkeypatch.setattr("models.step.training_step.create_loss_scale", lambda *_: copy.deepcopy(scale))
+    monkeypatch.setattr(
+        "models.step.training_step.create_loss_scale", lambda *_: copy.deepcopy(scale)
+    )
     plain, expected = run(tmp_path, monkeypatch, "patchgcl", None, False, SCHEDULE)
     fast, found = run(tmp_path, monkeypatch, "patchgcl", None, True, SCHEDULE)
     assert [losses for losses, _ in found] == [losses for losses, _ in expected]
@@ -128,7 +138,10 @@ def test_each_shape_is_recorded_for_itself_and_shows_its_own_pictures(tmp_path, 
     _, _, loader, model = build(tmp_path, "patchgcl", None)
     step = RecordedStep(PlainStep(model), CpuRecorder(model.changing_tensors), pytest.fail)
     batch = next(iter(loader.epoch(1)))
-    small = {key: value[..., :24] if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    small = {
+        key: value[..., :24] if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
     for _ in range(WARM_UP + 2):
         step(batch)
         step(small)
@@ -158,7 +171,9 @@ def test_where_recording_fails_training_goes_on(tmp_path, monkeypatch):
     assert "--cuda_graph" in line and line.endswith("operation not permitted")
 
 
-def test_pictures_are_cut_within_recorded_steps_also_when_the_cache_is_made_anew(tmp_path, monkeypatch):
+def test_pictures_are_cut_within_recorded_steps_also_when_the_cache_is_made_anew(
+    tmp_path, monkeypatch
+):
     """From epoch 3 on images are cut from a cache of another size; what was recorded on the old one is let go."""
     extra = ["--n_epochs", "2", "--n_epochs_decay", "2", "--load_size", "36", *drawing("patchgcl")]
     found = {}
@@ -167,21 +182,29 @@ def test_pictures_are_cut_within_recorded_steps_also_when_the_cache_is_made_anew
             capturing(patches)
             _, _, loader, model = build(tmp_path, "patchgcl", None, *extra, "--cache", cache)
         recorder = CpuRecorder(model.changing_tensors)
-        step = RecordedStep(PlainStep(model), recorder, pytest.fail) if cache == "device" else PlainStep(model)
+        step = (
+            RecordedStep(PlainStep(model), recorder, pytest.fail)
+            if cache == "device"
+            else PlainStep(model)
+        )
         torch.manual_seed(5)
         losses = found[cache] = []
         for epoch in range(1, 5):
             for batch in [*loader.epoch(epoch)]:
                 assert isinstance(batch["A"], Deferred) == (cache == "device")
                 step(batch)
-                losses.append({key: value.item() for key, value in model.get_current_losses().items()})
+                losses.append(
+                    {key: value.item() for key, value in model.get_current_losses().items()}
+                )
             del batch
             model.end_epoch()
     assert found["device"] == found["none"]
     assert recorder.recorded == 2 and len(step.recordings) == 1
 
 
-@pytest.mark.parametrize("defect", ["does nothing", "forgets the batch", "draws nothing new", "spoils a weight"])
+@pytest.mark.parametrize(
+    "defect", ["does nothing", "forgets the batch", "draws nothing new", "spoils a weight"]
+)
 def test_a_recording_that_is_not_the_step_is_found_and_not_used(tmp_path, monkeypatch, defect):
     """Training is then that of plain steps to the bit, and one line says why."""
 
@@ -210,14 +233,18 @@ def test_a_recording_that_is_not_the_step_is_found_and_not_used(tmp_path, monkey
         batches, said = [*loader.epoch(1), *loader.epoch(2)], []
         first = batches[0]
         recorder = Defective(model.changing_tensors) if recorded else None
-        step = RecordedStep(PlainStep(model), recorder, said.append) if recorded else PlainStep(model)
+        step = (
+            RecordedStep(PlainStep(model), recorder, said.append) if recorded else PlainStep(model)
+        )
         torch.manual_seed(5)
         for batch in batches:
             step(batch)
         results.append(weights(model))
     assert recorder.recorded == 1
     [line] = said
-    assert line.startswith("--cuda_graph: steps are run one by one, since a recorded step failed its trial: ")
+    assert line.startswith(
+        "--cuda_graph: steps are run one by one, since a recorded step failed its trial: "
+    )
     assert all(torch.equal(results[1][key], value) for key, value in results[0].items())
 
 
@@ -233,8 +260,12 @@ def test_other_precisions_and_layouts_stay_close(tmp_path, name, flags):
         torch.manual_seed(1)
         PlainStep(model)(next(iter(loader.epoch(1))))
         losses.append({key: value.item() for key, value in model.get_current_losses().items()})
-        assert all(p.dtype == torch.float32 for net in model.networks.values() for p in net.parameters())
-    tolerance = {"rel": 1e-2, "abs": 1e-5} if "channels_last" in flags else {"rel": 0.1, "abs": 0.02}
+        assert all(
+            p.dtype == torch.float32 for net in model.networks.values() for p in net.parameters()
+        )
+    tolerance = (
+        {"rel": 1e-2, "abs": 1e-5} if "channels_last" in flags else {"rel": 0.1, "abs": 0.02}
+    )
     for key in ("G", "D"):
         assert losses[1][key] == pytest.approx(losses[0][key], **tolerance), key
 
@@ -250,7 +281,9 @@ def test_the_loss_scale_halves_at_overflow_and_grows_again():
         assert scale.unscale(grads, good) == 0
     assert torch.equal(grads[0], torch.full((3,), 3.0))
     assert scale.factor == FIRST_SCALE and scale.good_steps == 0
-    assert scale.unscale(grads, torch.ones(())) == 1  # a loss that was not finite still stops the step
+    assert (
+        scale.unscale(grads, torch.ones(())) == 1
+    )  # a loss that was not finite still stops the step
 
 
 def test_an_overflow_in_float16_skips_one_step_and_training_goes_on(tmp_path):
@@ -274,7 +307,9 @@ def pretend_to_compile(monkeypatch, between_convolutions):
 
 
 def raising(layers, x, residual):
-    raise RuntimeError("backend='inductor' raised:\n  no compiler was found\n\nset VERBOSE=1 for more")
+    raise RuntimeError(
+        "backend='inductor' raised:\n  no compiler was found\n\nset VERBOSE=1 for more"
+    )
 
 
 def spoiling(layers, x, residual):
@@ -288,7 +323,9 @@ def spoiling(layers, x, residual):
         (spoiling, r"loss \w came out as [\d.]+ instead of"),
     ],
 )
-def test_compiled_code_that_fails_or_computes_something_else_is_not_used(tmp_path, monkeypatch, compiled, reason):
+def test_compiled_code_that_fails_or_computes_something_else_is_not_used(
+    tmp_path, monkeypatch, compiled, reason
+):
     pretend_to_compile(monkeypatch, compiled)
     results = []
     for flags in (["--compile", "off"], ["--compile"]):
@@ -301,7 +338,9 @@ def test_compiled_code_that_fails_or_computes_something_else_is_not_used(tmp_pat
         results.append(weights(model))
         model.check_finite("x.pt")
     [line] = said
-    assert re.fullmatch(f"--compile: networks run as they are, since compiling failed its trial: {reason}.*", line)
+    assert re.fullmatch(
+        f"--compile: networks run as they are, since compiling failed its trial: {reason}.*", line
+    )
     assert all(torch.equal(results[1][key], value) for key, value in results[0].items())
 
 
@@ -319,18 +358,25 @@ def test_compiled_code_that_rounds_otherwise_is_used_from_the_first_step_on(tmp_
     for batch in loader.epoch(1):
         step(batch)
         counts.append(len(calls))
-    assert type(step) is CompiledStep and counts[0] == 2 * (counts[1] - counts[0]) > 0  # trial and step, then steps
+    assert (
+        type(step) is CompiledStep and counts[0] == 2 * (counts[1] - counts[0]) > 0
+    )  # trial and step, then steps
 
 
 def test_second_derivatives_pass_by_compiled_code(monkeypatch):
     """It has none; the penalty and its gradient are those of the plain network."""
-    monkeypatch.setattr(chain_module, "run_compiled", lambda: pytest.fail("compiled code was asked for"))
+    monkeypatch.setattr(
+        chain_module, "run_compiled", lambda: pytest.fail("compiled code was asked for")
+    )
     netD = create_discriminator("basic", 3, 4, norm="none")
     real, fake, eps = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 1, 1, 1)
     other = copy.deepcopy(netD)
     for chain in (module for module in netD.modules() if isinstance(module, Chain)):
         chain.compile_parts()
-    for penalty in (lambda net: gradient_penalty(net, real, fake, eps=eps), lambda net: r1_penalty(net, real)):
+    for penalty in (
+        lambda net: gradient_penalty(net, real, fake, eps=eps),
+        lambda net: r1_penalty(net, real),
+    ):
         losses = [penalty(net) for net in (netD, other)]
         for loss in losses:
             loss.backward()
@@ -353,7 +399,10 @@ def test_auto_is_off_on_a_cpu():
 def test_the_log_says_which_networks_are_compiled(tmp_path):
     _, _, _, model = build(tmp_path, "patchgcl", None, "--compile")
     assert all(chain.compiled for chain in model.netG.modules() if isinstance(chain, Chain))
-    assert model.describe().splitlines()[-2] == "the first step waits until netG, netD, netF are compiled in part"
+    assert (
+        model.describe().splitlines()[-2]
+        == "the first step waits until netG, netD, netF are compiled in part"
+    )
 
 
 def test_precision_by_name():
@@ -362,14 +411,21 @@ def test_precision_by_name():
 
 
 def test_the_command_line_says_what_cannot_be_had_and_writes_a_trace(tmp_path):
-    flags = train_flags(tmp_path, "--n_epochs", "4", "--n_epochs_decay", "0", "--cuda_graph", "--profile", "2")
+    flags = train_flags(
+        tmp_path, "--n_epochs", "4", "--n_epochs_decay", "0", "--cuda_graph", "--profile", "2"
+    )
     result = run_command(["train.py", *flags, "--amp", "bf16", "--print_freq", "1"])
     assert result.returncode == 0, result.stderr
     assert "--cuda_graph: steps are run one by one, since it needs a GPU" in result.stdout
-    assert "bfloat16" in result.stdout and "images/s: " in result.stdout and "step: " in result.stdout
+    assert (
+        "bfloat16" in result.stdout and "images/s: " in result.stdout and "step: " in result.stdout
+    )
     trace = tmp_path / "checkpoints" / "run" / "trace.json.gz"
     assert f"trace: {trace}" in result.stdout
-    names = {event.get("name") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
+    names = {
+        event.get("name")
+        for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    }
     assert "aten::convolution" in names and {"ProfilerStep#10", "ProfilerStep#11"} <= names
     assert "ProfilerStep#12" not in names
 
@@ -378,7 +434,10 @@ def test_the_command_line_says_what_cannot_be_had_and_writes_a_trace(tmp_path):
         result = run_command(["test.py", *where, "--results_dir", tmp_path / amp, "--amp", amp])
         assert result.returncode == 0, result.stderr
     pictures = [
-        [np.asarray(Image.open(path)).astype(int) for path in sorted((tmp_path / amp).rglob("fake_B/*.png"))]
+        [
+            np.asarray(Image.open(path)).astype(int)
+            for path in sorted((tmp_path / amp).rglob("fake_B/*.png"))
+        ]
         for amp in ("off", "bf16")
     ]
     difference = [np.abs(a - b) for a, b in zip(*pictures, strict=True)]
@@ -395,7 +454,15 @@ def test_recorded_steps_on_a_gpu(tmp_path, name, flags):
     """Real CUDA graphs against the same steps run one by one; neither recording nor compiling fails its trial."""
     results = []
     for recorded in ("off", "on"):
-        extra = ["--gpu_ids", "0", "--cuda_graph", recorded, "--deterministic", *drawing(name), *flags.split()]
+        extra = [
+            "--gpu_ids",
+            "0",
+            "--cuda_graph",
+            recorded,
+            "--deterministic",
+            *drawing(name),
+            *flags.split(),
+        ]
         _, runtime, loader, model = build(tmp_path, name, None, *extra)
         step = create_step(model, runtime, pytest.fail)
         torch.manual_seed(5)
@@ -403,7 +470,9 @@ def test_recorded_steps_on_a_gpu(tmp_path, name, flags):
         for epoch in (1, 2, 3):
             for batch in loader.epoch(epoch):
                 step(batch)
-                seen.append({key: value.item() for key, value in model.get_current_losses().items()})
+                seen.append(
+                    {key: value.item() for key, value in model.get_current_losses().items()}
+                )
             model.end_epoch()
         results.append(seen)
     assert isinstance(step, RecordedStep) and step.recordings

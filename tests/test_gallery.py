@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from data.result_names import unique_names
 from tests.browser import Browser, needs_browser
 from util.errors import UserError
 from util.pages import gallery as gallery_module
-from util.pages.gallery import Gallery, unique_names
+from util.pages.gallery import Gallery
 
 ODD_NAME = 'sub dir/a #1 100% "it\'s" <b>&amp; ?x=1 æ雪'
 
@@ -31,7 +32,10 @@ def make(folder: Path, names: list[str], **options) -> Gallery:
 
 def page_names(folder: Path, page: str = "index.html") -> list[str]:
     """The headings of the cards, in order."""
-    return [part.split("</h3>")[0] for part in (folder / page).read_text(encoding="utf-8").split("<h3>")[1:]]
+    return [
+        part.split("</h3>")[0]
+        for part in (folder / page).read_text(encoding="utf-8").split("<h3>")[1:]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,9 @@ def test_files_hold_the_pixels_and_the_page_shows_them_in_order(tmp_path):
     with Image.open(tmp_path / "images/real_A/b/2.png") as image:
         assert np.array_equal(np.asarray(image), bytes_in.permute(1, 2, 0).numpy())
     with Image.open(tmp_path / "images/fake_B/b/2.png") as image:
-        assert np.array_equal(np.asarray(image), ((grey[0] + 1) * 127.5).round().to(torch.uint8).numpy())
+        assert np.array_equal(
+            np.asarray(image), ((grey[0] + 1) * 127.5).round().to(torch.uint8).numpy()
+        )
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page_names(tmp_path) == ["a", "b/2"]
     assert text.index("images/real_A/b/2.png") < text.index("images/fake_B/b/2.png")
@@ -85,13 +91,17 @@ def test_a_second_run_replaces_files_and_shows_only_its_own(tmp_path, monkeypatc
     make(tmp_path, ["b"]).close()
     assert page_names(tmp_path) == ["b"] and not (tmp_path / "page_002.html").exists()
     assert (tmp_path / "images/fake_B/b.png").read_bytes() != old
-    assert (tmp_path / "earlier/fake_B/a.png").exists() and not (tmp_path / "images/fake_B/a.png").exists()
+    assert (tmp_path / "earlier/fake_B/a.png").exists() and not (
+        tmp_path / "images/fake_B/a.png"
+    ).exists()
 
 
 def test_many_rows_are_split_in_pages_that_link_to_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery_module, "ROWS_PER_PAGE", 2)
     make(tmp_path, ["e", "d", "c", "b", "a"]).close()
-    assert [page_names(tmp_path, page) for page in ("index.html", "page_002.html", "page_003.html")] == [
+    assert [
+        page_names(tmp_path, page) for page in ("index.html", "page_002.html", "page_003.html")
+    ] == [
         ["a", "b"],
         ["c", "d"],
         ["e"],
@@ -118,7 +128,12 @@ def test_one_name_may_have_several_rows_of_different_pictures(tmp_path):
     """Two domains translated in one run may have files of the same name."""
     with make(tmp_path, ["a"]) as gallery:
         gallery.add("a", {"real_B": picture(), "fake_A": picture()})
-    assert {path.parent.name for path in tmp_path.rglob("a.png")} == {"real_A", "fake_B", "real_B", "fake_A"}
+    assert {path.parent.name for path in tmp_path.rglob("a.png")} == {
+        "real_A",
+        "fake_B",
+        "real_B",
+        "fake_A",
+    }
     assert "2 inputs · 4 pictures" in (tmp_path / "index.html").read_text()
 
 
@@ -126,8 +141,14 @@ def test_pictures_of_an_earlier_run_do_not_stay_among_the_new_ones(tmp_path):
     make(tmp_path, ["a", "b", "sub/c"]).close()
     (tmp_path / "images" / "real_A" / "mine.png").write_text("not the gallery's")
     make(tmp_path, ["b"]).close()
-    found = sorted(path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.png"))
-    assert [name for name in found if name.startswith("real_A")] == ["real_A/b.png", "real_A/mine.png"]
+    found = sorted(
+        path.relative_to(tmp_path / "images").as_posix()
+        for path in (tmp_path / "images").rglob("*.png")
+    )
+    assert [name for name in found if name.startswith("real_A")] == [
+        "real_A/b.png",
+        "real_A/mine.png",
+    ]
     assert (tmp_path / "earlier" / "fake_B" / "sub" / "c.png").exists()
 
 
@@ -140,7 +161,10 @@ def test_figures_are_shown_at_their_own_width_and_arrays_are_written(tmp_path):
     with Image.open(tmp_path / "figures/graph/sub/a.png") as image:
         assert np.array_equal(np.asarray(image), figure.permute(1, 2, 0).numpy())
     with np.load(tmp_path / "arrays/sub/a.npz") as arrays:
-        assert {key: arrays[key].tolist() for key in arrays} == {"x": [[0, 1, 2], [3, 4, 5]], "names": ["a", "b"]}
+        assert {key: arrays[key].tolist() for key in arrays} == {
+            "x": [[0, 1, 2], [3, 4, 5]],
+            "names": ["a", "b"],
+        }
     text = (tmp_path / "index.html").read_text()
     assert "2 inputs · 3 pictures" in text
     narrow, wide = text.split("<section")[1:]
@@ -155,9 +179,15 @@ def test_figures_and_arrays_of_an_earlier_run_are_set_aside_too(tmp_path):
         gallery.add("a", {"real_A": picture()}, {"graph": picture()}, {"x": np.ones(2)})
     with Gallery(tmp_path, "title", {}) as gallery:
         gallery.add("a", {"real_A": picture()})
-    earlier = sorted(path.relative_to(tmp_path / "earlier").as_posix() for path in tmp_path.rglob("earlier/**/*.*"))
+    earlier = sorted(
+        path.relative_to(tmp_path / "earlier").as_posix()
+        for path in tmp_path.rglob("earlier/**/*.*")
+    )
     assert earlier == ["arrays/a.npz", "figures/graph/a.png"]
-    assert not list((tmp_path / "figures").rglob("*.png")) and (tmp_path / "images/real_A/a.png").exists()
+    assert (
+        not list((tmp_path / "figures").rglob("*.png"))
+        and (tmp_path / "images/real_A/a.png").exists()
+    )
 
 
 def full_disk(array, path):
@@ -207,7 +237,9 @@ def test_after_a_failure_nothing_more_is_written_and_the_first_is_named(tmp_path
 def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     gallery = make(tmp_path / "file", ["a"])
-    with pytest.raises(UserError, match=r"file/images/(real_A|fake_B)/a\.png"):  # whichever writer came first
+    with pytest.raises(
+        UserError, match=r"file/images/(real_A|fake_B)/a\.png"
+    ):  # whichever writer came first
         gallery.close()
 
 
@@ -215,7 +247,9 @@ def test_writing_overlaps_the_caller_and_memory_is_bounded(tmp_path, monkeypatch
     """While the disk stands still `add` returns at once, until the bound is reached; nothing is lost."""
     go, written = threading.Event(), []
     monkeypatch.setattr(gallery_module, "WAITING_PICTURES", 3)
-    monkeypatch.setattr(gallery_module, "save_png", lambda array, path: (go.wait(10), written.append(path.stem)))
+    monkeypatch.setattr(
+        gallery_module, "save_png", lambda array, path: (go.wait(10), written.append(path.stem))
+    )
     gallery = Gallery(tmp_path, "title", {})
     for name in "abc":
         gallery.add(name, {"real_A": picture()})
@@ -238,7 +272,9 @@ def test_an_exception_in_the_block_passes_and_writes_no_index(tmp_path):
 def test_the_caller_may_reuse_its_tensor_at_once(tmp_path, monkeypatch):
     go = threading.Event()
     real_save = gallery_module.save_png
-    monkeypatch.setattr(gallery_module, "save_png", lambda array, path: (go.wait(10), real_save(array, path)))
+    monkeypatch.setattr(
+        gallery_module, "save_png", lambda array, path: (go.wait(10), real_save(array, path))
+    )
     tensor = torch.full((1, 4, 4), 200, dtype=torch.uint8)
     with Gallery(tmp_path, "title", {}) as gallery:
         gallery.add("a", {"real_A": tensor})

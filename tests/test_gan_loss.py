@@ -50,7 +50,9 @@ def test_losses_are_means_of_their_closed_forms(mode):
 
 @pytest.mark.parametrize("mode", OBJECTIVES)
 def test_gradients(mode):
-    real, fake = (torch.randn(2, 1, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    real, fake = (
+        torch.randn(2, 1, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
     assert torch.autograd.gradcheck(
         lambda r, f: (*discriminator_loss(r, f, mode), generator_loss(f, mode)), (real, fake)
     )
@@ -58,7 +60,10 @@ def test_gradients(mode):
 
 @pytest.mark.parametrize("mode", OBJECTIVES)
 def test_players_want_opposite_scores(mode):
-    real, fake = torch.zeros(1, 1, 2, 2, requires_grad=True), torch.zeros(1, 1, 2, 2, requires_grad=True)
+    real, fake = (
+        torch.zeros(1, 1, 2, 2, requires_grad=True),
+        torch.zeros(1, 1, 2, 2, requires_grad=True),
+    )
     for value, score, wanted in (
         (sum(discriminator_loss(real, fake.detach(), mode)), real, "up"),
         (sum(discriminator_loss(real.detach(), fake + 0.5, mode)), fake, "down"),
@@ -87,7 +92,10 @@ def test_an_unknown_mode_is_refused_with_the_list():
         lambda: generator_loss(torch.zeros(1), "lsgna"),
         lambda: discriminator_loss(*torch.zeros(2, 1), "lsgna"),
     ):
-        with pytest.raises(ValueError, match="'lsgna': expected one of lsgan, vanilla, nonsaturating, hinge, wgangp"):
+        with pytest.raises(
+            ValueError,
+            match="'lsgna': expected one of lsgan, vanilla, nonsaturating, hinge, wgangp",
+        ):
             call()
 
 
@@ -98,7 +106,9 @@ def test_an_unknown_mode_is_refused_with_the_list():
 def test_penalty_of_a_linear_discriminator_depends_on_its_weights_only(batch):
     slope = torch.randn(2, 4, 3)
     real, fake = torch.randn(batch, 2, 4, 3), torch.randn(batch, 2, 4, 3)
-    penalty = gradient_penalty(lambda x: (x * slope).sum((1, 2, 3)), real, fake, centre=0.5, weight=3.0)
+    penalty = gradient_penalty(
+        lambda x: (x * slope).sum((1, 2, 3)), real, fake, centre=0.5, weight=3.0
+    )
     assert penalty.item() == pytest.approx(3 * (slope.norm().item() - 0.5) ** 2, rel=1e-5)
 
 
@@ -107,7 +117,9 @@ def test_penalty_is_taken_between_real_and_fake_image_by_image():
     eps = torch.tensor([0.0, 0.3, 1.0])
     penalty = gradient_penalty(lambda x: 0.5 * x.square(), real, fake, eps=eps[:, None, None, None])
     lengths = [(e * r + (1 - e) * f).norm().item() for e, r, f in zip(eps, real, fake, strict=True)]
-    assert penalty.item() == pytest.approx(10 * sum((length - 1) ** 2 for length in lengths) / 3, rel=1e-5)
+    assert penalty.item() == pytest.approx(
+        10 * sum((length - 1) ** 2 for length in lengths) / 3, rel=1e-5
+    )
 
 
 def test_positions_are_drawn_per_image_and_repeat_with_the_seed():
@@ -122,11 +134,16 @@ def test_positions_are_drawn_per_image_and_repeat_with_the_seed():
     gradient_penalty(netD, real, fake)
     torch.manual_seed(1)
     eps = torch.rand(4, 1, 1, 1)
-    assert torch.equal(seen[0], eps.flatten(1).expand(4, 4)), "real images count eps, fake ones the rest"
+    assert torch.equal(seen[0], eps.flatten(1).expand(4, 4)), (
+        "real images count eps, fake ones the rest"
+    )
 
 
 def test_only_the_discriminator_learns_from_the_penalty():
-    real, fake = torch.randn(2, 3, 16, 16, requires_grad=True), torch.randn(2, 3, 16, 16, requires_grad=True)
+    real, fake = (
+        torch.randn(2, 3, 16, 16, requires_grad=True),
+        torch.randn(2, 3, 16, 16, requires_grad=True),
+    )
     netD = NLayerDiscriminator(3, 4, n_layers=1)
     gradient_penalty(netD, real, fake).backward()
     assert real.grad is None and fake.grad is None
@@ -138,16 +155,23 @@ def test_only_the_discriminator_learns_from_the_penalty():
 def test_second_derivatives_through_a_discriminator(norm):
     """Instance norm, LeakyReLU in place, reflected borders and blur all have to be differentiable twice."""
     netD = NLayerDiscriminator(1, 2, n_layers=1, norm=norm).double()
-    real, fake = torch.randn(2, 1, 10, 10, dtype=torch.float64), torch.randn(2, 1, 10, 10, dtype=torch.float64)
+    real, fake = (
+        torch.randn(2, 1, 10, 10, dtype=torch.float64),
+        torch.randn(2, 1, 10, 10, dtype=torch.float64),
+    )
     eps = torch.rand(2, 1, 1, 1, dtype=torch.float64)
     names = [name for name, p in netD.named_parameters() if p.dim() > 1]
 
     def penalty(*weights):
         parameters = dict(zip(names, weights, strict=True))
-        return gradient_penalty(lambda x: functional_call(netD, parameters, (x,)), real, fake, eps=eps)
+        return gradient_penalty(
+            lambda x: functional_call(netD, parameters, (x,)), real, fake, eps=eps
+        )
 
     weights = [netD.get_parameter(name).detach().clone().requires_grad_() for name in names]
-    assert torch.autograd.gradcheck(penalty, weights, eps=1e-7, atol=1e-4, rtol=1e-3, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        penalty, weights, eps=1e-7, atol=1e-4, rtol=1e-3, fast_mode=True
+    )
 
 
 def test_a_flat_discriminator_gives_a_finite_penalty():
@@ -173,7 +197,9 @@ def test_r1_of_a_quadratic_discriminator_is_the_mean_over_images():
     """D(x) = x^T M x for each image, with slope (M + M^T) x; its derivative with respect to M by hand."""
     matrix = torch.randn(6, 6, dtype=torch.float64, requires_grad=True)
     real = torch.randn(4, 1, 2, 3, dtype=torch.float64)
-    penalty = r1_penalty(lambda x: torch.einsum("bi,ij,bj->b", x.flatten(1), matrix, x.flatten(1)), real, weight=0.7)
+    penalty = r1_penalty(
+        lambda x: torch.einsum("bi,ij,bj->b", x.flatten(1), matrix, x.flatten(1)), real, weight=0.7
+    )
     penalty.backward()
     both = (matrix + matrix.T).detach()
     expected, gradient = 0.0, torch.zeros(6, 6, dtype=torch.float64)
@@ -188,7 +214,9 @@ def test_r1_of_a_quadratic_discriminator_is_the_mean_over_images():
 def test_r1_sums_the_scores_of_an_image_and_leaves_it_alone():
     real = torch.randn(3, 1, 2, 2, requires_grad=True)
     weight = torch.ones(1, requires_grad=True)
-    penalty = r1_penalty(lambda x: 0.5 * weight * x.square(), real)  # a map of scores; the slope is x
+    penalty = r1_penalty(
+        lambda x: 0.5 * weight * x.square(), real
+    )  # a map of scores; the slope is x
     assert penalty.item() == pytest.approx(0.5 * real.square().sum().item() / 3, rel=1e-5)
     penalty.backward()
     assert real.grad is None

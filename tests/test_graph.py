@@ -40,7 +40,9 @@ COMMON = {
 }  # fmt: skip
 LOSS_ONLY = ("symmetric", "ratio", "average_levels", "temperature")
 
-PATH_GRAPH = torch.tensor([[[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]], dtype=torch.float64)
+PATH_GRAPH = torch.tensor(
+    [[[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]], dtype=torch.float64
+)
 
 
 def make_case(settings: dict, batch: int = 1, nodes: int = 8) -> tuple:
@@ -69,7 +71,8 @@ def slow_loss(head, out, source, ids, settings) -> torch.Tensor:
     if options["pool_hop"] is None:
         options["pool_hop"] = options["num_hop"]
     losses = [
-        reference_loss(o, s, i.tolist(), weights, layer=0, **options) for o, s, i in zip(out, source, ids, strict=True)
+        reference_loss(o, s, i.tolist(), weights, layer=0, **options)
+        for o, s, i in zip(out, source, ids, strict=True)
     ]
     return torch.stack(losses).mean()
 
@@ -77,7 +80,10 @@ def slow_loss(head, out, source, ids, settings) -> torch.Tensor:
 def gradients(loss, head, out, source) -> dict[str, torch.Tensor]:
     inputs = {"out": out, "source": source, **dict(head.named_parameters())}
     grads = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
-    return {n: torch.zeros_like(x) if g is None else g for (n, x), g in zip(inputs.items(), grads, strict=True)}
+    return {
+        n: torch.zeros_like(x) if g is None else g
+        for (n, x), g in zip(inputs.items(), grads, strict=True)
+    }
 
 
 CASES = [
@@ -111,21 +117,36 @@ def test_head_equals_loops(case):
     settings = {**COMMON, **case}
     batch = settings.pop("batch", 1)
     head, out, source, ids = make_case(settings, batch)
-    fast, slow = head_loss(head, out, source, ids, settings), slow_loss(head, out, source, ids, settings)
+    fast, slow = (
+        head_loss(head, out, source, ids, settings),
+        slow_loss(head, out, source, ids, settings),
+    )
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
     expected = gradients(slow, head, out, source)
     for name, gradient in gradients(fast, head, out, source).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            gradient, expected[name], rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert expected["out"].abs().max() > 0
 
 
 def test_source_image_gets_no_gradient_when_detached():
     settings = {**COMMON, **PAPER}
     head, out, source, ids = make_case(settings)
-    assert gradients(head_loss(head, out, source, ids, settings), head, out, source)["source"].abs().max() == 0
+    assert (
+        gradients(head_loss(head, out, source, ids, settings), head, out, source)["source"]
+        .abs()
+        .max()
+        == 0
+    )
     settings["detach_input"] = False
     head, out, source, ids = make_case(settings)
-    assert gradients(head_loss(head, out, source, ids, settings), head, out, source)["source"].abs().max() > 0
+    assert (
+        gradients(head_loss(head, out, source, ids, settings), head, out, source)["source"]
+        .abs()
+        .max()
+        > 0
+    )
 
 
 def test_tagconv_on_a_path_of_four_nodes():
@@ -138,13 +159,18 @@ def test_tagconv_on_a_path_of_four_nodes():
     a = 1 / math.sqrt(6)
     one_hop = [1 / 2, a, 0, 0]
     two_hops = [1 / 4 + a * a, a / 2 + a / 3, a / 3, 0]
-    expected = [0.5 + x0 + 10 * h1 + 100 * h2 for x0, h1, h2 in zip([1, 0, 0, 0], one_hop, two_hops, strict=True)]
+    expected = [
+        0.5 + x0 + 10 * h1 + 100 * h2
+        for x0, h1, h2 in zip([1, 0, 0, 0], one_hop, two_hops, strict=True)
+    ]
     result = conv(x, normalize_adjacency(PATH_GRAPH))[0, :, 0]
     torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_normalisation_uses_in_degrees_and_the_extra_loop():
-    adj = torch.tensor([[[1.0, 1.0], [0.0, 1.0]]], dtype=torch.float64)  # an arrow 0 -> 1, and self loops
+    adj = torch.tensor(
+        [[[1.0, 1.0], [0.0, 1.0]]], dtype=torch.float64
+    )  # an arrow 0 -> 1, and self loops
     expected = torch.tensor([[1.0, 0.0], [1 / math.sqrt(2), 1 / 2]], dtype=torch.float64)
     torch.testing.assert_close(normalize_adjacency(adj)[0], expected)
     looped = torch.tensor([[2 / 2, 0.0], [1 / math.sqrt(6), 2 / 3]], dtype=torch.float64)
@@ -171,7 +197,9 @@ def test_statistics_of_a_path_and_of_single_nodes():
     assert complete == {"density": 1, "degree": 7, "isolated": 0}
     path = {k: v.item() for k, v in replace(level, adj_BNN=PATH_GRAPH).statistics().items()}
     assert path == {"density": 0.5, "degree": 1.5, "isolated": 0}  # 3 of 6 pairs
-    empty = {k: v.item() for k, v in replace(level, adj_BNN=torch.eye(4)[None]).statistics().items()}
+    empty = {
+        k: v.item() for k, v in replace(level, adj_BNN=torch.eye(4)[None]).statistics().items()
+    }
     assert empty == {"density": 0, "degree": 0, "isolated": 1}
 
 
@@ -183,7 +211,8 @@ def test_permuting_positions_permutes_the_graph_and_keeps_the_loss():
     torch.testing.assert_close(first[0].node_out_BND[:, order], second[0].node_out_BND)
     torch.testing.assert_close(first[0].adj_BNN[:, order][:, :, order], second[0].adj_BNN)
     torch.testing.assert_close(
-        head_loss(head, out, source, ids, settings), head_loss(head, out, source, ids[:, order], settings)
+        head_loss(head, out, source, ids, settings),
+        head_loss(head, out, source, ids[:, order], settings),
     )
 
 
@@ -215,7 +244,10 @@ def test_images_of_a_batch_do_not_mix():
     settings = {**COMMON, **OFFICIAL}
     head, out, source, ids = make_case(settings, batch=3)
     together = head_loss(head, out, source, ids, settings)
-    alone = [head_loss(head, out[i : i + 1], source[i : i + 1], ids[i : i + 1], settings) for i in range(3)]
+    alone = [
+        head_loss(head, out[i : i + 1], source[i : i + 1], ids[i : i + 1], settings)
+        for i in range(3)
+    ]
     torch.testing.assert_close(together, torch.stack(alone).mean())
 
 
@@ -234,7 +266,9 @@ def test_identical_orthogonal_nodes_have_a_closed_form():
     n, t = 5, 0.5
     expected = math.log(math.exp(1 / t) + (n - 1)) - 1 / t
     assert graph_nce_loss(eye, eye, t).item() == pytest.approx(expected, rel=1e-6)
-    assert graph_nce_loss(eye, eye, t, symmetric=True).item() == pytest.approx(2 * expected, rel=1e-6)
+    assert graph_nce_loss(eye, eye, t, symmetric=True).item() == pytest.approx(
+        2 * expected, rel=1e-6
+    )
 
 
 def test_positions_are_drawn_without_replacement_and_evenly():
@@ -256,7 +290,8 @@ def test_degenerate_features_stay_finite(settings, dtype):
         out = features.to(dtype).requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
             loss = sum(
-                graph_nce_loss(level.node_in_BND, level.node_out_BND).mean() for level in head([out], [out.detach()])[0]
+                graph_nce_loss(level.node_in_BND, level.node_out_BND).mean()
+                for level in head([out], [out.detach()])[0]
             )
         loss.backward()
         assert torch.isfinite(loss)
@@ -269,7 +304,12 @@ def test_parameter_names_and_count_are_the_released_ones():
     names = [
         f"{module}.{kind}"
         for i in range(3)
-        for module in (f"embed_{i}.linear", f"gnn_{i}.conv1.lin", f"pools_{i}.0.proj", f"gnn_pools_{i}.0.conv1.lin")
+        for module in (
+            f"embed_{i}.linear",
+            f"gnn_{i}.conv1.lin",
+            f"pools_{i}.0.proj",
+            f"gnn_pools_{i}.0.conv1.lin",
+        )
         for kind in ("weight", "bias")
     ]
     assert sorted(head.state_dict()) == sorted(names)

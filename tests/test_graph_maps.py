@@ -35,8 +35,18 @@ def name(flags: dict) -> str:
 
 def make_heads(flags: dict, **extra) -> tuple[GraphHead, MapHead]:
     """A head in float64 with well spread weights, and the same for whole maps."""
-    settings = {"num_hop": 2, "pooling_num": 2, "down_scale": 2, "pool_shrink": 2, "threshold": 0.2, **flags}
-    head, whole = GraphHead([5, 3], 4, **settings).double(), MapHead([5, 3], 4, **settings, **extra).double()
+    settings = {
+        "num_hop": 2,
+        "pooling_num": 2,
+        "down_scale": 2,
+        "pool_shrink": 2,
+        "threshold": 0.2,
+        **flags,
+    }
+    head, whole = (
+        GraphHead([5, 3], 4, **settings).double(),
+        MapHead([5, 3], 4, **settings, **extra).double(),
+    )
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.normal_(0, 0.7)
@@ -47,7 +57,11 @@ def make_heads(flags: dict, **extra) -> tuple[GraphHead, MapHead]:
 def make_features(height: int = 6, width: int = 7) -> list[list[torch.Tensor]]:
     """Of output and input, two layers of different size."""
     return [
-        [torch.randn(1, c, height // k, width // k, dtype=torch.float64) for c, k in ((5, 1), (3, 2))] for _ in range(2)
+        [
+            torch.randn(1, c, height // k, width // k, dtype=torch.float64)
+            for c, k in ((5, 1), (3, 2))
+        ]
+        for _ in range(2)
     ]
 
 
@@ -59,7 +73,9 @@ def dense(adj) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=name)
-@pytest.mark.parametrize("budget", [2**24, 600, CHUNKED], ids=["held", "pooled graphs held", "chunks"])
+@pytest.mark.parametrize(
+    "budget", [2**24, 600, CHUNKED], ids=["held", "pooled graphs held", "chunks"]
+)
 def test_all_positions_are_the_head_with_every_position_sampled(flags, budget):
     head, whole = make_heads(flags, budget=budget)
     out, source = make_features()
@@ -74,7 +90,9 @@ def test_all_positions_are_the_head_with_every_position_sampled(flags, budget):
             torch.testing.assert_close(a.node_out_BND, b.node_out_BND)
             torch.testing.assert_close(a.adj_BNN, dense(b.adj_BNN))
         if budget == CHUNKED and flags.get("pooling_num") != 0 and layer == 0:
-            assert isinstance(others[1].adj_BNN, ChunkedGraph)  # a pooled graph is too large as well
+            assert isinstance(
+                others[1].adj_BNN, ChunkedGraph
+            )  # a pooled graph is too large as well
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=name)
@@ -85,8 +103,13 @@ def test_every_map_is_the_same_in_chunks(flags):
     whole.budget = CHUNKED
     for a, b in zip(held, whole.maps(out, source, (0.3, 0.8), vectors=3), strict=True):
         for field, value in vars(a).items():
-            if field not in ("eigenvector_NL", "cluster_N"):  # these are not unique in a disconnected graph
-                torch.testing.assert_close(getattr(b, field), value, equal_nan=True, msg=lambda m, f=field: f"{f}: {m}")
+            if field not in (
+                "eigenvector_NL",
+                "cluster_N",
+            ):  # these are not unique in a disconnected graph
+                torch.testing.assert_close(
+                    getattr(b, field), value, equal_nan=True, msg=lambda m, f=field: f"{f}: {m}"
+                )
 
 
 def slow_propagation(embed: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -117,10 +140,14 @@ def test_laplacian_eigenpairs_are_those_of_a_dense_solver(monkeypatch, exact, bu
     slow = slow_propagation(embed, 0.2)
     values, vectors = torch.linalg.eigh(torch.eye(110, dtype=torch.float64) - slow)
     torch.testing.assert_close(layer.eigenvalue_L, values[:5], rtol=0, atol=1e-10)
-    assert (values[1:6] - values[:5]).min() > 1e-3  # so that the vectors are unique but for their sign
+    assert (
+        values[1:6] - values[:5]
+    ).min() > 1e-3  # so that the vectors are unique but for their sign
     overlap = (layer.eigenvector_NL * vectors[:, :5]).sum(0).abs()
     torch.testing.assert_close(overlap, torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-8)
-    assert (layer.eigenvector_NL.gather(0, layer.eigenvector_NL.abs().argmax(0, keepdim=True)) > 0).all()
+    assert (
+        layer.eigenvector_NL.gather(0, layer.eigenvector_NL.abs().argmax(0, keepdim=True)) > 0
+    ).all()
 
 
 def planted(sizes: tuple[int, ...] = (150, 100, 50)) -> torch.Tensor:
@@ -135,7 +162,9 @@ def test_a_graph_in_pieces_has_an_eigenvalue_zero_for_each(dtype):
     adj = (label[:, None] == label).to(dtype)
     prop = normalize_adjacency(adj[None])[0]
     values, vectors = leading_eigenpairs(lambda x: prop @ x, prop[0], 4)
-    torch.testing.assert_close(1 - values, torch.tensor([0, 0, 0, 1], dtype=dtype), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        1 - values, torch.tensor([0, 0, 0, 1], dtype=dtype), rtol=0, atol=1e-5
+    )
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(4, dtype=dtype), rtol=0, atol=1e-5)
     assert torch.equal(spectral_clusters(vectors[:, :3]), label)  # 0 is the largest
 
@@ -150,14 +179,22 @@ def test_extreme_graphs_have_their_known_spectrum(kind):
     values, vectors = leading_eigenpairs(lambda x: prop @ x, prop[0], 5)
     ring = [(1 + 2 * math.cos(2 * math.pi * k / n)) / 3 for k in (0, 1, 1, 2, 2)]
     expected = {"complete": [1, 0, 0, 0, 0], "empty": [1] * 5, "ring": ring}[kind]
-    close = 1e-6 if kind == "ring" else 1e-9  # of a ring the wanted eigenvalues are 1e-4 apart: slow, but enough
-    torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=close)
-    torch.testing.assert_close(vectors.T @ vectors, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-9)
+    close = (
+        1e-6 if kind == "ring" else 1e-9
+    )  # of a ring the wanted eigenvalues are 1e-4 apart: slow, but enough
+    torch.testing.assert_close(
+        values, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=close
+    )
+    torch.testing.assert_close(
+        vectors.T @ vectors, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-9
+    )
 
 
 def test_clusters_need_no_clean_cut():
     label = planted((80, 60, 40))
-    features = torch.nn.functional.one_hot(label, 3).double() + 0.25 * torch.randn(180, 3, dtype=torch.float64)
+    features = torch.nn.functional.one_hot(label, 3).double() + 0.25 * torch.randn(
+        180, 3, dtype=torch.float64
+    )
     prop = normalize_adjacency(similarity_graph(features[None], 0.5))[0]
     assert ((prop > 0).sum(1) > torch.bincount(label)[label]).any()  # edges between the groups
     found = spectral_clusters(leading_eigenpairs(lambda x: prop @ x, prop[0], 3)[1])
@@ -188,7 +225,9 @@ def test_scores_kept_nodes_and_similarity_against_loops():
             assert layer.score_in_PN[p, node].item() == pytest.approx(score[node])
             assert layer.score_out_PN[p, node].item() == pytest.approx(other)
         gone = [node for node in range(42) if node not in alive]
-        assert layer.score_in_PN[p, gone].isnan().all() and layer.score_out_PN[p, gone].isnan().all()
+        assert (
+            layer.score_in_PN[p, gone].isnan().all() and layer.score_out_PN[p, gone].isnan().all()
+        )
         alive = sorted(alive, key=lambda node: -score[node])[: (21, 10)[p]]
         assert layer.kept[p].tolist() == alive
 
@@ -196,7 +235,9 @@ def test_scores_kept_nodes_and_similarity_against_loops():
     cosines = []
     for feat in (source[0], out[0]):
         nodes = [head.embed_0(feat[0, :, y, x]).detach() for y in range(6) for x in range(7)]
-        cosines.append([float((node * nodes[6]).sum() / node.norm() / nodes[6].norm()) for node in nodes])
+        cosines.append(
+            [float((node * nodes[6]).sum() / node.norm() / nodes[6].norm()) for node in nodes]
+        )
     assert layer.similarity_in_N.tolist() == pytest.approx(cosines[0])
     assert layer.similarity_out_N.tolist() == pytest.approx(cosines[1])
     for edges, cosine in ((layer.edge_N, cosines[0]), (layer.own_edge_N, cosines[1])):
@@ -208,7 +249,13 @@ def test_scores_kept_nodes_and_similarity_against_loops():
 
 @pytest.mark.parametrize(
     ("height", "width", "nodes", "rows", "columns", "first"),
-    [(4, 5, 20, 4, 5, 0), (4, 5, 19, 2, 3, 0), (9, 9, 16, 3, 3, 1 * 9 + 1), (1, 100, 10, 1, 10, 4), (3, 3, 1, 1, 1, 4)],
+    [
+        (4, 5, 20, 4, 5, 0),
+        (4, 5, 19, 2, 3, 0),
+        (9, 9, 16, 3, 3, 1 * 9 + 1),
+        (1, 100, 10, 1, 10, 4),
+        (3, 3, 1, 1, 1, 4),
+    ],
 )
 def test_large_maps_are_thinned_to_a_regular_grid(height, width, nodes, rows, columns, first):
     position, *shape = thin_grid(height, width, nodes, torch.device("cpu"))
@@ -234,7 +281,9 @@ def test_maps_of_few_positions(size):
     features = [torch.randn(1, c, *size, dtype=torch.float64) for c in (5, 3)]
     for layer in whole.maps(features, features, (0.5, 0.5), vectors=5):
         assert layer.eigenvalue_L.shape == (min(5, size[0] * size[1]),)
-        assert torch.isfinite(layer.eigenvector_NL).all() and torch.equal(layer.edge_N, layer.own_edge_N)
+        assert torch.isfinite(layer.eigenvector_NL).all() and torch.equal(
+            layer.edge_N, layer.own_edge_N
+        )
 
 
 class LargestTensor(TorchDispatchMode):
@@ -246,11 +295,15 @@ class LargestTensor(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         for value in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(value, torch.Tensor):
-                self.most = max(self.most, value.untyped_storage().nbytes())  # of a view, those of the whole
+                self.most = max(
+                    self.most, value.untyped_storage().nbytes()
+                )  # of a view, those of the whole
         return result
 
 
-@pytest.mark.parametrize("flags", [{}, {"pool_adjacency": "two_hop"}, {"neighbours": 8, "weighted": True}], ids=name)
+@pytest.mark.parametrize(
+    "flags", [{}, {"pool_adjacency": "two_hop"}, {"neighbours": 8, "weighted": True}], ids=name
+)
 def test_memory_is_bounded(flags):
     """A map of 40 x 40: no tensor comes near the 2.56 million numbers, of 4 bytes, of its adjacency."""
     budget = 250_000
@@ -269,6 +322,10 @@ def test_memory_is_bounded(flags):
 def test_rows_of_any_nodes_in_any_order():
     embed = torch.randn(1, 30, 4, dtype=torch.float64)
     ids = torch.tensor([7, 3, 29])
-    for flags in ({"threshold": 0.3}, {"threshold": 0.0, "neighbours": 4}, {"threshold": 0.3, "weighted": True}):
+    for flags in (
+        {"threshold": 0.3},
+        {"threshold": 0.0, "neighbours": 4},
+        {"threshold": 0.3, "weighted": True},
+    ):
         expected = similarity_graph(embed, **flags)[:, ids]
         torch.testing.assert_close(chunked_similarity_graph(embed, 60, **flags).rows(ids), expected)

@@ -79,5 +79,7 @@ def test_degrees_below_one_are_the_one_difference():
     x = torch.randn(1, 2, WIDTH_IN, dtype=torch.float64)
     for weight, same in ((4.0, True), (1.0, True), (0.25, False)):
         adj = torch.tensor([[0.0, weight], [weight, 0.0]], dtype=torch.float64)
-        close = torch.allclose(ours(x, normalize_adjacency(adj[None]))[0], oracle_output(oracle, x[0], adj))
+        close = torch.allclose(
+            ours(x, normalize_adjacency(adj[None]))[0], oracle_output(oracle, x[0], adj)
+        )
         assert close == same, weight

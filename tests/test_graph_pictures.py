@@ -30,7 +30,14 @@ def train(root, *extra):
 
 
 def flags_of(root, *extra):
-    where = ["--checkpoints_dir", root / "checkpoints", "--results_dir", root / "results", "--gpu_ids", "-1"]
+    where = [
+        "--checkpoints_dir",
+        root / "checkpoints",
+        "--results_dir",
+        root / "results",
+        "--gpu_ids",
+        "-1",
+    ]
     return [str(flag) for flag in ("--name", "run", *where, "--num_test", "2", *extra)]
 
 
@@ -56,7 +63,9 @@ def shown(tmp_path_factory):
 def test_every_image_has_its_figures_and_arrays(shown):
     _, folder = shown
     for kind, suffix in (*((f"figures/{label}", "png") for label in FIGURES), ("arrays", "npz")):
-        assert sorted(path.name for path in (folder / kind).iterdir()) == [f"image_00{i}.{suffix}" for i in range(2)]
+        assert sorted(path.name for path in (folder / kind).iterdir()) == [
+            f"image_00{i}.{suffix}" for i in range(2)
+        ]
     page = (folder / "index.html").read_text()
     assert page.count("<img") == 2 * (2 + len(FIGURES)) and "2 inputs · 10 pictures" in page
     assert "latest_net_F.pth" in page
@@ -74,15 +83,24 @@ def test_the_arrays_are_what_the_head_computes(shown):
     root, folder = shown
     arrays = np.load(folder / "arrays" / "image_001.npz")
     head = GraphHead([128, 512], 8, pooling_num=2)
-    head.load_state_dict(torch.load(root / "checkpoints" / "run" / "latest_net_F.pth", weights_only=True))
+    head.load_state_dict(
+        torch.load(root / "checkpoints" / "run" / "latest_net_F.pth", weights_only=True)
+    )
     vgg = VGG16Features([2, 7], "random")
     with torch.inference_mode():
-        real, fake = (vgg(read_picture(folder / "images" / label / "image_001.png")) for label in ("real_A", "fake_B"))
+        real, fake = (
+            vgg(read_picture(folder / "images" / label / "image_001.png"))
+            for label in ("real_A", "fake_B")
+        )
         ids = [torch.arange(feat[0, 0].numel())[None] for feat in real]
         levels = head(fake, real, ids)
-        assert arrays["layers"].tolist() == ["relu2_1", "relu4_1"] and arrays["image_size"].tolist() == [36, 40]
+        assert arrays["layers"].tolist() == ["relu2_1", "relu4_1"] and arrays[
+            "image_size"
+        ].tolist() == [36, 40]
         for i, (layer, grid) in enumerate((("relu2_1", (18, 20)), ("relu4_1", (4, 5)))):
-            found = {key.split(".")[1]: arrays[key] for key in arrays.files if key.startswith(layer)}
+            found = {
+                key.split(".")[1]: arrays[key] for key in arrays.files if key.startswith(layer)
+            }
             score = head.get_submodule(f"pools_{i}")[0](levels[i][0].node_in_BND)[0].numpy()
             assert found["score_in"].shape == found["score_out"].shape == (2, *grid)
             assert np.allclose(found["score_in"][0].flatten(), score, atol=1e-6)
@@ -93,12 +111,20 @@ def test_the_arrays_are_what_the_head_computes(shown):
             row, column = divmod(int(found["query"]), grid[1])
             assert (row, column) == (int(0.9 * grid[0]), int(0.12 * grid[1]))
             assert found["similarity_in"][row, column] == pytest.approx(1, abs=1e-5)
-            assert np.array_equal(found["edges"].flatten(), levels[i][0].adj_BNN[0, int(found["query"])].numpy())
+            assert np.array_equal(
+                found["edges"].flatten(), levels[i][0].adj_BNN[0, int(found["query"])].numpy()
+            )
             assert np.array_equal(found["edges"] != 0, found["similarity_in"] >= 0.1)
             assert np.array_equal(found["own_edges"] != 0, found["similarity_out"] >= 0.1)
             assert np.allclose(found["degree"].flatten(), levels[i][0].adj_BNN[0].sum(1) - 1)
-            assert found["eigenvectors"].shape == (3, *grid) and found["eigenvalues"][0] == pytest.approx(0, abs=1e-5)
-            assert found["clusters"].dtype == np.uint8 and set(np.unique(found["clusters"])) <= {0, 1, 2}
+            assert found["eigenvectors"].shape == (3, *grid) and found["eigenvalues"][
+                0
+            ] == pytest.approx(0, abs=1e-5)
+            assert found["clusters"].dtype == np.uint8 and set(np.unique(found["clusters"])) <= {
+                0,
+                1,
+                2,
+            }
             assert np.allclose(found["centre"][1, 2], [2.5 / grid[1] * 40, 1.5 / grid[0] * 36])
 
 
@@ -108,8 +134,13 @@ def test_the_documented_arrays_are_those_written(shown):
     arrays = np.load(folder / "arrays" / "image_000.npz")
     text = (REPO / "docs" / "graph_pictures.md").read_text()
     documented = dict(re.findall(r"^\| `([\w.]+)` \| [^|]* \| (\w+) \|", text, re.MULTILINE))
-    written = {re.sub(r"^relu\w+", "LAYER", re.sub(r"kept_\d", "kept_P", key)): arrays[key].dtype for key in arrays}
-    assert documented == {key: "str" if kind.kind == "U" else str(kind) for key, kind in written.items()}
+    written = {
+        re.sub(r"^relu\w+", "LAYER", re.sub(r"kept_\d", "kept_P", key)): arrays[key].dtype
+        for key in arrays
+    }
+    assert documented == {
+        key: "str" if kind.kind == "U" else str(kind) for key, kind in written.items()
+    }
 
 
 @needs_browser
@@ -117,11 +148,17 @@ def test_a_browser_shows_the_figures_at_a_readable_size(shown):
     _, folder = shown
     with Browser() as browser:
         browser.command(
-            "Emulation.setDeviceMetricsOverride", width=1500, height=1000, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=1500,
+            height=1000,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         browser.open(folder / "index.html")
         images = browser.images()
-        widths = browser.evaluate("[...document.images].map(image => [image.alt, image.clientWidth])")
+        widths = browser.evaluate(
+            "[...document.images].map(image => [image.alt, image.clientWidth])"
+        )
         outside = browser.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert [image["label"] for image in images] == ["real_A", "fake_B", *FIGURES] * 2
     assert all(image["width"] > 0 for image in images)
@@ -130,7 +167,9 @@ def test_a_browser_shows_the_figures_at_a_readable_size(shown):
     assert outside <= 0
 
 
-def test_numbers_alone_need_no_matplotlib_and_figures_say_what_is_missing(shown, tmp_path, monkeypatch):
+def test_numbers_alone_need_no_matplotlib_and_figures_say_what_is_missing(
+    shown, tmp_path, monkeypatch
+):
     root, _ = shown
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails
     with pytest.raises(UserError, match=r"^--show_graph .* pip install 'matplotlib[^\n]*$"):
@@ -147,7 +186,9 @@ def test_without_the_flags_the_head_is_not_touched(shown, tmp_path):
     shutil.copytree(root / "checkpoints", tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "run" / "latest_net_F.pth").unlink()
     translate(tmp_path)
-    assert sorted(p.name for p in (tmp_path / "results" / "run" / "test_latest").iterdir() if p.is_dir()) == ["images"]
+    assert sorted(
+        p.name for p in (tmp_path / "results" / "run" / "test_latest").iterdir() if p.is_dir()
+    ) == ["images"]
     for flag in ("--show_graph", "--save_graph"):
         with pytest.raises(UserError, match=rf"^{flag} needs .*latest_net_F.pth does not exist"):
             translate(tmp_path, flag)
@@ -177,7 +218,10 @@ def test_features_of_the_generator_and_images_of_odd_sizes(tmp_path):
     translate(tmp_path, "--dataroot", photos, "--show_graph", "--save_graph", *flags)
     for name, size, step in (("wide", (61, 33), 3), ("high", (35, 50), 3)):
         arrays = np.load(tmp_path / "results" / "run" / "test_latest" / "arrays" / f"{name}.npz")
-        assert arrays["layers"].tolist() == ["G_0", "G_8"] and arrays["image_size"].tolist() == [*size][::-1]
+        assert (
+            arrays["layers"].tolist() == ["G_0", "G_8"]
+            and arrays["image_size"].tolist() == [*size][::-1]
+        )
         padded = [side + 6 for side in size]  # layer 0 is the generator's reflection padding
         assert arrays["G_0.degree"].shape == tuple(-(-side // step) for side in padded[::-1])
         x, y = arrays["G_0.centre"].reshape(-1, 2)[arrays["G_0.query"]]
@@ -228,5 +272,8 @@ def test_a_figure_shows_its_own_image_scores_and_neighbours():
     assert layers[0].cluster_N.view(8, 8)[0].unique().numel() == 2
     dimmed = (abs(figure - 140) <= 1).all(2)  # white at 0.55
     tinted = (abs(figure - [209, 150, 83]) <= 3).all(2)  # 0.6 of the orange over it
-    for half in (slice(0, figure.shape[1] // 2), slice(figure.shape[1] // 2, None)):  # the first and the last picture
+    for half in (
+        slice(0, figure.shape[1] // 2),
+        slice(figure.shape[1] // 2, None),
+    ):  # the first and the last picture
         assert 0.6 < tinted[:, half].sum() / dimmed[:, half].sum() < 1.1

@@ -30,7 +30,9 @@ def chart(images, values) -> str:
 
 def test_urls_and_text_are_escaped():
     assert html.url("a b/#%?\"'&.png") == "a%20b/%23%25%3F%22%27%26.png"
-    text = html.page("<run>", "s", [html.picture_rows([("<h>", [html.Picture("<l>", "x.png", 1, 1)])], 10)])
+    text = html.page(
+        "<run>", "s", [html.picture_rows([("<h>", [html.Picture("<l>", "x.png", 1, 1)])], 10)]
+    )
     assert "&lt;run&gt;" in text and "&lt;h&gt;" in text and "&lt;l&gt;" in text
     assert text.count("<img") == text.count('loading="lazy"') == 1
     assert "<run>" not in text and "<h>" not in text and "<l>" not in text
@@ -53,7 +55,8 @@ def test_the_current_link_is_marked_not_linked():
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0.1, 0.9), (-3, 17), (1e-6, 3e-6), (5, 5), (0, 0), (-2, -2), (0, 1e9)]
+    ("low", "high"),
+    [(0, 1), (0.1, 0.9), (-3, 17), (1e-6, 3e-6), (5, 5), (0, 0), (-2, -2), (0, 1e9)],
 )
 def test_ticks_are_round_even_few_and_cover_the_values(low, high):
     ticks = html.nice_ticks(low, high, 4)
@@ -64,7 +67,8 @@ def test_ticks_are_round_even_few_and_cover_the_values(low, high):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (400, "400"), (1000, "1k"), (12_500, "12.5k"), (1_500_000, "1.5M")]
+    ("value", "text"),
+    [(0, "0"), (400, "400"), (1000, "1k"), (12_500, "12.5k"), (1_500_000, "1.5M")],
 )
 def test_counts_are_short(value, text):
     assert html.short_number(value) == text
@@ -74,7 +78,9 @@ def test_a_chart_places_its_points_by_value():
     drawn = points(chart([0, 50, 100], [0.0, 1.0, 2.0]), "raw")
     (x0, y0), (x1, y1), (x2, y2) = drawn
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11) and x2 == html.CHART_WIDTH - html.CHART_RIGHT
-    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.3) and y0 > y1 > y2, "larger values are drawn higher"
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.3) and y0 > y1 > y2, (
+        "larger values are drawn higher"
+    )
 
 
 def test_nan_is_a_gap_not_a_point():
@@ -115,7 +121,11 @@ def test_numbered_pages_beyond_the_last_are_removed(tmp_path):
     for name in ("page_001.html", "page_002.html", "page_010.html", "page_mine.html", "index.html"):
         (tmp_path / name).touch()
     html.remove_pages_after(tmp_path, 1)
-    assert {path.name for path in tmp_path.iterdir()} == {"page_001.html", "page_mine.html", "index.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "page_001.html",
+        "page_mine.html",
+        "index.html",
+    }
 
 
 @needs_browser
@@ -131,13 +141,22 @@ def test_a_browser_shows_odd_names_and_draws_the_chart(tmp_path):
     with Browser() as browser:
         browser.open(folder / "index.html")
         assert browser.images() == [
-            {"source": (folder / ODD).as_uri().replace("'", "%27"), "label": picture.label, "width": 8}
+            {
+                "source": (folder / ODD).as_uri().replace("'", "%27"),
+                "label": picture.label,
+                "width": 8,
+            }
         ]
         assert browser.evaluate("document.title") == 'run "<b>" 雪'
         assert browser.evaluate("document.querySelector('.row h3').innerText") == "row <1> & more"
-        assert browser.evaluate("document.querySelector('.chart h3').innerText").startswith("G <GAN>")
+        assert browser.evaluate("document.querySelector('.chart h3').innerText").startswith(
+            "G <GAN>"
+        )
         for target in ("nav a", "figure a"):
-            assert browser.evaluate(f"document.querySelector('{target}').href") == browser.images()[0]["source"]
+            assert (
+                browser.evaluate(f"document.querySelector('{target}').href")
+                == browser.images()[0]["source"]
+            )
         box = browser.evaluate(
             "(b => [b.width, b.height])(document.querySelector('path.smooth').getBoundingClientRect())"
         )

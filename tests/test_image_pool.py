@@ -73,7 +73,12 @@ def test_an_image_of_the_same_batch_can_come_back():
     pool = ImagePool(1)
     pool(numbered(0))
     returned = torch.cat([pool(numbered(100 * k, 4)).flatten() - 100 * k for k in range(1, 60)])
-    seen = {(place, int(n)) for place, n in enumerate(returned.view(-1, 4).T.tolist()) for n in n if n >= 0}
+    seen = {
+        (place, int(n))
+        for place, n in enumerate(returned.view(-1, 4).T.tolist())
+        for n in n
+        if n >= 0
+    }
     assert seen == {(a, b) for a in range(4) for b in range(a + 1)}
 
 
@@ -138,5 +143,7 @@ def test_another_pool_size_takes_what_it_can(size, kept):
 def test_another_image_size_is_refused_in_one_line():
     pool = ImagePool(5)
     pool(torch.rand(1, 3, 8, 4))
-    with pytest.raises(UserError, match=r"--pool_size 5 keeps images of one size, 4x8 so far, but now one is 8x8"):
+    with pytest.raises(
+        UserError, match=r"--pool_size 5 keeps images of one size, 4x8 so far, but now one is 8x8"
+    ):
         pool(torch.rand(1, 3, 8, 8))

@@ -16,7 +16,9 @@ def test_every_level_survives_the_round_trip():
 
 
 def test_values_are_rounded_and_clamped_and_nan_is_black():
-    tensor = torch.tensor([-3.0, -1.0, 0.9999, 1.5, float("nan"), float("inf"), -float("inf")]).view(1, 1, 7)
+    tensor = torch.tensor(
+        [-3.0, -1.0, 0.9999, 1.5, float("nan"), float("inf"), -float("inf")]
+    ).view(1, 1, 7)
     assert to_uint8(tensor)[0, :, 0].tolist() == [0, 0, 255, 255, 0, 255, 0]
 
 

@@ -20,7 +20,9 @@ TRAINED = [name for name in model_names() if find_model(name).TRAINABLE]
 RECIPES = [(name, preset) for name in TRAINED for preset in (find_model(name).PRESETS or [None])]
 
 
-@pytest.mark.parametrize("name", ["patchgcl", "cut", "cycle_gan", "pix2pix", "sincut", "sinpatchgcl"])
+@pytest.mark.parametrize(
+    "name", ["patchgcl", "cut", "cycle_gan", "pix2pix", "sincut", "sinpatchgcl"]
+)
 def test_published_methods_have_their_own_and_the_shared_conditions(name):
     assert {"official", "shared"} <= set(find_model(name).PRESETS)
 
@@ -47,7 +49,11 @@ def learning(net) -> list[tuple[str, torch.nn.Parameter]]:
 
 
 def weights(model) -> dict[str, torch.Tensor]:
-    return {f"{n}.{k}": v.clone() for n, net in model.networks.items() for k, v in net.state_dict().items()}
+    return {
+        f"{n}.{k}": v.clone()
+        for n, net in model.networks.items()
+        for k, v in net.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize(("name", "preset"), RECIPES)
@@ -61,15 +67,26 @@ def test_a_step_is_finite_and_reaches_every_parameter(tmp_path, name, preset, ba
     for net_name, net in model.networks.items():
         for key, parameter in learning(net):
             assert parameter.grad is not None, f"no gradient for {net_name}.{key}"
-            assert torch.isfinite(parameter.grad).all(), f"gradient of {net_name}.{key} is not finite"
-        moved = [k for k, v in net.state_dict().items() if not torch.equal(v, before[f"{net_name}.{k}"])]
+            assert torch.isfinite(parameter.grad).all(), (
+                f"gradient of {net_name}.{key} is not finite"
+            )
+        moved = [
+            k for k, v in net.state_dict().items() if not torch.equal(v, before[f"{net_name}.{k}"])
+        ]
         assert moved, f"net{net_name} did not move"
 
 
 class HostTraffic(TorchDispatchMode):
     """Notes every operator that would make the host wait for a device: reading values, or sizes that depend on them."""
 
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "repeat_interleave")
+    WAITING = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "equal",
+        "unique",
+        "repeat_interleave",
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +149,9 @@ def test_resume_reproduces_the_next_losses(tmp_path, name, preset):
     for key, value in weights(again).items():
         assert torch.equal(value, after[key]), key
     for key, net in again.averages.items():
-        for a, b in zip(net.state_dict().values(), model.averages[key].state_dict().values(), strict=True):
+        for a, b in zip(
+            net.state_dict().values(), model.averages[key].state_dict().values(), strict=True
+        ):
             assert torch.equal(a, b)
 
 
@@ -140,10 +159,19 @@ def test_resume_reproduces_the_next_losses(tmp_path, name, preset):
 def test_accumulated_gradients_are_those_of_a_large_batch(tmp_path, name):
     options = TrainOptions()
     declared = options.build_parser(options.peek(["--model", name])).declared()
-    extra = ["--num_patches", "100000"] if "num_patches" in declared else []  # every position, so both see the same
+    extra = (
+        ["--num_patches", "100000"] if "num_patches" in declared else []
+    )  # every position, so both see the same
     across = "--nce_includes_all_negatives_from_minibatch"
     extra += [across, "false"] if across[2:] in declared else []
-    extra += ["--normG", "instance", "--normD", "instance", "--no_dropout", "true"]  # images do not meet, nor luck
+    extra += [
+        "--normG",
+        "instance",
+        "--normD",
+        "instance",
+        "--no_dropout",
+        "true",
+    ]  # images do not meet, nor luck
     _, _, loader, large = build(tmp_path, name, None, "--batch_size", "4", *extra)
     _, _, _, small = build(tmp_path, name, None, "--batch_size", "2", "--accumulate", "2", *extra)
     batch = next(iter(loader.epoch(1)))
@@ -153,7 +181,9 @@ def test_accumulated_gradients_are_those_of_a_large_batch(tmp_path, name):
     for net_name, net in large.networks.items():
         for (key, a), (_, b) in zip(learning(net), learning(small.networks[net_name]), strict=True):
             rounding = max(1e-6, 1e-5 * a.grad.abs().max().item())
-            torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=rounding, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(
+                b.grad, a.grad, rtol=1e-3, atol=rounding, msg=lambda m, k=key: f"{k}: {m}"
+            )
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -162,11 +192,25 @@ def test_a_bad_loss_stops_before_the_step(tmp_path, name):
     batch = next(iter(loader.epoch(1)))
     step(model, batch)
     model.check_finite("x.pt")
-    good, state = weights(model), copy.deepcopy(model.optimizers["G"].state_dict()["state"][0]["step"])
-    step(model, {**batch, "A": torch.full_like(batch["A"], torch.nan), "B": torch.full_like(batch["B"], torch.nan)})
+    good, state = (
+        weights(model),
+        copy.deepcopy(model.optimizers["G"].state_dict()["state"][0]["step"]),
+    )
+    step(
+        model,
+        {
+            **batch,
+            "A": torch.full_like(batch["A"], torch.nan),
+            "B": torch.full_like(batch["B"], torch.nan),
+        },
+    )
     step(model, batch)  # nothing moves any more, even on good images
-    learned = {f"{n}.{key}" for n, net in model.networks.items() for key, _ in net.named_parameters()}
-    for key, value in weights(model).items():  # batch norm has noted what it saw, but nothing is saved any more
+    learned = {
+        f"{n}.{key}" for n, net in model.networks.items() for key, _ in net.named_parameters()
+    }
+    for key, value in weights(
+        model
+    ).items():  # batch norm has noted what it saw, but nothing is saved any more
         assert torch.equal(value, good[key]) or key not in learned, key
     assert model.optimizers["G"].state_dict()["state"][0]["step"] == state
     with pytest.raises(UserError, match=r"not finite.*x\.pt"):
@@ -211,7 +255,8 @@ def test_the_official_recipe_halves_terms_and_levels(tmp_path, monkeypatch):
         _, _, loader, model = build(tmp_path, "patchgcl", preset)
         model.set_input(next(iter(loader.epoch(1))))
         monkeypatch.setattr(
-            "models.losses.graph_nce.graph_nce_loss", lambda z, *_: torch.ones(len(z), requires_grad=True)
+            "models.losses.graph_nce.graph_nce_loss",
+            lambda z, *_: torch.ones(len(z), requires_grad=True),
         )
         model.load(model._micro_batches[0])
         model.forward()
@@ -254,7 +299,15 @@ def test_changed_rates_and_a_new_average_take_effect_on_resume(tmp_path, policy)
 
 
 @pytest.mark.parametrize(
-    "flags", ["--gnn_bias false", "--num_hop 1", "--pooling_num 2", "--attn_layers 4,7", "--netF_nc 128", "--ngf 8"]
+    "flags",
+    [
+        "--gnn_bias false",
+        "--num_hop 1",
+        "--pooling_num 2",
+        "--attn_layers 4,7",
+        "--netF_nc 128",
+        "--ngf 8",
+    ],
 )
 def test_whatever_shapes_a_network_is_refused_on_resume(tmp_path, flags):
     opt, runtime, loader, model = build(tmp_path, "patchgcl", None)
@@ -280,7 +333,9 @@ def test_players_that_move_at_once_take_their_gradients_before_any_moves(tmp_pat
     """Both against the same opponents; two updates in turn differ from that."""
     gradients = []
     for at_once in (True, False):
-        _, _, loader, model = build(tmp_path, "patchgcl", None, "--accumulate", "2", "--num_patches", "100000")
+        _, _, loader, model = build(
+            tmp_path, "patchgcl", None, "--accumulate", "2", "--num_patches", "100000"
+        )
         model.set_input(next(iter(loader.epoch(1))))
         before = weights(model)
         if at_once:
@@ -288,12 +343,18 @@ def test_players_that_move_at_once_take_their_gradients_before_any_moves(tmp_pat
         else:
             model.update("G", loss=model.compute_G_loss)
             model.update("D", loss=model.compute_D_loss)
-        moved = {k.split(".")[0] for k, v in weights(model).items() if not torch.equal(v, before[k])}
+        moved = {
+            k.split(".")[0] for k, v in weights(model).items() if not torch.equal(v, before[k])
+        }
         assert moved == {"G", "D"}
         gradients.append([p.grad.clone() for _, p in learning(model.netD)])
     assert not all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-    model.networks["G"].load_state_dict({k.removeprefix("G."): v for k, v in before.items() if k.startswith("G.")})
-    model.networks["D"].load_state_dict({k.removeprefix("D."): v for k, v in before.items() if k.startswith("D.")})
+    model.networks["G"].load_state_dict(
+        {k.removeprefix("G."): v for k, v in before.items() if k.startswith("G.")}
+    )
+    model.networks["D"].load_state_dict(
+        {k.removeprefix("D."): v for k, v in before.items() if k.startswith("D.")}
+    )
     model.set_input(next(iter(loader.epoch(1))))
     model.update("D", loss=model.compute_D_loss)  # D's gradient from the first state
     for a, (_, p) in zip(gradients[0], learning(model.netD), strict=True):

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.networks import DISCRIMINATORS, GENERATORS, create_discriminator, create_generator, initialize_weights
+from models.networks import (
+    DISCRIMINATORS,
+    GENERATORS,
+    create_discriminator,
+    create_generator,
+    initialize_weights,
+)
 from models.networks.blocks import InstanceNorm
 from models.networks.patch_discriminator import NLayerDiscriminator
 from models.networks.resampling import BlurDown, BlurUp
@@ -56,16 +62,22 @@ def test_generator_has_the_released_keys(antialias, antialias_up, use_dropout):
         for conv in (1, second)
         for kind in ("weight", "bias")
     }
-    net = tiny_generator("resnet_9blocks", antialias=antialias, antialias_up=antialias_up, use_dropout=use_dropout)
+    net = tiny_generator(
+        "resnet_9blocks", antialias=antialias, antialias_up=antialias_up, use_dropout=use_dropout
+    )
     assert set(net.state_dict()) == expected
 
 
-@pytest.mark.parametrize(("netG", "blocks"), [("resnet_9blocks", 9), ("resnet_6blocks", 6), ("resnet_4blocks", 4)])
+@pytest.mark.parametrize(
+    ("netG", "blocks"), [("resnet_9blocks", 9), ("resnet_6blocks", 6), ("resnet_4blocks", 4)]
+)
 def test_generators_differ_in_their_residual_blocks(netG, blocks):
     keys = tiny_generator(netG).state_dict()
     indices = {key.split(".")[1] for key in keys if "conv_block" in key}
     assert indices == {str(12 + n) for n in range(blocks)}
-    assert f"model.{21 + blocks}.bias" in keys, "the last convolution follows pad, two doublings of four layers each"
+    assert f"model.{21 + blocks}.bias" in keys, (
+        "the last convolution follows pad, two doublings of four layers each"
+    )
 
 
 def test_generator_has_the_released_shapes_and_size():
@@ -83,7 +95,9 @@ def test_generator_has_the_released_shapes_and_size():
         "model.30.weight": (3, 64, 7, 7),
     }
     assert expected.items() <= shapes(net).items()
-    assert shapes(tiny_generator(antialias_up=False))["model.16.weight"] == (16, 8, 3, 3), "a transposed convolution"
+    assert shapes(tiny_generator(antialias_up=False))["model.16.weight"] == (16, 8, 3, 3), (
+        "a transposed convolution"
+    )
 
 
 @pytest.mark.parametrize(("norm", "learned"), [("batch", 5), ("none", 0)])
@@ -98,7 +112,9 @@ def test_only_instance_norm_has_biases_before_it(norm, learned):
 @pytest.mark.parametrize("size", [(8, 8), (32, 20), (36, 44)])
 @pytest.mark.parametrize(("antialias", "antialias_up"), ANTIALIAS)
 def test_output_has_the_size_of_the_input(antialias, antialias_up, size):
-    net = create_generator("resnet_4blocks", 1, 3, 4, antialias=antialias, antialias_up=antialias_up)
+    net = create_generator(
+        "resnet_4blocks", 1, 3, 4, antialias=antialias, antialias_up=antialias_up
+    )
     assert all(side % net.size_multiple == 0 for side in size)
     out = net(image(2, 1, *size))
     assert out.shape == (2, 3, *size)
@@ -107,7 +123,9 @@ def test_output_has_the_size_of_the_input(antialias, antialias_up, size):
 
 @pytest.mark.parametrize("size", [(30, 32), (32, 33), (4, 4)])
 def test_a_size_that_would_not_come_back_is_refused(size):
-    with pytest.raises(UserError, match=rf"multiples of 4 and at least 8, not {size[1]} wide and {size[0]} high"):
+    with pytest.raises(
+        UserError, match=rf"multiples of 4 and at least 8, not {size[1]} wide and {size[0]} high"
+    ):
         tiny_generator()(image(1, 3, *size))
 
 
@@ -142,7 +160,9 @@ def test_generator_equals_its_definition():
         if parameter.dim() == 1:
             nn.init.normal_(parameter)
     x = image(2, 3, 20, 24, dtype=torch.float64)
-    torch.testing.assert_close(net(x), naive_generator(net.state_dict(), x, blocks=4), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        net(x), naive_generator(net.state_dict(), x, blocks=4), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_dropout_acts_in_training_only():
@@ -183,7 +203,13 @@ def test_nce_layers_have_the_shapes_of_the_paper():
     assert [tuple(f.shape) for f in feats] == [
         (2, 3, 38, 38), (2, 16, 32, 32), (2, 32, 16, 16), (2, 32, 8, 8), (2, 32, 8, 8),
     ]  # fmt: skip
-    assert create_generator("resnet_9blocks", 3, 3).feature_channels(layers) == [3, 128, 256, 256, 256]
+    assert create_generator("resnet_9blocks", 3, 3).feature_channels(layers) == [
+        3,
+        128,
+        256,
+        256,
+        256,
+    ]
 
 
 def test_encode_keeps_the_order_asked_and_stops_after_the_last_layer():
@@ -192,12 +218,23 @@ def test_encode_keeps_the_order_asked_and_stops_after_the_last_layer():
     for index, layer in enumerate(net.model):
         layer.register_forward_hook(lambda _m, _i, _o, index=index: ran.append(index))
     late, early = net.encode(x, [8, 1])
-    assert ran == [0, 1, 2, 3, 5, 6, 7, 8]  # the convolution at 4 runs without its bias, so not through its module
+    assert ran == [
+        0,
+        1,
+        2,
+        3,
+        5,
+        6,
+        7,
+        8,
+    ]  # the convolution at 4 runs without its bias, so not through its module
     assert (late.shape[1], early.shape[1]) == (16, 4)
     assert net.feature_channels([8, 1]) == [16, 4]
 
 
-@pytest.mark.parametrize(("layers", "named"), [([0, 27], "layer 27"), ([-1], "layer -1"), ([], "no layer")])
+@pytest.mark.parametrize(
+    ("layers", "named"), [([0, 27], "layer 27"), ([-1], "layer -1"), ([], "no layer")]
+)
 def test_a_missing_layer_is_named(layers, named):
     net = tiny_generator()
     message = f"--nce_layers names {named}: this generator has layers 0 to 26"
@@ -226,7 +263,8 @@ def test_blur_down_is_a_weighted_sum_of_neighbours(size):
     assert out.shape == (1, 2, math.ceil(height / 2), math.ceil(width / 2))
     for c, i, j in itertools.product(*map(range, out.shape[1:])):
         expected = sum(
-            blur.filt[c, 0, k, l] * x[0, c, reflect(2 * i + k - 1, height), reflect(2 * j + l - 1, width)]
+            blur.filt[c, 0, k, l]
+            * x[0, c, reflect(2 * i + k - 1, height), reflect(2 * j + l - 1, width)]
             for k in range(3)
             for l in range(3)  # noqa: E741
         )
@@ -242,7 +280,8 @@ def test_blur_up_spreads_each_pixel_by_its_filter(size):
     assert out.shape == (1, 2, 2 * height, 2 * width)
     for c, i, j in itertools.product(*map(range, out.shape[1:])):
         expected = sum(
-            blur.filt[c, 0, i - 2 * p + 1, j - 2 * q + 1] * x[0, c, clamp(p, height), clamp(q, width)]
+            blur.filt[c, 0, i - 2 * p + 1, j - 2 * q + 1]
+            * x[0, c, clamp(p, height), clamp(q, width)]
             for p in range(-1, height + 1)
             for q in range(-1, width + 1)
             if 0 <= i - 2 * p + 1 < 4 and 0 <= j - 2 * q + 1 < 4
@@ -252,7 +291,9 @@ def test_blur_up_spreads_each_pixel_by_its_filter(size):
 
 def test_instance_norm_is_torchs():
     x = 3 * torch.randn(2, 5, 7, 6, dtype=torch.float64) + 1
-    expected = (x - x.mean((2, 3), keepdim=True)) / (x.var((2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+    expected = (x - x.mean((2, 3), keepdim=True)) / (
+        x.var((2, 3), keepdim=True, correction=0) + 1e-5
+    ).sqrt()
     torch.testing.assert_close(InstanceNorm()(x), expected)
     torch.testing.assert_close(InstanceNorm()(x), F.instance_norm(x))
     assert not InstanceNorm().state_dict()
@@ -262,7 +303,9 @@ def test_instance_norm_keeps_its_statistics_in_float32_under_autocast():
     x = (torch.randn(1, 3, 64, 64) + 3).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         out = InstanceNorm()(x)
-    assert out.double().mean((2, 3)).abs().max() < 2e-3  # torch's own instance norm is off by more than twice that
+    assert (
+        out.double().mean((2, 3)).abs().max() < 2e-3
+    )  # torch's own instance norm is off by more than twice that
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -301,11 +344,15 @@ def test_discriminator_biases_follow_the_norm():
 
 @pytest.mark.parametrize("antialias", [True, False])
 def test_basic_discriminator_judges_30x30_patches(antialias):
-    net = create_discriminator("basic", 3, n_layers=5, antialias=antialias)  # basic has 3 layers whatever is asked
+    net = create_discriminator(
+        "basic", 3, n_layers=5, antialias=antialias
+    )  # basic has 3 layers whatever is asked
     assert parameter_count(net) == 2_764_737
     assert shapes(net)["model.11.weight" if antialias else "model.8.weight"] == (512, 256, 4, 4)
     with torch.device("meta"):
-        assert create_discriminator("basic", 3, antialias=antialias)(torch.empty(2, 3, 256, 256)).shape == (
+        assert create_discriminator("basic", 3, antialias=antialias)(
+            torch.empty(2, 3, 256, 256)
+        ).shape == (
             2,
             1,
             30,
@@ -321,14 +368,24 @@ def test_discriminator_equals_its_definition():
         return F.conv2d(x, state[f"model.{index}.weight"], state[f"model.{index}.bias"], padding=1)
 
     first = F.leaky_relu(conv(0, x), 0.2)
-    halved = F.conv2d(F.pad(first, (1,) * 4, mode="reflect"), state["model.2.filt"], stride=2, groups=4)
+    halved = F.conv2d(
+        F.pad(first, (1,) * 4, mode="reflect"), state["model.2.filt"], stride=2, groups=4
+    )
     second = F.leaky_relu(F.instance_norm(conv(3, halved)), 0.2)
     torch.testing.assert_close(net(x), conv(6, second), rtol=1e-4, atol=1e-5)
 
 
 def test_widths_stop_at_eight_times_the_first():
     net = create_discriminator("n_layers", 3, 2, n_layers=5, antialias=False)
-    assert [layer.out_channels for layer in net.model if isinstance(layer, nn.Conv2d)] == [2, 4, 8, 16, 16, 16, 1]
+    assert [layer.out_channels for layer in net.model if isinstance(layer, nn.Conv2d)] == [
+        2,
+        4,
+        8,
+        16,
+        16,
+        16,
+        1,
+    ]
 
 
 def test_pixel_discriminator_looks_at_one_pixel():
@@ -357,7 +414,9 @@ def test_patch_size(n_layers, antialias, patch):
 
 
 def test_an_unknown_name_gets_a_suggestion_and_the_list():
-    with pytest.raises(UserError, match=r"--netG resnet_9block: .*did you mean 'resnet_9blocks'") as error:
+    with pytest.raises(
+        UserError, match=r"--netG resnet_9block: .*did you mean 'resnet_9blocks'"
+    ) as error:
         create_generator("resnet_9block", 3, 3)
     assert all(name in str(error.value) for name in GENERATORS)
     with pytest.raises(UserError, match=r"--netD pixels: .*did you mean 'pixel'") as error:
@@ -389,7 +448,9 @@ def test_initial_weights_have_the_stated_spread(init_type, layer):
     module = build()
     initialize_weights(nn.Sequential(module), init_type, 0.05)
     assert module.weight.mean().abs() < 0.02 * module.weight.std()
-    assert module.weight.std().item() == pytest.approx(EXPECTED_STD[init_type](0.05, fan_in, fan_out), rel=0.02)
+    assert module.weight.std().item() == pytest.approx(
+        EXPECTED_STD[init_type](0.05, fan_in, fan_out), rel=0.02
+    )
     assert not module.bias.any()
     assert module.weight.requires_grad
 

@@ -28,7 +28,13 @@ def test_default_then_preset_then_flag():
 
 def test_the_released_command_is_understood():
     opt = parsed(*README_COMMAND)
-    assert (opt.model, opt.preset, opt.lambda_GNN, opt.num_hop, opt.gnn_idt) == ("patchgcl", "paper", 0.1, 2, True)
+    assert (opt.model, opt.preset, opt.lambda_GNN, opt.num_hop, opt.gnn_idt) == (
+        "patchgcl",
+        "paper",
+        0.1,
+        2,
+        True,
+    )
     assert opt.pooling_ratio == [1.0, 0.5]
     assert parsed("--pooling_ratio", "1, 1, 1").pooling_ratio == [1.0, 1.0, 1.0]
 
@@ -77,10 +83,28 @@ def test_bad_input_is_one_line(argv, message):
         ),
         (["--CUT_mode=CUT", "--lambda_GNN=0.1"], "not to cut (chosen by --CUT_mode); leave it out"),
         (["--model=cut", "--CUT_mode", "CUT", "--lambda_GNN", "0.1"], "not to cut; leave it out"),
-        (["--lambda_NCE", "-1"], "--lambda_NCE belongs to --model cut or sincut, not to patchgcl (the default)"),
-        (["--lambda_identity", "1"], "belongs to --model cycle_gan, sincut or sinpatchgcl, not to patchgcl"),
         (
-            ["--model", "cut", "--num_hop", "2", "--lambda_L1", "1", "--gnn_idt", "--lr", "1", "--num_hop", "3"],
+            ["--lambda_NCE", "-1"],
+            "--lambda_NCE belongs to --model cut or sincut, not to patchgcl (the default)",
+        ),
+        (
+            ["--lambda_identity", "1"],
+            "belongs to --model cycle_gan, sincut or sinpatchgcl, not to patchgcl",
+        ),
+        (
+            [
+                "--model",
+                "cut",
+                "--num_hop",
+                "2",
+                "--lambda_L1",
+                "1",
+                "--gnn_idt",
+                "--lr",
+                "1",
+                "--num_hop",
+                "3",
+            ],
             "--num_hop (like --gnn_idt) belongs to --model patchgcl",
         ),
         (
@@ -88,12 +112,24 @@ def test_bad_input_is_one_line(argv, message):
             "--crops_per_epoch belongs to --dataset_mode singleimage, not to unaligned (the default of --model cut); "
             "leave it out, or choose another --dataset_mode",
         ),
-        (["--model", "sincut", "--dataset_mode", "single", "--crops_per_epoch", "9"], "not to single; leave it out"),
+        (
+            ["--model", "sincut", "--dataset_mode", "single", "--crops_per_epoch", "9"],
+            "not to single; leave it out",
+        ),
         (["--num_test", "9"], "--num_test is a flag of test.py, not of train.py; leave it out"),
         (["--model", "sincut", "--tile", "9"], "--tile is a flag of test.py, not of train.py"),
-        (["--tile", "9"], "--tile is a flag of test.py with --model sincut or sinpatchgcl, not of train.py"),
-        (["--model_suffix", "_A"], "--model_suffix is a flag of test.py with --model test, not of train.py"),
-        (["--model", "test", "--lambda_L1", "1"], "--lambda_L1 belongs to --model pix2pix, not to test"),
+        (
+            ["--tile", "9"],
+            "--tile is a flag of test.py with --model sincut or sinpatchgcl, not of train.py",
+        ),
+        (
+            ["--model_suffix", "_A"],
+            "--model_suffix is a flag of test.py with --model test, not of train.py",
+        ),
+        (
+            ["--model", "test", "--lambda_L1", "1"],
+            "--lambda_L1 belongs to --model pix2pix, not to test",
+        ),
     ],
 )
 def test_a_flag_of_another_method_data_set_or_command_names_its_owner(argv, message):
@@ -106,7 +142,10 @@ def test_a_flag_of_another_method_data_set_or_command_names_its_owner(argv, mess
 @pytest.mark.parametrize(
     ("typed", "nearest"),
     [
-        ("--lamda_GNN", "--lambda_GNN? It belongs to --model patchgcl or sinpatchgcl, not to cut; leave it out"),
+        (
+            "--lamda_GNN",
+            "--lambda_GNN? It belongs to --model patchgcl or sinpatchgcl, not to cut; leave it out",
+        ),
         ("--nonzero", "--nonzero_th? It belongs to --model patchgcl or sinpatchgcl"),
         ("--num_tests", "--num_test? It is a flag of test.py"),
         ("--lambda_GN", "--lambda_GAN?"),  # as near as --lambda_GNN, which cut has not
@@ -150,7 +189,9 @@ def saved_run(tmp_path, *extra):
 
 
 def parse_test(tmp_path, *argv):
-    return parse(TestOptions(), ["--name", "run", "--checkpoints_dir", str(tmp_path / "checkpoints"), *argv])
+    return parse(
+        TestOptions(), ["--name", "run", "--checkpoints_dir", str(tmp_path / "checkpoints"), *argv]
+    )
 
 
 def test_testing_needs_only_the_name(tmp_path):
@@ -158,8 +199,16 @@ def test_testing_needs_only_the_name(tmp_path):
     opt = parse_test(tmp_path)
     assert (opt.ngf, opt.netG, opt.direction) == (4, "resnet_4blocks", "BtoA")
     assert opt.dataroot == trained.dataroot
-    assert (opt.preprocess, opt.batch_size, opt.phase, opt.preset) == ("none", 1, "test", "official")
-    assert opt.recipe == trained.recipe and "preset official, with netG=resnet_4blocks, ngf=4" in opt.recipe
+    assert (opt.preprocess, opt.batch_size, opt.phase, opt.preset) == (
+        "none",
+        1,
+        "test",
+        "official",
+    )
+    assert (
+        opt.recipe == trained.recipe
+        and "preset official, with netG=resnet_4blocks, ngf=4" in opt.recipe
+    )
 
 
 def test_a_contradicting_architecture_names_both_values(tmp_path):
@@ -203,9 +252,14 @@ def test_a_flag_that_the_run_has_no_use_for_names_its_owner(tmp_path, argv, mess
 
 
 def test_without_a_training_run_the_model_of_the_command_counts(tmp_path):
-    with pytest.raises(UserError, match=r"not to patchgcl \(the default\); leave it out, or choose another --model$"):
+    with pytest.raises(
+        UserError,
+        match=r"not to patchgcl \(the default\); leave it out, or choose another --model$",
+    ):
         parse_test(tmp_path, "--CUT_mode", "CUT", "--tile", "9")  # --CUT_mode chooses no model here
-    with pytest.raises(UserError, match=r"^--lr is a flag of train\.py, not of test\.py; leave it out$"):
+    with pytest.raises(
+        UserError, match=r"^--lr is a flag of train\.py, not of test\.py; leave it out$"
+    ):
         parse_test(tmp_path, "--model", "test", "--lr", "1")
 
 
@@ -233,7 +287,9 @@ def test_a_record_without_a_model_is_named(tmp_path):
     saved_run(tmp_path)
     path = tmp_path / "checkpoints" / "run" / "train_opt.json"
     path.write_text('{"options": {"dataset_mode": "unaligned"}, "recipe": "", "versions": {}}')
-    with pytest.raises(UserError, match=r"train_opt\.json names no model or dataset_mode; restore or delete it$"):
+    with pytest.raises(
+        UserError, match=r"train_opt\.json names no model or dataset_mode; restore or delete it$"
+    ):
         parse_test(tmp_path)
 
 

@@ -21,9 +21,15 @@ def export(path, options: dict | None = None, **changes) -> None:
     """Write what the released module would: values and gradients by the loop-based reference, in float64."""
     options = options or {}
     settings = {**RELEASE, **{{"nonzero_th": "threshold"}.get(k, k): v for k, v in options.items()}}
-    ratio = [1.0, *settings.pop("pooling_ratio", [1.0, 0.5])[1:]]  # the release never reads the first entry
+    ratio = [
+        1.0,
+        *settings.pop("pooling_ratio", [1.0, 0.5])[1:],
+    ]  # the release never reads the first entry
     shape = {k: settings[k] for k in ("num_hop", "pool_hop", "pooling_num")}
-    weights = {name: p.double().normal_(0, 0.5) for name, p in GraphHead([4, 6], 5, **shape).state_dict().items()}
+    weights = {
+        name: p.double().normal_(0, 0.5)
+        for name, p in GraphHead([4, 6], 5, **shape).state_dict().items()
+    }
     arrays = {name: weight.requires_grad_() for name, weight in weights.items()}
     losses, students = [], []
     for i, (channels, side) in enumerate(((4, 5), (6, 4))):
@@ -47,7 +53,11 @@ def export(path, options: dict | None = None, **changes) -> None:
     factors = {name: changes.pop(name) for name in [*file, "loss"] if name in changes}
     file |= {"loss": loss.detach().numpy(), "options": np.array(repr(options)), **changes}
     np.savez(
-        path, **{name: value * factors.get(name, 1) if name != "options" else value for name, value in file.items()}
+        path,
+        **{
+            name: value * factors.get(name, 1) if name != "options" else value
+            for name, value in file.items()
+        },
     )
 
 
@@ -57,7 +67,12 @@ def parity(path, *extra):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"nonzero_th": 0.6, "pooling_num": 0}, {"pooling_num": 2, "pooling_ratio": [7, 0.5, 0.25]}, {"num_hop": 3}],
+    [
+        {},
+        {"nonzero_th": 0.6, "pooling_num": 0},
+        {"pooling_num": 2, "pooling_ratio": [7, 0.5, 0.25]},
+        {"num_hop": 3},
+    ],
 )
 def test_a_correct_export_is_accepted(tmp_path, options):
     export(tmp_path / "r.npz", options)
@@ -65,23 +80,35 @@ def test_a_correct_export_is_accepted(tmp_path, options):
     assert result.returncode == 0, result.stderr + result.stdout
     report = json.loads(result.stdout)
     assert report["agrees"] and report["loss"] == pytest.approx(report["loss_reference"], rel=1e-9)
-    assert report["feature_gradient_relative"] < 1e-6 and report["parameter_gradient_relative"] < 1e-6
+    assert (
+        report["feature_gradient_relative"] < 1e-6 and report["parameter_gradient_relative"] < 1e-6
+    )
 
 
 def test_an_export_in_single_precision_is_accepted(tmp_path):
     """As the release makes it: a gradient that nearly cancels may then be noise beside its own size."""
     export(tmp_path / "r.npz")
     with np.load(tmp_path / "r.npz") as file:
-        single = {name: a.astype(np.float32) if a.dtype == np.float64 else a for name, a in file.items()}
+        single = {
+            name: a.astype(np.float32) if a.dtype == np.float64 else a for name, a in file.items()
+        }
     name = "g:pools_1.0.proj.bias"
-    single[name] = single[name] + np.float32(2e-6 * max(abs(a).max() for n, a in single.items() if n.startswith("g:")))
+    single[name] = single[name] + np.float32(
+        2e-6 * max(abs(a).max() for n, a in single.items() if n.startswith("g:"))
+    )
     np.savez(tmp_path / "s.npz", **single)
     assert parity(tmp_path / "s.npz").returncode == 0
     assert parity(tmp_path / "s.npz", "--tolerance", "1e-9").returncode == 1
 
 
 @pytest.mark.parametrize(
-    "name", ["loss", "w:embed_1.linear.weight", "w:gnn_pools_0.0.conv1.lin.weight", "g:pools_0.0.proj.weight"]
+    "name",
+    [
+        "loss",
+        "w:embed_1.linear.weight",
+        "w:gnn_pools_0.0.conv1.lin.weight",
+        "g:pools_0.0.proj.weight",
+    ],
 )
 def test_a_change_of_one_percent_is_rejected(tmp_path, name):
     export(tmp_path / "r.npz", **{name: 1.01})
@@ -93,7 +120,9 @@ def test_a_change_of_one_percent_is_rejected(tmp_path, name):
 def test_what_is_no_export_is_one_line(tmp_path):
     (tmp_path / "a.npz").write_text("hello")
     np.savez(tmp_path / "b.npz", loss=1.0)
-    np.savez(tmp_path / "c.npz", loss=1.0, student_0=np.zeros(1), options=np.array("{'nonsense': 1}"))
+    np.savez(
+        tmp_path / "c.npz", loss=1.0, student_0=np.zeros(1), options=np.array("{'nonsense': 1}")
+    )
     for name in ("a.npz", "b.npz", "c.npz", "missing.npz"):
         result = parity(tmp_path / name)
         assert result.returncode == 2 and result.stderr.count("\n") == 1 and name in result.stderr

@@ -7,15 +7,30 @@ import pytest
 import torch
 from torch import nn
 
-from models.networks import GENERATORS, create_discriminator, create_generator, passes, stylegan2_layers
+from models.networks import (
+    GENERATORS,
+    create_discriminator,
+    create_generator,
+    passes,
+    stylegan2_layers,
+)
 from models.networks.passes import mixes_images, pass_each, translate_and_encode
 from tests.test_models import build
 from util.errors import UserError
 
 NORMS = ["instance", "none", "batch"]
-NETWORKS = {f"{netD} {norm}": (netD, norm) for netD in ("basic", "strided", "n_layers", "pixel") for norm in NORMS}
-NETWORKS |= {f"{netG} {norm}": (netG, norm) for netG in ("resnet_4blocks", "unet_128") for norm in NORMS}
-NETWORKS |= {name: (name, "none") for name in ("stylegan2 D", "tilestylegan2 D", "stylegan2", "smallstylegan2")}
+NETWORKS = {
+    f"{netD} {norm}": (netD, norm)
+    for netD in ("basic", "strided", "n_layers", "pixel")
+    for norm in NORMS
+}
+NETWORKS |= {
+    f"{netG} {norm}": (netG, norm) for netG in ("resnet_4blocks", "unet_128") for norm in NORMS
+}
+NETWORKS |= {
+    name: (name, "none")
+    for name in ("stylegan2 D", "tilestylegan2 D", "stylegan2", "smallstylegan2")
+}
 WITHOUT_BATCH_NORM = [name for name in NETWORKS if not name.endswith("batch")]
 WITH_BATCH_NORM = [name for name in NETWORKS if name.endswith("batch")]
 
@@ -38,7 +53,9 @@ def make(name: str) -> nn.Module:
 def image_pair(name: str, count: int = 2) -> list[torch.Tensor]:
     side = 128 if name.startswith("unet") else 16 if name == "stylegan2 D" else 32
     generator = torch.Generator().manual_seed(3)
-    return [torch.rand(count, 3, side, side, generator=generator).double() * 2 - 1 for _ in range(2)]
+    return [
+        torch.rand(count, 3, side, side, generator=generator).double() * 2 - 1 for _ in range(2)
+    ]
 
 
 @pytest.fixture
@@ -47,7 +64,12 @@ def joined(monkeypatch):
     monkeypatch.setattr(passes, "joining_pays", lambda x: True)
 
     def noise(like, height, width):
-        return torch.linspace(-1, 1, height * width).double().view(1, 1, height, width).expand(len(like), -1, -1, -1)
+        return (
+            torch.linspace(-1, 1, height * width)
+            .double()
+            .view(1, 1, height, width)
+            .expand(len(like), -1, -1, -1)
+        )
 
     monkeypatch.setattr(stylegan2_layers, "draw_noise", noise)
 
@@ -80,7 +102,9 @@ def assert_equal_to_rounding(found, expected) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1e-3, b.abs().max().item()))
 
 
-def double_steps(root, model_name: str, flags: str, counted: Callable[[nn.Module], list[int]]) -> list[tuple]:
+def double_steps(
+    root, model_name: str, flags: str, counted: Callable[[nn.Module], list[int]]
+) -> list[tuple]:
     """Two steps in double precision: losses, gradients, and the number of calls that `counted(model)` notes."""
     torch.manual_seed(0)
     opt, _, _, model = build(root, model_name, None, "--batch_size", "2", *flags.split())
@@ -98,9 +122,15 @@ def double_steps(root, model_name: str, flags: str, counted: Callable[[nn.Module
     for _ in range(2):
         calls.clear()
         shape = (2 * opt.accumulate, 3, opt.crop_size, opt.crop_size)
-        model.set_input({role: torch.rand(shape, generator=generator).double() * 2 - 1 for role in "AB"})
+        model.set_input(
+            {role: torch.rand(shape, generator=generator).double() * 2 - 1 for role in "AB"}
+        )
         model.optimize_parameters()
-        grads = {f"{n}.{k}": p.grad for n, net in model.networks.items() for k, p in net.named_parameters()}
+        grads = {
+            f"{n}.{k}": p.grad
+            for n, net in model.networks.items()
+            for k, p in net.named_parameters()
+        }
         grads = {key: grad.clone() for key, grad in grads.items() if grad is not None}
         seen.append((model.get_current_losses(), grads, len(calls)))
     return seen
@@ -108,10 +138,14 @@ def double_steps(root, model_name: str, flags: str, counted: Callable[[nn.Module
 
 def assert_equal_steps(found: list[tuple], expected: list[tuple]) -> None:
     """The first step to rounding; the second, after Adam has divided by small gradients, to a part in a million."""
-    for (losses, grads, _), (losses_2, grads_2, _), tolerance in zip(found, expected, (1e-12, 1e-6), strict=True):
+    for (losses, grads, _), (losses_2, grads_2, _), tolerance in zip(
+        found, expected, (1e-12, 1e-6), strict=True
+    ):
         assert losses.keys() == losses_2.keys() and grads.keys() == grads_2.keys()
         for name, value in losses_2.items():
-            assert losses[name].item() == pytest.approx(value.item(), rel=tolerance, abs=tolerance), name
+            assert losses[name].item() == pytest.approx(
+                value.item(), rel=tolerance, abs=tolerance
+            ), name
         for name, value in grads_2.items():
             error = (grads[name] - value).abs().max().item()
             assert error <= tolerance * max(1, value.abs().max().item()), name
@@ -133,8 +167,12 @@ def test_joined_is_one_by_one(joined, name):
 def test_batch_norm_is_never_joined_in_training(joined, name):
     net, images = make(name), image_pair(name)
     other = copy.deepcopy(net)
-    assert all(map(torch.equal, results(pass_each, net, images), results(one_by_one, other, images)))
-    assert all(map(torch.equal, net.state_dict().values(), other.state_dict().values())), "running statistics"
+    assert all(
+        map(torch.equal, results(pass_each, net, images), results(one_by_one, other, images))
+    )
+    assert all(map(torch.equal, net.state_dict().values(), other.state_dict().values())), (
+        "running statistics"
+    )
     both = net(torch.cat(images)).chunk(2)
     assert (both[0] - net(images[0])).abs().max() > 1e-4, "joining would have been something else"
     net.eval()
@@ -219,10 +257,15 @@ def test_one_pass_gives_output_and_features(joined, name, layers):
     expected = results(lambda net, x: [net(x)], net, [images])
     found = results(lambda net, x: [net.forward_with_features(x, layers)[0]], net, [images])
     assert_equal_to_rounding([output], expected[:1])
-    if "instance" in name:  # biases of tapped convolutions are added, which moves gradients by rounding alone
+    if (
+        "instance" in name
+    ):  # biases of tapped convolutions are added, which moves gradients by rounding alone
         dead = [bias for bias in net.model.dead_biases() if bias.grad is not None]
         assert len(dead) == 2 and all(bias.grad.abs().max() < 1e-12 for bias in dead)
-        found = [*found[:2], *(p.grad for p in net.parameters() if p.grad is not None and p not in set(dead))]
+        found = [
+            *found[:2],
+            *(p.grad for p in net.parameters() if p.grad is not None and p not in set(dead)),
+        ]
     assert_equal_to_rounding(found, expected)
 
 
@@ -268,12 +311,17 @@ STEPS = [
     ("cut", "--ema 0.9 --lambda_GAN 0 --nce_layers 8,4"),
     ("sincut", "--ngf 2 --stylegan2_size 32"),
     ("patchgcl", "--graph_features generator --nce_layers 4,8"),
-    ("patchgcl", "--graph_features generator --nce_layers 8 --gnn_idt false --accumulate 2 --normG none"),
+    (
+        "patchgcl",
+        "--graph_features generator --nce_layers 8 --gnn_idt false --accumulate 2 --normG none",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("model_name", "flags"), STEPS)
-def test_a_step_with_features_from_the_first_pass_is_that_with_a_second_pass(tmp_path, monkeypatch, model_name, flags):
+def test_a_step_with_features_from_the_first_pass_is_that_with_a_second_pass(
+    tmp_path, monkeypatch, model_name, flags
+):
     """The second step tells whether features are those of its own batch."""
 
     def encoded(model) -> list[int]:
@@ -283,16 +331,26 @@ def test_a_step_with_features_from_the_first_pass_is_that_with_a_second_pass(tmp
 
     found = double_steps(tmp_path, model_name, flags, encoded)
     module = "cut" if model_name == "sincut" else model_name
-    monkeypatch.setattr(f"models.{module}_model.translate_and_encode", lambda net, x, layers: (net(x), None))
+    monkeypatch.setattr(
+        f"models.{module}_model.translate_and_encode", lambda net, x, layers: (net(x), None)
+    )
     expected = double_steps(tmp_path, model_name, flags, encoded)
     assert_equal_steps(found, expected)
     micro_batches = 2 if "accumulate" in flags else 1
-    assert [count for _, _, count in found] == [micro_batches] * 2, "only the output is encoded apart"
+    assert [count for _, _, count in found] == [micro_batches] * 2, (
+        "only the output is encoded apart"
+    )
     assert [count for _, _, count in expected] == [2 * micro_batches] * 2
 
 
 @pytest.mark.parametrize(
-    "flags", ["--CUT_mode FastCUT", "--no_dropout false", "--normG batch", "--netG unet_128 --nce_layers 0,1"]
+    "flags",
+    [
+        "--CUT_mode FastCUT",
+        "--no_dropout false",
+        "--normG batch",
+        "--netG unet_128 --nce_layers 0,1",
+    ],
 )
 def test_keys_take_a_second_pass_where_the_first_is_another_function(tmp_path, flags):
     size = ["--crop_size", "128", "--load_size", "128"] if "unet" in flags else []

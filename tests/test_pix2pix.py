@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from models.inference.modes import translate_each
-from options import TrainOptions
+from options import TrainOptions, parse
 from tests.helpers import TINY, run_command, train_options
 from tests.test_cycle_gan import shown
 from tests.test_data_aligned import make_pairs
@@ -34,7 +34,10 @@ def cross_entropy(prediction, target):
 def test_every_term_is_its_formula(tmp_path):
     model = loaded(tmp_path, "--lambda_L1", "30", "--input_nc", "1")
     net = copy.deepcopy(model.netD)
-    real, fake = torch.cat([model.real_A, model.real_B], 1), torch.cat([model.real_A, model.fake_B], 1)
+    real, fake = (
+        torch.cat([model.real_A, model.real_B], 1),
+        torch.cat([model.real_A, model.fake_B], 1),
+    )
     assert real.shape[1] == 4
     terms = {**model.compute_D_loss(), **model.compute_G_loss()}
     with torch.no_grad():
@@ -69,21 +72,23 @@ def test_a_step_is_d_then_g_against_the_new_d(tmp_path):
 def test_other_objectives_train(tmp_path, mode):
     _, _, loader, model = build(tmp_path, "pix2pix", None, "--gan_mode", mode, "--normD", "none")
     losses = step(model, next(iter(loader.epoch(1))))
-    assert ("D_gp" in losses) == (mode == "wgangp") and all(abs(value) < 1e4 for value in losses.values())
+    assert ("D_gp" in losses) == (mode == "wgangp") and all(
+        abs(value) < 1e4 for value in losses.values()
+    )
 
 
 def test_presets_and_pairs(tmp_path):
-    def parse(*flags):
+    def parsed(*flags):
         return parse(TrainOptions(), ["--dataroot", "x", "--model", "pix2pix", *flags])
 
-    opt = parse()
+    opt = parsed()
     assert (opt.dataset_mode, opt.netG, opt.normG, opt.normD, opt.no_dropout) == (
         "aligned", "unet_256", "batch", "batch", False,
     )  # fmt: skip
     assert (opt.gan_mode, opt.init_type, opt.lambda_L1, opt.n_epochs, opt.n_epochs_decay, opt.finetune_resize) == (
         "vanilla", "normal", 100, 100, 100, False,
     )  # fmt: skip
-    shared = parse("--preset", "shared")
+    shared = parsed("--preset", "shared")
     assert (shared.netG, shared.normG, shared.no_antialias, shared.no_dropout) == (
         "resnet_9blocks", "instance", False, True,
     )  # fmt: skip
@@ -98,7 +103,9 @@ def test_presets_and_pairs(tmp_path):
 
 def small_net():
     torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(8, 3, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(8, 3, 3)
+    )
 
 
 def by_hand(net, image, running):
@@ -113,7 +120,10 @@ def by_hand(net, image, running):
 
 @pytest.mark.parametrize("norm", ["image", "running"])
 def test_each_image_is_normalised_by_itself_and_nothing_is_remembered(norm):
-    net, images = small_net(), torch.rand(3, 3, 9, 9) * torch.tensor([1.0, 3.0, 9.0]).view(3, 1, 1, 1)
+    net, images = (
+        small_net(),
+        torch.rand(3, 3, 9, 9) * torch.tensor([1.0, 3.0, 9.0]).view(3, 1, 1, 1),
+    )
     net[1].running_mean.normal_()
     before = copy.deepcopy(net.state_dict())
     with torch.no_grad():
@@ -151,10 +161,32 @@ def run(tmp_path_factory):
     make_pairs(root / "data" / "train", count=3, size=(130, 128))
     make_pairs(root / "data" / "test", count=4, size=(128, 120))
     make_pairs(root / "data" / "test" / "wide", count=1, size=(140, 100))
-    small = ["--netG", "unet_128", "--ngf", "2", "--ndf", "2", "--crop_size", "128", "--load_size", "140"]
-    released = ["--dataroot", root / "data", "--name", "run", "--model", "pix2pix", "--direction", "BtoA"]
+    small = [
+        "--netG",
+        "unet_128",
+        "--ngf",
+        "2",
+        "--ndf",
+        "2",
+        "--crop_size",
+        "128",
+        "--load_size",
+        "140",
+    ]
+    released = [
+        "--dataroot",
+        root / "data",
+        "--name",
+        "run",
+        "--model",
+        "pix2pix",
+        "--direction",
+        "BtoA",
+    ]
     where = ["--checkpoints_dir", root / "checkpoints", *TINY[-6:]]
-    result = run_command(["train.py", *released, *small, *where, "--max_steps", "2", "--update_html_freq", "2"])
+    result = run_command(
+        ["train.py", *released, *small, *where, "--max_steps", "2", "--update_html_freq", "2"]
+    )
     assert result.returncode == 0, result.stderr
     assert "recipe: pix2pix, preset official" in result.stdout
     return root
@@ -162,7 +194,16 @@ def run(tmp_path_factory):
 
 def test_the_released_test_command_and_its_halves(run, tmp_path):
     where = ["--checkpoints_dir", run / "checkpoints", "--results_dir", tmp_path, "--gpu_ids", "-1"]
-    released = ["--dataroot", run / "data", "--name", "run", "--model", "pix2pix", "--direction", "BtoA"]
+    released = [
+        "--dataroot",
+        run / "data",
+        "--name",
+        "run",
+        "--model",
+        "pix2pix",
+        "--direction",
+        "BtoA",
+    ]
     result = run_command(["test.py", *released, *where, "--num_threads", "0"])
     assert result.returncode == 0, result.stderr
     images = tmp_path / "run" / "test_latest" / "images"
@@ -170,12 +211,17 @@ def test_the_released_test_command_and_its_halves(run, tmp_path):
         "real_A": 5, "fake_B": 5, "real_B": 5,
     }  # fmt: skip
     pair = np.asarray(Image.open(run / "data" / "test" / "image_001.png"))
-    assert np.array_equal(np.asarray(Image.open(images / "real_A" / "image_001.png")), pair[:, 128:])
-    assert np.array_equal(np.asarray(Image.open(images / "real_B" / "image_001.png")), pair[:, :128])
+    assert np.array_equal(
+        np.asarray(Image.open(images / "real_A" / "image_001.png")), pair[:, 128:]
+    )
+    assert np.array_equal(
+        np.asarray(Image.open(images / "real_B" / "image_001.png")), pair[:, :128]
+    )
     assert Image.open(images / "fake_B" / "wide" / "image_000.png").size == (140, 100)
     picture = next((run / "checkpoints" / "run" / "web" / "images").glob("*_real_A.png"))
     shown_A, shown_B = (
-        np.asarray(Image.open(str(picture).replace("real_A", n))).astype(int) for n in ("real_A", "real_B")
+        np.asarray(Image.open(str(picture).replace("real_A", n))).astype(int)
+        for n in ("real_A", "real_B")
     )
     assert np.abs(shown_A + shown_B - 255).max() <= 2, "the training page shows matching halves"
 
@@ -183,7 +229,16 @@ def test_the_released_test_command_and_its_halves(run, tmp_path):
 def test_no_pair_is_lost_or_changed_whatever_the_batch(run):
     small = [str(path) for path in (run / "data" / "test" / "wide").iterdir()]
     assert len(small) == 1
-    flags = ["--test_dropout", "false", "--preprocess", "resize", "--load_size", "128", "--dataroot", str(run / "data")]
+    flags = [
+        "--test_dropout",
+        "false",
+        "--preprocess",
+        "resize",
+        "--load_size",
+        "128",
+        "--dataroot",
+        str(run / "data"),
+    ]
     for role in ("real_A", "fake_B", "real_B"):
         assert len(shown(run, *flags, "--num_test", "4")[0][role]) == 4
     alone = shown(run, *flags, "--num_test", "4")[0]["fake_B"]
@@ -199,17 +254,23 @@ def test_choices_at_test_change_the_picture(run):
         return next(iter(shown(run, "--num_test", "1", *flags)[0]["fake_B"].values()))
 
     default = first()
-    assert torch.equal(default, first()) and torch.equal(default, first("--test_norm", "image", "--test_dropout"))
+    assert torch.equal(default, first()) and torch.equal(
+        default, first("--test_norm", "image", "--test_dropout")
+    )
     assert not torch.equal(default, first("--seed", "1"))
     fixed = first("--test_dropout", "false")
-    assert not torch.equal(default, fixed) and torch.equal(fixed, first("--test_dropout", "false", "--seed", "1"))
+    assert not torch.equal(default, fixed) and torch.equal(
+        fixed, first("--test_dropout", "false", "--seed", "1")
+    )
     assert not torch.equal(fixed, first("--test_dropout", "false", "--test_norm", "running"))
 
 
 def test_inputs_without_their_other_half(run, tmp_path):
     for path in (run / "data" / "test").glob("*.png"):
         Image.open(path).crop((128, 0, 256, 120)).save(tmp_path / path.name)
-    found, _ = shown(run, "--dataset_mode", "single", "--dataroot", str(tmp_path), "--test_dropout", "false")
+    found, _ = shown(
+        run, "--dataset_mode", "single", "--dataroot", str(tmp_path), "--test_dropout", "false"
+    )
     pairs, _ = shown(run, "--test_dropout", "false", "--max_dataset_size", "4")
     assert sorted(found) == ["fake_B", "real_A"] and len(found["fake_B"]) == 4
     for name, picture in found["fake_B"].items():
@@ -217,7 +278,9 @@ def test_inputs_without_their_other_half(run, tmp_path):
 
 
 def test_evaluation_mode_is_running_statistics_without_dropout(run):
-    by_flags = shown(run, "--test_norm", "running", "--test_dropout", "false", "--num_test", "2")[0]["fake_B"]
+    by_flags = shown(run, "--test_norm", "running", "--test_dropout", "false", "--num_test", "2")[
+        0
+    ]["fake_B"]
     by_mode = shown(run, "--eval", "--num_test", "2")[0]["fake_B"]
     for name, picture in by_flags.items():
         torch.testing.assert_close(by_mode[name], picture)

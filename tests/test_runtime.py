@@ -15,7 +15,9 @@ def test_device_choice_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert choose_device(None) == torch.device("cpu")
     assert choose_device("-1") == torch.device("cpu")
-    with pytest.raises(UserError, match=r"--gpu_ids 0: this machine has no CUDA GPU .*give -1 for the CPU"):
+    with pytest.raises(
+        UserError, match=r"--gpu_ids 0: this machine has no CUDA GPU .*give -1 for the CPU"
+    ):
         choose_device("0")
     with pytest.raises(UserError, match="torchrun --nproc_per_node 2"):
         choose_device("0,1")
@@ -44,7 +46,10 @@ def test_seeds_and_random_states():
 
 
 def test_means_are_read_together():
-    assert Runtime("-1").mean({"a": torch.tensor(1.5), "b": torch.tensor(2)}) == {"a": 1.5, "b": 2.0}
+    assert Runtime("-1").mean({"a": torch.tensor(1.5), "b": torch.tensor(2)}) == {
+        "a": 1.5,
+        "b": 2.0,
+    }
     assert Runtime("-1").mean({}) == {}
 
 
@@ -85,7 +90,8 @@ def test_two_processes_agree(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(textwrap.dedent(TWO_PROCESSES))
     result = run_command(
-        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, script], env={"PYTHONPATH": str(REPO)}
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, script],
+        env={"PYTHONPATH": str(REPO)},
     )
     assert result.returncode == 0, result.stderr
     assert "rank 0 agrees" in result.stdout and "rank 1 agrees" in result.stdout

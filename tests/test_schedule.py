@@ -32,7 +32,9 @@ def test_linear_from_a_later_epoch_joins_the_same_line():
 
 
 def test_step_divides_by_ten():
-    assert rates("step", 5, n_epochs=5, n_epochs_decay=0, lr_decay_iters=2) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert rates("step", 5, n_epochs=5, n_epochs_decay=0, lr_decay_iters=2) == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01]
+    )
 
 
 def test_cosine_spans_all_epochs():

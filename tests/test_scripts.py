@@ -45,9 +45,15 @@ esac
 
 def bash(script: Path | str, *arguments: object, cwd: Path | None = None, **environment: object):
     """Run a script; environment variables are given by name."""
-    variables = {**os.environ, "NO_PROXY": "127.0.0.1", **{name: str(value) for name, value in environment.items()}}
+    variables = {
+        **os.environ,
+        "NO_PROXY": "127.0.0.1",
+        **{name: str(value) for name, value in environment.items()},
+    }
     command = ["bash", str(script), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=60
+    )
 
 
 def executable(path: Path, text: str) -> Path:
@@ -178,7 +184,9 @@ def launcher(checkout, tmp_path):
     def run(script: str, *arguments: object, cwd: Path = tmp_path, **environment: object):
         log.unlink(missing_ok=True)
         result = bash(checkout / "scripts" / script, *arguments, cwd=cwd, **environment)
-        return result, [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        return result, [
+            json.loads(line) for line in log.read_text().splitlines()
+        ] if log.exists() else []
 
     return run
 
@@ -201,14 +209,22 @@ def test_launchers_pass_data_direction_and_further_flags(launcher, checkout, nam
     result, (train,) = launcher(f"train_{name}.sh", "--lr", "0.1", "--easy_label", "two words")
     assert result.returncode == 0, result.stderr
     assert train[0] == "train.py" and train[-4:] == ["--lr", "0.1", "--easy_label", "two words"]
-    assert (flag(train, "dataroot"), flag(train, "name"), flag(train, "direction")) == (str(data), name, direction)
+    assert (flag(train, "dataroot"), flag(train, "name"), flag(train, "direction")) == (
+        str(data),
+        name,
+        direction,
+    )
 
     result, (test, evaluate) = launcher(
         f"test_{name}.sh", "--epoch=5", "--num_test", 7, INCEPTION="w.pth", FEATURE="768"
     )
     assert result.returncode == 0, result.stderr
     assert test[0] == "test.py" and test[-3:] == ["--epoch=5", "--num_test", "7"]
-    assert evaluate[0] == "scripts/evaluate.py" and "--epoch=5" in evaluate and "--num_test" not in evaluate
+    assert (
+        evaluate[0] == "scripts/evaluate.py"
+        and "--epoch=5" in evaluate
+        and "--num_test" not in evaluate
+    )
     assert flag(evaluate, "real") == str(data / ("testB" if direction == "AtoB" else "testA"))
     assert (flag(evaluate, "inception"), flag(evaluate, "feature")) == ("w.pth", "768")
 
@@ -237,7 +253,11 @@ def test_demo_goes_the_whole_way(launcher, checkout):
         "demo.sh", "--name=mine", "--checkpoints_dir", "there", "--gpu_ids", "-1"
     )
     assert "there/mine/web/index.html" in result.stdout
-    assert "--name=mine" in test and flag(test, "gpu_ids") == "-1" and flag(test, "checkpoints_dir") == "there"
+    assert (
+        "--name=mine" in test
+        and flag(test, "gpu_ids") == "-1"
+        and flag(test, "checkpoints_dir") == "there"
+    )
     assert flag(evaluate, "name") == "mine" and flag(evaluate, "checkpoints_dir") == "there"
 
 
@@ -249,7 +269,10 @@ class RangeHandler(http.server.SimpleHTTPRequestHandler):
         path = Path(self.translate_path(self.path))
         if self.server.simple or not self.server.ranges[-1] or not path.is_file():
             return super().do_GET()
-        data, start = path.read_bytes(), int(self.server.ranges[-1].removeprefix("bytes=").rstrip("-"))
+        data, start = (
+            path.read_bytes(),
+            int(self.server.ranges[-1].removeprefix("bytes=").rstrip("-")),
+        )
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(data) - start))
@@ -280,7 +303,9 @@ def server(tmp_path):
         thread.join()
 
 
-IMAGES = [f"{folder}/{i}.jpg" for folder in ("trainA", "trainB", "testA", "testB") for i in range(3)]
+IMAGES = [
+    f"{folder}/{i}.jpg" for folder in ("trainA", "trainB", "testA", "testB") for i in range(3)
+]
 
 
 def make_zip(path: Path, *names: str) -> Path:
@@ -304,7 +329,11 @@ def test_download_unpacks_and_counts(server, tmp_path):
     assert [path.name for path in out.iterdir()] == ["maps"]
     requests = len(server.ranges)
     again = download(server, out)
-    assert again.returncode == 0 and "is there already" in again.stdout and len(server.ranges) == requests
+    assert (
+        again.returncode == 0
+        and "is there already" in again.stdout
+        and len(server.ranges) == requests
+    )
 
 
 @pytest.mark.parametrize("simple", [False, True], ids=["resumable", "not resumable"])
@@ -335,10 +364,16 @@ def test_damaged_data_are_not_unpacked(server, tmp_path):
     data[1000] ^= 255
     path.write_bytes(data)
     result = download(server, tmp_path / "out")
-    assert result.returncode == 1 and "CRC" in result.stderr and not (tmp_path / "out" / "maps").exists()
+    assert (
+        result.returncode == 1
+        and "CRC" in result.stderr
+        and not (tmp_path / "out" / "maps").exists()
+    )
 
 
-@pytest.mark.parametrize("name", ["../evil.jpg", "maps/../../evil.jpg", "/tmp/evil.jpg", "..\\evil.jpg"])
+@pytest.mark.parametrize(
+    "name", ["../evil.jpg", "maps/../../evil.jpg", "/tmp/evil.jpg", "..\\evil.jpg"]
+)
 def test_a_zip_that_leaves_its_folder_is_refused(server, tmp_path, name):
     make_zip(server.folder / "maps.zip", *IMAGES, name)
     result = download(server, tmp_path / "a" / "b")
@@ -349,7 +384,11 @@ def test_a_zip_that_leaves_its_folder_is_refused(server, tmp_path, name):
 def test_a_zip_without_domains_is_no_data_set(server, tmp_path):
     make_zip(server.folder / "maps.zip", "maps/a.jpg")
     result = download(server, tmp_path / "out")
-    assert result.returncode == 1 and "does not hold trainA" in result.stderr and not (tmp_path / "out/maps").exists()
+    assert (
+        result.returncode == 1
+        and "does not hold trainA" in result.stderr
+        and not (tmp_path / "out/maps").exists()
+    )
 
 
 def test_without_a_network_a_zip_may_be_put_there(server, tmp_path):
@@ -363,10 +402,16 @@ def test_without_a_network_a_zip_may_be_put_there(server, tmp_path):
 
 def test_names_and_licences(server, tmp_path):
     result = download(server, tmp_path / "out", "horses")
-    assert result.returncode == 1 and "horse2zebra" in result.stderr and "monet2photo" in result.stderr
+    assert (
+        result.returncode == 1 and "horse2zebra" in result.stderr and "monet2photo" in result.stderr
+    )
     for name in ("cityscapes", "label2cityscape"):
         result = download(server, tmp_path / "out", name)
-        assert result.returncode == 1 and "licence" in result.stderr and "cityscapes-dataset.com" in result.stderr
+        assert (
+            result.returncode == 1
+            and "licence" in result.stderr
+            and "cityscapes-dataset.com" in result.stderr
+        )
     assert bash(REPO / "scripts" / "download_dataset.sh").returncode == 1
     with contextlib.suppress(FileNotFoundError):
         assert not list((tmp_path / "out").iterdir())

@@ -18,12 +18,22 @@ from util.hardware.runtime import Runtime
 from util.run.checkpoint import Checkpoint
 from util.run.progress import Progress
 
-STYLEGAN2 = ["--netG", "stylegan2", "--ngf", "2", "--nce_layers", "0,2,4"]  # beside what the presets give
+STYLEGAN2 = [
+    "--netG",
+    "stylegan2",
+    "--ngf",
+    "2",
+    "--nce_layers",
+    "0,2,4",
+]  # beside what the presets give
 OPTIONAL = ["--batch_size", "4", *STYLEGAN2]
 
 
 def pictures(folder) -> dict[str, np.ndarray]:
-    return {path.name: np.array(Image.open(path)) for path in sorted((folder / "images" / "fake_B").glob("*.png"))}
+    return {
+        path.name: np.array(Image.open(path))
+        for path in sorted((folder / "images" / "fake_B").glob("*.png"))
+    }
 
 
 def test_the_official_recipe_is_the_released_one():
@@ -37,26 +47,47 @@ def test_the_official_recipe_is_the_released_one():
     }  # fmt: skip
     assert {name: getattr(opt, name) for name in expected} == expected
     assert opt.recipe == "sincut, preset official"
-    changed = parse(TrainOptions(), ["--model", "sincut", "--dataroot", "x", "--lambda_NCE", "2", "--lambda_R1", "0"])
+    changed = parse(
+        TrainOptions(),
+        ["--model", "sincut", "--dataroot", "x", "--lambda_NCE", "2", "--lambda_R1", "0"],
+    )
     assert changed.recipe == "sincut, preset official, with lambda_NCE=2.0, lambda_R1=0.0"
 
 
 def test_the_common_recipe_keeps_data_and_losses_and_takes_the_common_networks():
     for model in ("sincut", "sinpatchgcl"):
         opt = parse(TrainOptions(), ["--model", model, "--dataroot", "x", "--preset", "shared"])
-        assert (opt.netG, opt.ngf, opt.netD, opt.ndf, opt.gan_mode) == ("resnet_9blocks", 64, "basic", 64, "lsgan")
-        assert (opt.lr, opt.beta1, opt.n_epochs, opt.batch_size, opt.crop_size) == (2e-4, 0.5, 8, 16, 64)
+        assert (opt.netG, opt.ngf, opt.netD, opt.ndf, opt.gan_mode) == (
+            "resnet_9blocks",
+            64,
+            "basic",
+            64,
+            "lsgan",
+        )
+        assert (opt.lr, opt.beta1, opt.n_epochs, opt.batch_size, opt.crop_size) == (
+            2e-4,
+            0.5,
+            8,
+            16,
+            64,
+        )
         assert (opt.lambda_R1, opt.lambda_identity) == (1, 1)
 
 
 @pytest.mark.parametrize("model", ["sincut", "sinpatchgcl"])
 def test_terms_add_up_and_are_what_they_say(tmp_path, model):
-    _, _, loader, built = build(tmp_path, model, None, "--lambda_identity", "0.5", "--lambda_R1", "3", *OPTIONAL)
+    _, _, loader, built = build(
+        tmp_path, model, None, "--lambda_identity", "0.5", "--lambda_R1", "3", *OPTIONAL
+    )
     losses = step(built, next(iter(loader.epoch(1))))
     contrast = ["NCE", "NCE_Y"] if model == "sincut" else ["GNN", "GNN_Y"]
     assert losses["D"] == pytest.approx(losses["D_real"] + losses["D_fake"] + losses["D_R1"])
-    assert losses["G"] == pytest.approx(sum(losses[name] for name in ("G_GAN", "idt", *contrast)), rel=1e-5)
-    pairs = zip(built.idt_B.detach().flatten().tolist(), built.real_B.flatten().tolist(), strict=True)
+    assert losses["G"] == pytest.approx(
+        sum(losses[name] for name in ("G_GAN", "idt", *contrast)), rel=1e-5
+    )
+    pairs = zip(
+        built.idt_B.detach().flatten().tolist(), built.real_B.flatten().tolist(), strict=True
+    )
     error = [abs(a - b) for a, b in pairs]
     assert losses["idt"] == pytest.approx(0.5 * sum(error) / len(error), rel=1e-5)
     x = built.real_B.clone().requires_grad_()
@@ -73,7 +104,10 @@ def test_the_negatives_are_the_other_crops(tmp_path, monkeypatch):
     model.load(model._micro_batches[0])
     model.forward()
     terms = model.compute_G_loss()
-    for name, images, sources in (("NCE", model.fake_B, model.real_A), ("NCE_Y", model.idt_B, model.real_B)):
+    for name, images, sources in (
+        ("NCE", model.fake_B, model.real_A),
+        ("NCE_Y", model.idt_B, model.real_B),
+    ):
         expected = 0.0
         with torch.no_grad():
             queries, keys = (model.netG.encode(x, [0, 2, 4]) for x in (images, sources))
@@ -121,10 +155,16 @@ def test_other_precisions_and_layouts_stay_close(tmp_path, flags):
         losses.append(step(model, batch))
     for name, value in losses[0].items():
         assert losses[1][name] == pytest.approx(value, rel=0.05, abs=0.02), name
-    assert all(p.dtype == torch.float32 for net in other.networks.values() for p in net.parameters())
+    assert all(
+        p.dtype == torch.float32 for net in other.networks.values() for p in net.parameters()
+    )
 
 
-NETWORKS = ["stylegan2 tilestylegan2 --n_layers_D 2", "smallstylegan2 stylegan2", "resnet_4blocks tilestylegan2"]
+NETWORKS = [
+    "stylegan2 tilestylegan2 --n_layers_D 2",
+    "smallstylegan2 stylegan2",
+    "resnet_4blocks tilestylegan2",
+]
 
 
 @pytest.mark.parametrize("nets", NETWORKS)
@@ -161,7 +201,18 @@ def test_the_printed_commands(tmp_path):
         make_image_folder(data / name, count=1, size=(70, 53), seed=seed)
     printed = ["--model", "sincut", "--name", "monet", "--dataroot", data]
     where = ["--checkpoints_dir", runs, "--gpu_ids", "-1"]
-    small = ["--crop_size", "32", "--batch_size", "4", "--crops_per_epoch", "8", "--ngf", "2", "--ndf", "2"]
+    small = [
+        "--crop_size",
+        "32",
+        "--batch_size",
+        "4",
+        "--crops_per_epoch",
+        "8",
+        "--ngf",
+        "2",
+        "--ndf",
+        "2",
+    ]
     short = ["--n_epochs", "1", "--n_epochs_decay", "0", "--num_threads", "0", "--display_id", "0"]
     done = run_command(["train.py", *printed, *where, *small, *short])
     assert done.returncode == 0, done.stderr
@@ -172,7 +223,18 @@ def test_the_printed_commands(tmp_path):
 
     (runs / "released").mkdir()
     shutil.copy(runs / "monet" / "latest_net_G.pth", runs / "released")
-    flags = ["--model", "sincut", "--name", "released", "--ngf", "2", "--stylegan2_size", "32", "--dataroot", data]
+    flags = [
+        "--model",
+        "sincut",
+        "--name",
+        "released",
+        "--ngf",
+        "2",
+        "--stylegan2_size",
+        "32",
+        "--dataroot",
+        data,
+    ]
     done = run_command(["test.py", *flags, *where, "--results_dir", results, "--tile", "20"])
     assert done.returncode == 0, done.stderr
     [tiled] = pictures(results / "released" / "train_latest").values()
@@ -197,11 +259,16 @@ REFUSED = {
         ("--num_patches 1 --batch_size 1", "leaves a patch nothing to differ from"),
         ("--stylegan2_size 48", "expected a power of two"),
     ],
-    "sinpatchgcl": [("--gnn_idt false", "--lambda_identity needs G(B)"), ("--nce_T 0", "--nce_T 0.0")],
+    "sinpatchgcl": [
+        ("--gnn_idt false", "--lambda_identity needs G(B)"),
+        ("--nce_T 0", "--nce_T 0.0"),
+    ],
 }
 
 
-@pytest.mark.parametrize(("model", "flags", "text"), [(m, *case) for m, cases in REFUSED.items() for case in cases])
+@pytest.mark.parametrize(
+    ("model", "flags", "text"), [(m, *case) for m, cases in REFUSED.items() for case in cases]
+)
 def test_what_contradicts_itself_is_refused(tmp_path, model, flags, text):
     with pytest.raises(UserError) as caught:
         train_options(tmp_path, *flags.split(), model=model)
@@ -218,6 +285,8 @@ def test_without_identity_the_terms_go_away(tmp_path):
 def test_a_size_that_follows_from_the_crop_cannot_change_on_resume(tmp_path):
     opt, runtime, loader, model = build(tmp_path, "sincut", None, *STYLEGAN2)
     Checkpoint(opt, runtime, model, Progress(1, 4, len(loader), 1)).save_latest()
-    opt, runtime, loader, other = build(tmp_path, "sincut", None, *STYLEGAN2, "--crop_size", "64", "--load_size", "64")
+    opt, runtime, loader, other = build(
+        tmp_path, "sincut", None, *STYLEGAN2, "--crop_size", "64", "--load_size", "64"
+    )
     with pytest.raises(UserError, match=r"--stylegan2_size 64 contradicts the run .* which has 32"):
         Checkpoint(opt, runtime, other, Progress(1, 4, len(loader), 1)).resume()

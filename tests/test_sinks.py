@@ -16,21 +16,33 @@ from PIL import Image
 from options import TrainOptions, parse
 from tests.helpers import run_command, train_flags
 from train import main
-from util.errors import UserError
+from util.errors import UserError, exit_status
+from util.logs.sink import Frame
 from util.logs.tensorboard_display import TensorBoardDisplay
-from util.logs.visualizer import Frame, Visualizer
+from util.logs.visualizer import Visualizer
 from util.logs.wandb_display import WandbDisplay
 
 TIMES = {"time": 0.25, "data": 0.125}
 RECORD = {
-    "options": {"name": "run", "lr": 0.0002, "max_dataset_size": float("inf"), "attn_layers": [4, 7]},
+    "options": {
+        "name": "run",
+        "lr": 0.0002,
+        "max_dataset_size": float("inf"),
+        "attn_layers": [4, 7],
+    },
     "recipe": "patchgcl, preset paper",
     "versions": {"torch": "2"},
 }
 
 
 def visualizer(folder, **changes) -> Visualizer:
-    quiet = {"name": "my run", "no_html": True, "display_id": 0, "display_winsize": 256, "wandb_project_name": "mine"}
+    quiet = {
+        "name": "my run",
+        "no_html": True,
+        "display_id": 0,
+        "display_winsize": 256,
+        "wandb_project_name": "mine",
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train_opt.json").write_text(json.dumps(RECORD))
     opt = Namespace(**{**quiet, "use_tensorboard": False, "use_wandb": False, **changes})
@@ -43,7 +55,10 @@ def train(log: Visualizer, first: int, last: int, resume_at: int = 0, scale: flo
     for images in range(first, last + 1, 100):
         value = float("nan") if images == 300 else scale * images
         log.print_losses(1 + images // 500, images, {"G_GAN": value, "GNN": 2.0}, TIMES)
-        pictures = {"fake_B": torch.full((2, 3, 6, 8), images / 1000), "grey": torch.zeros(2, 1, 6, 8)}
+        pictures = {
+            "fake_B": torch.full((2, 3, 6, 8), images / 1000),
+            "grey": torch.zeros(2, 1, 6, 8),
+        }
         log.display(pictures, 1, images, save=images % 200 == 0)
     log.close()
 
@@ -51,7 +66,7 @@ def train(log: Visualizer, first: int, last: int, resume_at: int = 0, scale: flo
 def run_train(monkeypatch, root, *flags: str) -> int:
     """train.py in this process; returns its exit status."""
     monkeypatch.setattr(sys, "argv", ["train.py", *train_flags(root, *flags, model="cut")])
-    return main()
+    return exit_status(main)
 
 
 def no_warnings(folder) -> str:
@@ -80,15 +95,26 @@ def test_tensorboard_reads_back_losses_pictures_and_options(tmp_path):
     found = events(tmp_path / "run")
     assert set(found.Tags()["scalars"]) == {"G_GAN", "GNN", "run/epoch", "run/time", "run/data"}
     assert [step for step, _ in points(found, "G_GAN")] == [100, 200, 300, 400]
-    assert [value for _, value in points(found, "G_GAN")] == pytest.approx([100, 200, math.nan, 400], nan_ok=True)
+    assert [value for _, value in points(found, "G_GAN")] == pytest.approx(
+        [100, 200, math.nan, 400], nan_ok=True
+    )
     assert points(found, "run/time")[0] == (100, 0.25)
     assert set(found.Tags()["images"]) == {"fake_B", "grey"}
     assert [image.step for image in found.Images("fake_B")] == [200, 400]
     with Image.open(BytesIO(found.Images("fake_B")[1].encoded_image_string)) as image:
-        assert image.size == (8, 6) and np.asarray(image)[0, 0].tolist() == [round((0.4 + 1) * 127.5)] * 3
-    texts = {tag: found.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in found.Tags()["tensors"]}
+        assert (
+            image.size == (8, 6)
+            and np.asarray(image)[0, 0].tolist() == [round((0.4 + 1) * 127.5)] * 3
+        )
+    texts = {
+        tag: found.Tensors(tag)[0].tensor_proto.string_val[0].decode()
+        for tag in found.Tags()["tensors"]
+    }
     assert texts["recipe/text_summary"] == "patchgcl, preset paper"
-    assert "| lr | `0.0002` |" in texts["options/text_summary"] and "torch" in texts["versions/text_summary"]
+    assert (
+        "| lr | `0.0002` |" in texts["options/text_summary"]
+        and "torch" in texts["versions/text_summary"]
+    )
 
 
 def test_tensorboard_goes_on_in_the_same_folder_and_hides_what_was_redone(tmp_path):
@@ -143,7 +169,10 @@ class RecordedWandb(ModuleType):
         self._note("setup", settings=settings)
 
     def init(self, *, project, name, id, resume, dir, config, allow_val_change, settings):
-        self._note("init", **{key: value for key, value in locals().items() if key not in ("self", "__class__")})
+        self._note(
+            "init",
+            **{key: value for key, value in locals().items() if key not in ("self", "__class__")},
+        )
         return SimpleNamespace(
             url="https://wandb.example/run", dir=f"{dir}/files", log=self.log, define_metric=self.define_metric,
             finish=lambda: self._note("finish"),
@@ -178,15 +207,29 @@ def test_wandb_gets_losses_pictures_and_options(tmp_path, monkeypatch):
         "allow",
         str(tmp_path),
     )
-    assert begun["config"] == RECORD["options"] | {"recipe": RECORD["recipe"], "versions": RECORD["versions"]}
+    assert begun["config"] == RECORD["options"] | {
+        "recipe": RECORD["recipe"],
+        "versions": RECORD["versions"],
+    }
     assert begun["settings"]["silent"] and begun["settings"]["console"] == "off"
     assert begun["settings"]["init_timeout"] <= 30
     losses = [values for values in wandb.logged if "G_GAN" in values]
     assert [values["images"] for values in losses] == [100, 200, 300, 400]
-    assert losses[0] == {"images": 100, "G_GAN": 100.0, "GNN": 2.0, "run/epoch": 1, "run/time": 0.25, "run/data": 0.125}
+    assert losses[0] == {
+        "images": 100,
+        "G_GAN": 100.0,
+        "GNN": 2.0,
+        "run/epoch": 1,
+        "run/time": 0.25,
+        "run/data": 0.125,
+    }
     assert math.isnan(losses[2]["G_GAN"])
     pictures = [values for values in wandb.logged if "fake_B" in values]
-    assert pictures[0] == {"images": 200, "fake_B": ("image", (6, 8, 3)), "grey": ("image", (6, 8, 1))}
+    assert pictures[0] == {
+        "images": 200,
+        "fake_B": ("image", (6, 8, 3)),
+        "grey": ("image", (6, 8, 1)),
+    }
     assert [values["images"] for values in pictures] == [200, 400]
     assert wandb.calls[-1][0] == "finish"
 
@@ -197,7 +240,9 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
         wandb = recorded(monkeypatch)
         train(visualizer(tmp_path, use_wandb=True), resume_at + 100, resume_at + 400, resume_at)
         ids.append(wandb.only("init")["id"])
-        assert next(v["images"] for v in wandb.logged if "GNN" in v) == resume_at + 100, "nothing is sent twice"
+        assert next(v["images"] for v in wandb.logged if "GNN" in v) == resume_at + 100, (
+            "nothing is sent twice"
+        )
     assert ids[0] == ids[1] and len(ids[0]) >= 8
     wandb = recorded(monkeypatch)
     train(visualizer(tmp_path / "other", use_wandb=True), 100, 100)
@@ -208,7 +253,13 @@ def test_wandb_switched_on_late_gets_the_earlier_losses(tmp_path, monkeypatch):
     train(visualizer(tmp_path), 100, 400)
     wandb = recorded(monkeypatch)
     train(visualizer(tmp_path, use_wandb=True), 500, 500, resume_at=400)
-    assert [values["images"] for values in wandb.logged if "GNN" in values] == [100, 200, 300, 400, 500]
+    assert [values["images"] for values in wandb.logged if "GNN" in values] == [
+        100,
+        200,
+        300,
+        400,
+        500,
+    ]
 
 
 @pytest.mark.parametrize("fails_in", ["setup", "init", "log", "finish"])
@@ -216,7 +267,10 @@ def test_a_wandb_that_fails_is_one_warning(tmp_path, monkeypatch, fails_in):
     recorded(monkeypatch, fails_in=fails_in)
     train(visualizer(tmp_path, use_wandb=True), 100, 400)
     text = (tmp_path / "loss_log.txt").read_text()
-    assert text.count("warning") == 1 and f"warning: W&B is off for the rest of this run: {fails_in} fails" in text
+    assert (
+        text.count("warning") == 1
+        and f"warning: W&B is off for the rest of this run: {fails_in} fails" in text
+    )
     assert text.count("iters:") == 4
 
 
@@ -225,7 +279,9 @@ def test_the_stand_in_holds_the_signatures_of_the_library():
     for call in ("init", "setup"):
         asked = set(inspect.signature(getattr(RecordedWandb, call)).parameters) - {"self"}
         assert asked <= set(inspect.signature(getattr(wandb, call)).parameters), call
-    assert set(inspect.signature(RecordedWandb.Settings).parameters) - {"self"} <= set(wandb.Settings.model_fields)
+    assert set(inspect.signature(RecordedWandb.Settings).parameters) - {"self"} <= set(
+        wandb.Settings.model_fields
+    )
     for call in ("log", "define_metric"):
         asked = set(inspect.signature(getattr(RecordedWandb, call)).parameters) - {"self"}
         assert asked <= set(inspect.signature(getattr(wandb.Run, call)).parameters), call
@@ -234,13 +290,21 @@ def test_the_stand_in_holds_the_signatures_of_the_library():
 @pytest.mark.slow
 def test_the_real_wandb_runs_offline_through_train_and_resumes(tmp_path):
     pytest.importorskip("wandb")
-    flags = train_flags(tmp_path, "--print_freq", "1", "--update_html_freq", "2", "--use_wandb", model="cut")
+    flags = train_flags(
+        tmp_path, "--print_freq", "1", "--update_html_freq", "2", "--use_wandb", model="cut"
+    )
     folder = tmp_path / "checkpoints" / "run"
     for steps in ("2", "4"):
-        result = run_command(["train.py", *flags, "--max_steps", steps], env={"WANDB_MODE": "offline"})
+        result = run_command(
+            ["train.py", *flags, "--max_steps", steps], env={"WANDB_MODE": "offline"}
+        )
         assert result.returncode == 0, result.stderr
-        assert "warning" not in result.stdout and "W&B: offline, in " in result.stdout, result.stdout
-        assert not any(line.startswith("wandb:") for line in (result.stdout + result.stderr).splitlines())
+        assert "warning" not in result.stdout and "W&B: offline, in " in result.stdout, (
+            result.stdout
+        )
+        assert not any(
+            line.startswith("wandb:") for line in (result.stdout + result.stderr).splitlines()
+        )
     number = (folder / "wandb_id.txt").read_text().strip()
     runs = sorted((folder / "wandb").glob("offline-run-*"))
     assert len(runs) == 2 and all(run.name.endswith(f"-{number}") for run in runs)
@@ -253,7 +317,12 @@ def test_the_real_wandb_runs_offline_through_train_and_resumes(tmp_path):
 @pytest.mark.slow
 def test_wandb_without_a_key_neither_asks_nor_stops_training(tmp_path):
     pytest.importorskip("wandb")
-    env = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "WANDB_MODE": "online", "NETRC": str(tmp_path / "none")}
+    env = {
+        "HOME": str(tmp_path),
+        "WANDB_API_KEY": "",
+        "WANDB_MODE": "online",
+        "NETRC": str(tmp_path / "none"),
+    }
     flags = train_flags(tmp_path, "--max_steps", "2", "--use_wandb", model="cut")
     result = run_command(["train.py", *flags], env=env)
     assert result.returncode == 0, result.stderr
@@ -278,9 +347,14 @@ def test_frames_that_are_not_kept_are_left_out(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("flag", "module", "package"),
-    [("--use_tensorboard", "torch.utils.tensorboard", "tensorboard"), ("--use_wandb", "wandb", "wandb")],
+    [
+        ("--use_tensorboard", "torch.utils.tensorboard", "tensorboard"),
+        ("--use_wandb", "wandb", "wandb"),
+    ],
 )
-def test_a_missing_package_is_one_line_before_training(tmp_path, monkeypatch, capsys, flag, module, package):
+def test_a_missing_package_is_one_line_before_training(
+    tmp_path, monkeypatch, capsys, flag, module, package
+):
     monkeypatch.setitem(sys.modules, module, None)
     assert run_train(monkeypatch, tmp_path, "--max_steps", "2", flag) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -303,7 +377,18 @@ def test_sinks_write_nothing_before_they_start(tmp_path, monkeypatch):
 
 
 def test_released_commands_are_understood(tmp_path):
-    command = ["--dataroot", "./datasets/maps", "--name", "maps_cyclegan", "--model", "cycle_gan", "--use_wandb"]
+    command = [
+        "--dataroot",
+        "./datasets/maps",
+        "--name",
+        "maps_cyclegan",
+        "--model",
+        "cycle_gan",
+        "--use_wandb",
+    ]
     opt = parse(TrainOptions(), [*command, "--checkpoints_dir", str(tmp_path)])
     assert opt.use_wandb and opt.wandb_project_name == "patchgcl" and not opt.use_tensorboard
-    assert parse(TrainOptions(), [*command, "--wandb_project_name", "CycleGAN"]).wandb_project_name == "CycleGAN"
+    assert (
+        parse(TrainOptions(), [*command, "--wandb_project_name", "CycleGAN"]).wandb_project_name
+        == "CycleGAN"
+    )

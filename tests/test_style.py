@@ -33,7 +33,9 @@ def name(path) -> str:
 def test_module_opens_with_a_sentence_and_stays_small(path):
     text = path.read_text()
     tree = ast.parse(text)
-    assert (ast.get_docstring(tree) or "").split("\n")[0].strip(), f"{name(path)} does not say what it is for"
+    assert (ast.get_docstring(tree) or "").split("\n")[0].strip(), (
+        f"{name(path)} does not say what it is for"
+    )
     assert text.count("\n") <= 300, f"{name(path)} has more than 300 lines"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
@@ -54,7 +56,9 @@ def test_networks_and_losses_know_no_options(path):
             )
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.name in ("models", "networks", "losses")], ids=name)
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.parent.name in ("models", "networks", "losses")], ids=name
+)
 def test_the_step_has_no_host_traffic(path):
     """What runs in a training step waits for no device and moves nothing to the host (base class: mean, at a print)."""
     for call in (".item()", ".cpu()", ".tolist()", ".numpy()", ".cuda()", "np.random"):
@@ -83,6 +87,10 @@ def test_the_top_level_is_what_it_should_be():
         "LICENSE", "tests", "docs", ".ci", "pyproject.toml", ".gitignore",
     }  # fmt: skip
     made_by_use = {".git", ".venv", "checkpoints", "results", "datasets", "weights"}
-    found = {path.name for path in REPO.iterdir() if not path.name.endswith("_cache") and path.name != "__pycache__"}
+    found = {
+        path.name
+        for path in REPO.iterdir()
+        if not path.name.endswith("_cache") and path.name != "__pycache__"
+    }
     assert found - made_by_use <= allowed, found - made_by_use - allowed
     assert allowed <= found, allowed - found

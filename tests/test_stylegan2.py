@@ -74,7 +74,9 @@ def slow_blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
         for column in range(wide):
             for a in range(4):
                 for b in range(4):
-                    out[:, y, column] += gain * line[a] * line[b] * at(x, y - padding + a, column - padding + b)
+                    out[:, y, column] += (
+                        gain * line[a] * line[b] * at(x, y - padding + a, column - padding + b)
+                    )
     return out
 
 
@@ -89,7 +91,9 @@ def slow_equal(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> 
 
 def slow_block(x: Tensor, state: dict[str, Tensor], name: str, halve: bool) -> Tensor:
     """A residual block, from the released keys."""
-    out = slow_activation(slow_equal(x, state[f"{name}.conv1.0.weight"], padding=1), state[f"{name}.conv1.1.bias"])
+    out = slow_activation(
+        slow_equal(x, state[f"{name}.conv1.0.weight"], padding=1), state[f"{name}.conv1.1.bias"]
+    )
     if halve:
         out = slow_equal(slow_blur(out, 2), state[f"{name}.conv2.1.weight"], stride=2)
         out = slow_activation(out, state[f"{name}.conv2.2.bias"])
@@ -117,7 +121,9 @@ def slow_first(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
     return slow_activation(slow_equal(x, state[f"{name}.0.weight"]), state[f"{name}.1.bias"])
 
 
-def slow_generator(x: Tensor, state: dict[str, Tensor], halvings: int, half: int, noise: list[Tensor]) -> Tensor:
+def slow_generator(
+    x: Tensor, state: dict[str, Tensor], halvings: int, half: int, noise: list[Tensor]
+) -> Tensor:
     x = slow_first(x, state, "encoder.convs.1")
     for k in range(halvings):
         x = slow_block(x, state, f"encoder.convs.{2 + k}", halve=True)
@@ -127,7 +133,10 @@ def slow_generator(x: Tensor, state: dict[str, Tensor], halvings: int, half: int
         x = slow_block(x, state, f"decoder.convs.{k}", halve=False)
     for k in range(halvings):
         name = f"decoder.convs.{half + k}"
-        x = slow_doubling(x, state[f"{name}.conv.weight"]) + state[f"{name}.noise.weight"] * noise[k]
+        x = (
+            slow_doubling(x, state[f"{name}.conv.weight"])
+            + state[f"{name}.noise.weight"] * noise[k]
+        )
         x = slow_activation(x, state[f"{name}.activate.bias"])
     return slow_first(x, state, f"decoder.convs.{half + halvings}")
 
@@ -135,14 +144,20 @@ def slow_generator(x: Tensor, state: dict[str, Tensor], halvings: int, half: int
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("padding", "stride", "gain"), [(1, 1, 1.0), (2, 1, 1.0), (1, 2, 1.0), (1, 1, 4.0)])
+@pytest.mark.parametrize(
+    ("padding", "stride", "gain"), [(1, 1, 1.0), (2, 1, 1.0), (1, 2, 1.0), (1, 1, 4.0)]
+)
 def test_blur(padding, stride, gain):
     x = torch.randn(2, 3, 6, 4)
-    expected = torch.stack([slow_blur(image, padding, gain) for image in x])[:, :, ::stride, ::stride]
+    expected = torch.stack([slow_blur(image, padding, gain) for image in x])[
+        :, :, ::stride, ::stride
+    ]
     torch.testing.assert_close(Blur(padding, stride, gain)(x), expected)
 
 
-@pytest.mark.parametrize(("size", "stride", "padding", "bias"), [(1, 1, 0, True), (3, 1, 1, False), (3, 2, 0, False)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "bias"), [(1, 1, 0, True), (3, 1, 1, False), (3, 2, 0, False)]
+)
 def test_equalised_convolution(size, stride, padding, bias):
     net, x = filled(EqualConv2d(3, 4, size, stride, padding, bias)), torch.randn(3, 7, 5)
     shift = net.bias.view(-1, 1, 1) if bias else 0
@@ -223,9 +238,13 @@ def test_discriminator_and_its_penalty():
         out = slow_equal(out, state["final_conv.0.weight"], padding=1)
         out = slow_activation(out, state["final_conv.1.bias"]).flatten()
         weight = state["final_linear.0.weight"]
-        out = slow_activation((weight @ out / math.sqrt(weight.shape[1]))[:, None, None], state["final_linear.0.bias"])
+        out = slow_activation(
+            (weight @ out / math.sqrt(weight.shape[1]))[:, None, None], state["final_linear.0.bias"]
+        )
         weight = state["final_linear.1.weight"]
-        scores.append(weight @ out.flatten() / math.sqrt(weight.shape[1]) + state["final_linear.1.bias"])
+        scores.append(
+            weight @ out.flatten() / math.sqrt(weight.shape[1]) + state["final_linear.1.bias"]
+        )
     torch.testing.assert_close(net(x), torch.stack(scores))
 
 
@@ -235,14 +254,21 @@ def test_second_derivatives_through_the_discriminator():
     names = [name for name, p in net.named_parameters() if "convs.1" in name]
 
     def penalty(*weights):
-        return r1_penalty(lambda x: functional_call(net, dict(zip(names, weights, strict=True)), (x,)), real)
+        return r1_penalty(
+            lambda x: functional_call(net, dict(zip(names, weights, strict=True)), (x,)), real
+        )
 
     weights = [net.get_parameter(name).detach().clone().requires_grad_() for name in names]
-    assert torch.autograd.gradcheck(penalty, weights, eps=1e-7, atol=1e-4, rtol=1e-3, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        penalty, weights, eps=1e-7, atol=1e-4, rtol=1e-3, fast_mode=True
+    )
 
 
 def test_sizes_and_layers_of_the_single_image_networks():
-    netG, netD = create_generator("stylegan2", 3, 3, 10, size=64), create_discriminator("stylegan2", 3, 8, size=64)
+    netG, netD = (
+        create_generator("stylegan2", 3, 3, 10, size=64),
+        create_discriminator("stylegan2", 3, 8, size=64),
+    )
     assert sum(p.numel() for p in netG.parameters()) == 3_068_404
     assert sum(p.numel() for p in netD.parameters()) == 5_885_473
     x = torch.randn(2, 3, 64, 64)
@@ -257,17 +283,33 @@ def test_sizes_and_layers_of_the_single_image_networks():
 def test_the_number_of_maps_is_limited_as_in_the_release():
     assert create_generator("stylegan2", 3, 3, 64, size=64).feature_channels([1, 2]) == [512, 512]
     wide = create_discriminator("stylegan2", 3, 64, size=64).state_dict()
-    assert wide["convs.0.0.weight"].shape[0] == 256 and wide["final_conv.0.weight"].shape[:2] == (384, 384)
+    assert wide["convs.0.0.weight"].shape[0] == 256 and wide["final_conv.0.weight"].shape[:2] == (
+        384,
+        384,
+    )
 
 
 def test_keys_are_the_released_ones():
     keys = set(create_generator("stylegan2", 3, 3, 2, size=64).state_dict())
     block = {"conv1.0.weight", "conv1.1.bias"}
     plain = {*block, "conv2.0.weight", "conv2.1.bias"}
-    halving = {*block, "conv2.0.kernel", "conv2.1.weight", "conv2.2.bias", "skip.0.kernel", "skip.1.weight"}
+    halving = {
+        *block,
+        "conv2.0.kernel",
+        "conv2.1.weight",
+        "conv2.2.bias",
+        "skip.0.kernel",
+        "skip.1.weight",
+    }
     doubling = {"conv.weight", "conv.blur.kernel", "noise.weight", "activate.bias"}
-    expected = {f"{name}.{key}" for name in ("encoder.convs.1", "decoder.convs.4") for key in ("0.weight", "1.bias")}
-    expected |= {f"encoder.convs.2.{key}" for key in halving} | {f"decoder.convs.3.{key}" for key in doubling}
+    expected = {
+        f"{name}.{key}"
+        for name in ("encoder.convs.1", "decoder.convs.4")
+        for key in ("0.weight", "1.bias")
+    }
+    expected |= {f"encoder.convs.2.{key}" for key in halving} | {
+        f"decoder.convs.3.{key}" for key in doubling
+    }
     expected |= {f"encoder.convs.{n}.{key}" for n in (3, 4, 5) for key in plain}
     expected |= {f"decoder.convs.{n}.{key}" for n in (0, 1, 2) for key in plain}
     assert keys == expected
@@ -299,7 +341,9 @@ def test_tiles_are_judged_one_by_one():
     assert scores.shape == (2, 2, 3)
     alone = StyleGAN2Discriminator(3, 2, 8)
     alone.load_state_dict(net.state_dict())
-    for b, y, column in torch.cartesian_prod(torch.arange(2), torch.arange(2), torch.arange(3)).tolist():
+    for b, y, column in torch.cartesian_prod(
+        torch.arange(2), torch.arange(2), torch.arange(3)
+    ).tolist():
         tile = x[b : b + 1, :, 8 * y : 8 * y + 8, 8 * column : 8 * column + 8]
         torch.testing.assert_close(scores[b, y, column], alone(tile)[0, 0])
     with pytest.raises(UserError, match=r"tiles of 8 pixels, but they are 20x16"):
@@ -307,7 +351,10 @@ def test_tiles_are_judged_one_by_one():
 
 
 def test_what_does_not_fit_is_said():
-    netG, netD = create_generator("stylegan2", 3, 3, 2, size=32), create_discriminator("stylegan2", 3, 2, size=32)
+    netG, netD = (
+        create_generator("stylegan2", 3, 3, 2, size=32),
+        create_discriminator("stylegan2", 3, 2, size=32),
+    )
     with pytest.raises(UserError, match=r"multiples of 2, not 9 wide and 8 high"):
         netG(torch.zeros(1, 3, 8, 9))
     with pytest.raises(UserError, match=r"made for 32x32 pixels .* got 32x16"):
@@ -319,20 +366,39 @@ def test_what_does_not_fit_is_said():
             netG.feature_channels(layers)
 
 
-@pytest.mark.parametrize(("pixels", "size"), [(64, 64), (256, 256), (90, 64), (91, 128), (184, 256), (3, 8)])
+@pytest.mark.parametrize(
+    ("pixels", "size"), [(64, 64), (256, 256), (90, 64), (91, 128), (184, 256), (3, 8)]
+)
 def test_the_size_is_the_nearest_power_of_two(pixels, size):
     assert nearest_size(pixels) == size
-    assert training_size("stylegan2", "basic", pixels) == training_size("resnet_9blocks", "stylegan2", pixels) == size
+    assert (
+        training_size("stylegan2", "basic", pixels)
+        == training_size("resnet_9blocks", "stylegan2", pixels)
+        == size
+    )
     assert training_size("resnet_9blocks", "tilestylegan2", pixels) is None
 
 
 def test_a_model_leaves_their_initial_weights_alone(tmp_path):
     torch.set_default_dtype(torch.float32)
-    flags = ["--netG", "stylegan2", "--netD", "stylegan2", "--init_gain", "0.3", "--crop_size", "32", "--ngf", "8"]
+    flags = [
+        "--netG",
+        "stylegan2",
+        "--netD",
+        "stylegan2",
+        "--init_gain",
+        "0.3",
+        "--crop_size",
+        "32",
+        "--ngf",
+        "8",
+    ]
     opt = train_options(tmp_path, *flags, model="patchgcl")
     assert opt.stylegan2_size == 32
     model = create_model(opt, Runtime.from_options(opt))
     for net in (model.netG, model.netD):
-        weights = torch.cat([p.flatten() for name, p in net.named_parameters() if name.endswith("weight")])
+        weights = torch.cat(
+            [p.flatten() for name, p in net.named_parameters() if name.endswith("weight")]
+        )
         assert weights.std().item() == pytest.approx(1, abs=0.02)
     assert "stylegan2_size" not in opt.recipe, "it follows from crop_size, so it is no choice"

@@ -19,7 +19,9 @@ def generator(halvings: int = 1, n_blocks: int = 6) -> StyleGAN2Generator:
 
 
 @pytest.mark.parametrize("size", [(96, 132), (40, 260)])
-@pytest.mark.parametrize(("halvings", "n_blocks", "tile"), [(1, 6, 48), (1, 2, 16), (2, 2, 33), (1, 6, 500)])
+@pytest.mark.parametrize(
+    ("halvings", "n_blocks", "tile"), [(1, 6, 48), (1, 2, 16), (2, 2, 33), (1, 6, 500)]
+)
 def test_tiles_give_the_whole_image(size, halvings, n_blocks, tile):
     net = generator(halvings, n_blocks)
     x = torch.rand(2, 3, *size, dtype=torch.float64) * 2 - 1
@@ -48,7 +50,9 @@ def test_noise_is_the_same_in_half_precision():
 def test_less_input_than_they_depend_on_would_show(monkeypatch):
     net, x = generator(n_blocks=2), torch.rand(1, 3, 64, 64, dtype=torch.float64)
     reads = net.reads
-    monkeypatch.setattr(net, "reads", lambda first, last: (reads(first, last)[0] + 2, reads(first, last)[1]))
+    monkeypatch.setattr(
+        net, "reads", lambda first, last: (reads(first, last)[0] + 2, reads(first, last)[1])
+    )
     torch.manual_seed(0)
     whole = net(x)
     torch.manual_seed(0)
@@ -59,7 +63,10 @@ def test_less_input_than_they_depend_on_would_show(monkeypatch):
 @pytest.mark.parametrize("rows", [(80, 80), (81, 81), (82, 82), (83, 83), (78, 90)])
 def test_the_stated_reach_is_the_measured_one(halvings, n_blocks, rows):
     net = generator(halvings, n_blocks)
-    for name, parameter in net.named_parameters():  # all positive, so that nothing cancels and no slope is lost
+    for (
+        name,
+        parameter,
+    ) in net.named_parameters():  # all positive, so that nothing cancels and no slope is lost
         torch.nn.init.zeros_(parameter) if "noise" in name else torch.nn.init.ones_(parameter)
     x = torch.ones(1, 3, 160, 4, dtype=torch.float64, requires_grad=True)
     first, last = rows
@@ -77,12 +84,18 @@ def test_spans_cover_everything_once():
 def test_a_tile_costs_a_tile(monkeypatch):
     net, seen = generator(n_blocks=2), []
     forward = net.forward
-    monkeypatch.setattr(net, "forward", lambda x, noise: seen.append(tuple(x.shape[2:])) or forward(x, noise))
+    monkeypatch.setattr(
+        net, "forward", lambda x, noise: seen.append(tuple(x.shape[2:])) or forward(x, noise)
+    )
     translate_in_tiles(net, torch.zeros(1, 3, 128, 96, dtype=torch.float64), 32)
     assert len(seen) == 12
     assert max(max(shape) for shape in seen) <= 32 + 2 * 16
 
 
 def test_a_generator_that_normalises_over_the_image_is_refused():
-    with pytest.raises(UserError, match="--tile gives the result of the whole image only with --netG stylegan2"):
-        translate_in_tiles(create_generator("resnet_4blocks", 3, 3, 4), torch.zeros(1, 3, 32, 32), 16)
+    with pytest.raises(
+        UserError, match="--tile gives the result of the whole image only with --netG stylegan2"
+    ):
+        translate_in_tiles(
+            create_generator("resnet_4blocks", 3, 3, 4), torch.zeros(1, 3, 32, 32), 16
+        )

@@ -11,11 +11,26 @@ from tests.helpers import run_command
 
 
 def draw(out: Path, *flags: object):
-    return run_command(["scripts/make_toy_dataset.py", "--out", out, "--size", 32, "--train", 2, "--test", 1, *flags])
+    return run_command(
+        [
+            "scripts/make_toy_dataset.py",
+            "--out",
+            out,
+            "--size",
+            32,
+            "--train",
+            2,
+            "--test",
+            1,
+            *flags,
+        ]
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.png"))
+    }
 
 
 def scene(folder: str, index: int, size: int = 64) -> list[np.ndarray]:
@@ -101,7 +116,8 @@ def test_another_size_shows_the_same_scene():
 
 
 @pytest.mark.parametrize(
-    ("flags", "culprit"), [(("--size", 31), "--size 31"), (("--train", 0), "--train 0"), (("--seed", -1), "--seed -1")]
+    ("flags", "culprit"),
+    [(("--size", 31), "--size 31"), (("--train", 0), "--train 0"), (("--seed", -1), "--seed -1")],
 )
 def test_bad_values_are_named(tmp_path, flags, culprit):
     result = draw(tmp_path / "toy", *flags)
@@ -129,6 +145,8 @@ def test_a_single_image_is_its_own_test(toy, tmp_path):
     out = tmp_path / "single"
     assert draw(out, "--kind", "single").returncode == 0
     files = contents(out)
-    assert set(files) == {f"{folder}/0000.png" for folder in ("trainA", "trainB", "testA", "testA_truth")}
+    assert set(files) == {
+        f"{folder}/0000.png" for folder in ("trainA", "trainB", "testA", "testA_truth")
+    }
     assert files["testA/0000.png"] == files["trainA/0000.png"] == contents(toy)["trainA/0000.png"]
     assert files["testA_truth/0000.png"] != files["testA/0000.png"]

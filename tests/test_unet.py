@@ -18,7 +18,9 @@ def loaded(downs: int, ngf: int = 2, **settings) -> tuple[UnetGenerator, dict[st
     """A U-Net in double precision with the weights of a random published file, and that file."""
     net = UnetGenerator(3, 3, ngf, downs, "batch", **settings).double()
     state = {key: value.double() for key, value in unet_state(ngf, downs).items()}
-    counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
+    counters = {
+        key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")
+    }
     net.load_state_dict(state | counters)
     return net, state
 
@@ -32,12 +34,20 @@ def test_keys_and_shapes_are_the_released_ones(netG, downs):
 
 
 def test_the_released_size_and_its_biases_with_instance_norm():
-    assert sum(p.numel() for p in create_generator("unet_256", 3, 3, 64, norm="batch").parameters()) == 54_413_955
-    plain, biased = (create_generator("unet_128", 3, 3, 4, norm=norm).state_dict() for norm in ("none", "instance"))
-    assert {k for k in biased if k.endswith(".bias")} == {k.replace(".weight", ".bias") for k in plain} & set(biased)
-    assert len([k for k in biased if k.endswith(".bias")]) == 14 and [k for k in plain if k.endswith(".bias")] == [
-        "model.model.3.bias"
-    ]
+    assert (
+        sum(p.numel() for p in create_generator("unet_256", 3, 3, 64, norm="batch").parameters())
+        == 54_413_955
+    )
+    plain, biased = (
+        create_generator("unet_128", 3, 3, 4, norm=norm).state_dict()
+        for norm in ("none", "instance")
+    )
+    assert {k for k in biased if k.endswith(".bias")} == {
+        k.replace(".weight", ".bias") for k in plain
+    } & set(biased)
+    assert len([k for k in biased if k.endswith(".bias")]) == 14 and [
+        k for k in plain if k.endswith(".bias")
+    ] == ["model.model.3.bias"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +96,10 @@ def test_taps_are_the_halvings_in_the_order_asked():
 @pytest.mark.parametrize("layers", [[4], [-1], []])
 def test_a_layer_that_is_not_there_is_refused(layers):
     net, _ = loaded(4)
-    for ask in (lambda: net.encode(image(1, 3, 16, 16), layers), lambda: net.feature_channels(layers)):
+    for ask in (
+        lambda: net.encode(image(1, 3, 16, 16), layers),
+        lambda: net.feature_channels(layers),
+    ):
         with pytest.raises(UserError, match="this U-Net has layers 0 to 3"):
             ask()
 
@@ -101,8 +114,12 @@ def test_dropout_is_in_the_inner_doublings_only(downs, expected):
     for depth in range(downs):
         depths += [depth] if any(isinstance(layer, nn.Dropout) for layer in block.model) else []
         block = block.inside if depth < downs - 1 else block
-    assert depths == list(range(4, 4 + expected)), "maps of 8*ngf channels on both sides, not the innermost"
-    assert not any(isinstance(m, nn.Dropout) for m in UnetGenerator(3, 3, 2, downs, "batch").modules())
+    assert depths == list(range(4, 4 + expected)), (
+        "maps of 8*ngf channels on both sides, not the innermost"
+    )
+    assert not any(
+        isinstance(m, nn.Dropout) for m in UnetGenerator(3, 3, 2, downs, "batch").modules()
+    )
 
 
 @pytest.mark.parametrize("size", [(24, 32), (32, 8), (40, 40)])

@@ -52,7 +52,9 @@ def test_features_are_torchvisions(tmp_path):
         for index, layer in enumerate(reference[:30]):
             value = layer(value)
             if index in taps:
-                torch.testing.assert_close(taps[index], value, rtol=1e-4, atol=1e-5, msg=f"layer {index}")
+                torch.testing.assert_close(
+                    taps[index], value, rtol=1e-4, atol=1e-5, msg=f"layer {index}"
+                )
     assert vgg.channels == [f.shape[1] for f in taps.values()]
 
 
@@ -83,7 +85,9 @@ def test_nothing_tapped_is_changed_later():
     vgg = VGG16Features(range(7), "random")
     copies = {}
     for index in vgg.taps:
-        vgg.features[index].register_forward_hook(lambda _m, _i, out, index=index: copies.update({index: out.clone()}))
+        vgg.features[index].register_forward_hook(
+            lambda _m, _i, out, index=index: copies.update({index: out.clone()})
+        )
     for index, tap in zip(vgg.taps, vgg(torch.rand(1, 3, 16, 16)), strict=True):
         assert torch.equal(tap, copies[index])
 
@@ -99,10 +103,14 @@ def test_weights_are_frozen_but_images_are_differentiable():
 
 def test_state_dict_has_torchvisions_keys_only():
     keys = set(VGG16Features([2], "random").state_dict())
-    assert keys == {f"features.{index}.{kind}" for index in (0, 2, 5) for kind in ("weight", "bias")}
+    assert keys == {
+        f"features.{index}.{kind}" for index in (0, 2, 5) for kind in ("weight", "bias")
+    }
 
 
-@pytest.mark.parametrize(("layers", "named"), [([4, 13], "layer 13"), ([-1], "layer -1"), ([], "no layer")])
+@pytest.mark.parametrize(
+    ("layers", "named"), [([4, 13], "layer 13"), ([-1], "layer -1"), ([], "no layer")]
+)
 def test_a_missing_layer_is_named(layers, named):
     with pytest.raises(UserError, match=rf"{named} of VGG16 .* 0 \(relu1_1\) to 12 \(relu5_3\)"):
         VGG16Features(layers, "random")
@@ -125,14 +133,18 @@ def test_random_weights_are_always_the_same_and_use_no_random_numbers_of_the_run
 def check_scale(images):
     """Root mean square near 1 at every depth, about half of the units active."""
     with torch.no_grad():
-        for name, feature in zip(LAYER_NAMES, VGG16Features(range(13), "random")(images), strict=True):
+        for name, feature in zip(
+            LAYER_NAMES, VGG16Features(range(13), "random")(images), strict=True
+        ):
             assert torch.isfinite(feature).all(), name
             assert 0.5 < feature.square().mean().sqrt() < 2, name
             assert 0.3 < (feature > 0).float().mean() < 0.7, name
 
 
 def test_random_weights_keep_the_scale_of_activations(tmp_path):
-    check_scale(torch.cat([to_tensor(path) for path in make_image_folder(tmp_path / "images", count=2)]))
+    check_scale(
+        torch.cat([to_tensor(path) for path in make_image_folder(tmp_path / "images", count=2)])
+    )
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs ../shared/datasets")
@@ -151,28 +163,39 @@ def test_a_file_needs_only_the_layers_in_use(tmp_path):
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(vgg.features[2].weight, reference[2].weight)
     with pytest.raises(
-        UserError, match=r"part.pth: features.5.weight is missing; expected a state dict of torchvision"
+        UserError,
+        match=r"part.pth: features.5.weight is missing; expected a state dict of torchvision",
     ):
         VGG16Features([2], str(path))
 
 
 def test_half_precision_weights_become_float32(tmp_path):
     path = tmp_path / "half.pth"
-    torch.save({f"features.{k}": v for k, v in make_layers(cfgs["D"][:1]).half().state_dict().items()}, path)
+    torch.save(
+        {f"features.{k}": v for k, v in make_layers(cfgs["D"][:1]).half().state_dict().items()},
+        path,
+    )
     (feature,) = VGG16Features([0], str(path))(torch.zeros(1, 3, 8, 8))
     assert feature.dtype == torch.float32
 
 
 def test_wrong_files_are_refused_in_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match=r"--vgg_weights imagnet: no such file; give imagenet, random, or the path"):
+    with pytest.raises(
+        UserError, match=r"--vgg_weights imagnet: no such file; give imagenet, random, or the path"
+    ):
         VGG16Features([0], "imagnet")
     wrong_shape = tmp_path / "shape.pth"
     save_state(wrong_shape, cfgs["D"][:1], **{"features.0.weight": torch.zeros(32, 3, 3, 3)})
-    with pytest.raises(UserError, match=r"shape.pth: features.0.weight is \(32, 3, 3, 3\), expected \(64, 3, 3, 3\)"):
+    with pytest.raises(
+        UserError,
+        match=r"shape.pth: features.0.weight is \(32, 3, 3, 3\), expected \(64, 3, 3, 3\)",
+    ):
         VGG16Features([0], str(wrong_shape))
     not_a_dict = tmp_path / "list.pth"
     torch.save([1, 2], not_a_dict)
-    with pytest.raises(UserError, match=r"list.pth: expected a state dict of torchvision's vgg16, not list"):
+    with pytest.raises(
+        UserError, match=r"list.pth: expected a state dict of torchvision's vgg16, not list"
+    ):
         VGG16Features([0], str(not_a_dict))
     damaged = tmp_path / "damaged.pth"
     damaged.write_bytes(b"not weights")
@@ -187,13 +210,17 @@ def test_wrong_files_are_refused_in_one_clear_line(tmp_path):
 # -- ImageNet weights ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [urllib.error.URLError("no route"), RuntimeError("invalid hash value")])
+@pytest.mark.parametrize(
+    "error", [urllib.error.URLError("no route"), RuntimeError("invalid hash value")]
+)
 def test_a_failed_download_says_what_to_do(monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(VGG16_Weights, "get_state_dict", fail)
-    with pytest.raises(UserError, match=r"imagenet: could not get .*(no route|invalid hash)") as raised:
+    with pytest.raises(
+        UserError, match=r"imagenet: could not get .*(no route|invalid hash)"
+    ) as raised:
         VGG16Features([0], "imagenet")
     for part in ("https://", "--vgg_weights PATH", "--vgg_weights random", "checkpoints"):
         assert part in str(raised.value)

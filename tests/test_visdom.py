@@ -23,7 +23,9 @@ from util.logs.visualizer import Visualizer
 
 # `python -m visdom.server` first fetches page scripts from the web; `main` is the same server without that.
 SERVER = "from visdom.server.run_server import main; main()"
-pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated:DeprecationWarning")  # visdom's own
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The 'warn' method is deprecated:DeprecationWarning"
+)  # visdom's own
 TIMES = {"time": 0.1, "data": 0.01}
 
 
@@ -32,9 +34,19 @@ class Server:
 
     def __init__(self, folder):
         self.port = free_port()
-        where = ["-port", str(self.port), "--hostname", "127.0.0.1", "-bind_local", "-env_path", str(folder)]
+        where = [
+            "-port",
+            str(self.port),
+            "--hostname",
+            "127.0.0.1",
+            "-bind_local",
+            "-env_path",
+            str(folder),
+        ]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, *where], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", SERVER, *where],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
         while True:
@@ -68,7 +80,12 @@ def server(tmp_path_factory):
 
 
 def started(folder, port: int, env: str, images_done: int = 0, **changes) -> Visualizer:
-    fields = {"name": "run", "no_html": True, "display_id": 20, "display_server": "http://localhost"}
+    fields = {
+        "name": "run",
+        "no_html": True,
+        "display_id": 20,
+        "display_server": "http://localhost",
+    }
     window = {"display_port": port, "display_env": env, "display_ncols": 3, "display_winsize": 64}
     fields |= {"use_tensorboard": False, "use_wandb": False}
     log = Visualizer(Namespace(**{**fields, **window, **changes}), folder, total_images=1000)
@@ -81,7 +98,9 @@ def curves(window: dict) -> dict[str, tuple[list, list]]:
 
 
 def decoded(window: dict) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(window["content"]["src"].split(",")[1]))))
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(window["content"]["src"].split(",")[1])))
+    )
 
 
 def drained(log: Visualizer) -> None:
@@ -99,7 +118,9 @@ def warnings_in(text: str) -> list[str]:
 def test_losses_become_one_plot_with_a_legend(server, tmp_path, capfd, caplog):
     log = started(tmp_path, server.port, "plot")
     for images in (100, 200, 300):
-        log.print_losses(1, images, {"G_GAN": images / 100, "NCE": float("nan") if images == 200 else 7.0}, TIMES)
+        log.print_losses(
+            1, images, {"G_GAN": images / 100, "NCE": float("nan") if images == 200 else 7.0}, TIMES
+        )
         drained(log)
     log.close()
     window = server.windows("plot")["20"]
@@ -109,9 +130,13 @@ def test_losses_become_one_plot_with_a_legend(server, tmp_path, capfd, caplog):
     }
     assert window["title"] == "run: losses" and window["content"]["layout"]["showlegend"] is True
     out, err = capfd.readouterr()
-    assert err == "" and warnings_in(out) == [] and out.count("\n") == 3, "the three loss lines and nothing else"
+    assert err == "" and warnings_in(out) == [] and out.count("\n") == 3, (
+        "the three loss lines and nothing else"
+    )
     assert caplog.records == [], "the client keeps its notes to itself"
-    assert not [thread for thread in threading.enumerate() if "Visdom" in thread.name], "and starts no thread"
+    assert not [thread for thread in threading.enumerate() if "Visdom" in thread.name], (
+        "and starts no thread"
+    )
 
 
 def test_a_proxy_for_the_web_does_not_stand_between(server, tmp_path, monkeypatch):
@@ -129,7 +154,8 @@ def test_a_proxy_for_the_web_does_not_stand_between(server, tmp_path, monkeypatc
 def test_one_panel_shows_all_pictures(server, tmp_path):
     log = started(tmp_path, server.port, "panel")
     visuals = {
-        label: torch.full((2, 3, 6, 8), value) for label, value in (("real_A", -1.0), ("fake_B", 0.2), ("idt_B", 1.0))
+        label: torch.full((2, 3, 6, 8), value)
+        for label, value in (("real_A", -1.0), ("fake_B", 0.2), ("idt_B", 1.0))
     }
     log.display(visuals, epoch=2, images=400, save=False)
     log.close()
@@ -145,11 +171,17 @@ def test_one_panel_shows_all_pictures(server, tmp_path):
 def test_without_columns_each_picture_has_its_window_and_keeps_it(server, tmp_path):
     log = started(tmp_path, server.port, "single", display_ncols=0)
     for value in (0.0, 1.0):
-        visuals = {label: torch.full((1, channels, 6, 8), value) for label, channels in (("real_A", 1), ("fake_B", 3))}
+        visuals = {
+            label: torch.full((1, channels, 6, 8), value)
+            for label, channels in (("real_A", 1), ("fake_B", 3))
+        }
         log.display(visuals, epoch=2, images=400, save=False)
     log.close()
     windows = server.windows("single")
-    assert {name: window["title"] for name, window in windows.items()} == {"21": "run: real_A", "22": "run: fake_B"}
+    assert {name: window["title"] for name, window in windows.items()} == {
+        "21": "run: real_A",
+        "22": "run: fake_B",
+    }
     assert all((decoded(window) == 255).all() for window in windows.values())
 
 
@@ -173,7 +205,10 @@ def test_a_loss_that_appears_later_joins_the_plot(server, tmp_path):
     drained(log)
     log.print_losses(1, 200, {"G": 2.0, "D": 5.0}, TIMES)
     log.close()
-    assert curves(server.windows("joins")["20"]) == {"G": ([100, 200], [1, 2]), "D": ([100, 200], [None, 5])}
+    assert curves(server.windows("joins")["20"]) == {
+        "G": ([100, 200], [1, 2]),
+        "D": ([100, 200], [None, 5]),
+    }
 
 
 def test_a_resumed_run_goes_on_in_the_same_window(server, tmp_path):
@@ -184,7 +219,9 @@ def test_a_resumed_run_goes_on_in_the_same_window(server, tmp_path):
         log.close()
     windows = server.windows("resumed")
     assert len(windows) == 1
-    assert [curves(window) for window in windows.values()] == [{"G": ([100, 200, 300, 400], [1, 2, 3, 4])}]
+    assert [curves(window) for window in windows.values()] == [
+        {"G": ([100, 200, 300, 400], [1, 2, 3, 4])}
+    ]
 
 
 def test_a_server_that_is_absent_is_one_warning_with_the_remedy(tmp_path, capfd):
@@ -205,7 +242,9 @@ def test_a_server_that_is_absent_is_one_warning_with_the_remedy(tmp_path, capfd)
 def test_a_host_that_never_answers_holds_up_only_the_background(tmp_path, monkeypatch):
     """A full backlog: the connection attempt runs into its time limit."""
     monkeypatch.setattr(visdom_display, "CONNECT_SECONDS", 0.3)
-    monkeypatch.setattr(socket, "create_connection", lambda address, timeout: time.sleep(timeout) or never())
+    monkeypatch.setattr(
+        socket, "create_connection", lambda address, timeout: time.sleep(timeout) or never()
+    )
 
     def never():
         raise TimeoutError("timed out")

@@ -15,20 +15,34 @@ import torch
 from PIL import Image
 
 from tests.browser import Browser, needs_browser
-from util import run_files, visualizer
-from util.logs.visualizer import Frame, Visualizer
+from util.logs import background, training_page, visualizer
+from util.logs.sink import Frame
+from util.logs.training_page import TrainingPage
+from util.logs.visualizer import Visualizer
 
 TIMES = {"time": 0.123, "data": 0.001}
 
 
 def options(**changes) -> Namespace:
-    defaults = {"name": "run <1>", "no_html": False, "display_id": 0, "display_server": "http://localhost"}
-    window = {"display_port": 8097, "display_env": "main", "display_ncols": 4, "display_winsize": 256}
+    defaults = {
+        "name": "run <1>",
+        "no_html": False,
+        "display_id": 0,
+        "display_server": "http://localhost",
+    }
+    window = {
+        "display_port": 8097,
+        "display_env": "main",
+        "display_ncols": 4,
+        "display_winsize": 256,
+    }
     libraries = {"use_tensorboard": False, "use_wandb": False}
     return Namespace(**{**defaults, **window, **libraries, **changes})
 
 
-def started(folder, images_done: int = 0, sinks: list | None = None, monkeypatch=None, **changes) -> Visualizer:
+def started(
+    folder, images_done: int = 0, sinks: list | None = None, monkeypatch=None, **changes
+) -> Visualizer:
     if sinks is not None:
         monkeypatch.setattr(visualizer, "make_sinks", lambda opt, run_dir: sinks)
     result = Visualizer(options(**changes), folder, total_images=1000)
@@ -87,13 +101,17 @@ def test_one_line_of_text_and_one_json_object_per_print(tmp_path, capsys):
     line = "(epoch: 3, iters: 400, time: 0.123, data: 0.001) G_GAN: 0.312 GNN: 4.200"
     text = (tmp_path / "loss_log.txt").read_text().splitlines()
     assert "training started" in text[0] and text[1:] == [line]
-    assert metrics(tmp_path) == [{"epoch": 3, "images": 400, **TIMES, "losses": {"G_GAN": 0.3124, "GNN": 4.2}}]
+    assert metrics(tmp_path) == [
+        {"epoch": 3, "images": 400, **TIMES, "losses": {"G_GAN": 0.3124, "GNN": 4.2}}
+    ]
     assert line in capsys.readouterr().out
 
 
 def test_nan_and_infinity_stay_valid_json(tmp_path):
     log = started(tmp_path)
-    log.print_losses(1, 100, {"G": float("nan"), "D": float("-inf"), "NCE": 1.5}, {"time": float("inf")})
+    log.print_losses(
+        1, 100, {"G": float("nan"), "D": float("-inf"), "NCE": 1.5}, {"time": float("inf")}
+    )
     log.close()
     (record,) = metrics(tmp_path)
     assert record["losses"] == {"G": None, "D": None, "NCE": 1.5} and record["time"] is None
@@ -106,7 +124,9 @@ def test_messages_go_to_console_and_file(tmp_path, capsys):
     log = started(tmp_path)
     log.message("end of epoch 1 雪")
     assert capsys.readouterr().out == "end of epoch 1 雪\n"
-    assert (tmp_path / "loss_log.txt").read_text(encoding="utf-8").splitlines()[-1] == "end of epoch 1 雪"
+    assert (tmp_path / "loss_log.txt").read_text(encoding="utf-8").splitlines()[
+        -1
+    ] == "end of epoch 1 雪"
     log.close()
 
 
@@ -119,7 +139,10 @@ def test_the_first_image_of_each_batch_is_kept_and_shown(tmp_path):
         batch.zero_()  # the next step reuses its buffers
     log.close()
     folder = tmp_path / "web/images"
-    assert sorted(path.name for path in folder.iterdir()) == ["epoch007_1200_fake_B.png", "epoch007_1200_real_A.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "epoch007_1200_fake_B.png",
+        "epoch007_1200_real_A.png",
+    ]
     page = (tmp_path / "web/index.html").read_text()
     assert "epoch 7, images 1200" in page and "1300" not in page
     assert page.index("epoch007_1200_real_A.png") < page.index("epoch007_1200_fake_B.png")
@@ -188,7 +211,9 @@ def test_a_killed_and_resumed_run_leaves_the_same_logs_as_a_straight_one(tmp_pat
         file.write('{"epoch": 2, "images": 850, "lo')  # killed in the middle of a line
     run_part(tmp_path / "resumed", 500, 1000, resume_at=400)
     for name in ("metrics.jsonl", "web/pictures.jsonl"):
-        assert (tmp_path / "resumed" / name).read_text() == (tmp_path / "straight" / name).read_text()
+        assert (tmp_path / "resumed" / name).read_text() == (
+            tmp_path / "straight" / name
+        ).read_text()
     pages = [(tmp_path / run / "web/index.html").read_text() for run in ("straight", "resumed")]
     assert without_clock(pages[0]) == without_clock(pages[1]) and "epoch 2, images 600" in pages[0]
     text = (tmp_path / "resumed/loss_log.txt").read_text()
@@ -216,35 +241,44 @@ def test_a_resumed_run_hands_its_history_to_every_sink(tmp_path, monkeypatch):
 
 
 def headings(folder, page: str) -> list[int]:
-    return [int(part.split("<")[0]) for part in (folder / "web" / page).read_text().split(", images ")[1:]]
+    return [
+        int(part.split("<")[0])
+        for part in (folder / "web" / page).read_text().split(", images ")[1:]
+    ]
 
 
 def test_older_rows_move_to_pages_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_files, "ROWS_PER_PAGE", 3)
-    monkeypatch.setattr(visualizer, "WAITING_FRAMES", 100)
+    monkeypatch.setattr(training_page, "ROWS_PER_PAGE", 3)
+    monkeypatch.setattr(background, "WAITING_FRAMES", 100)
     log = started(tmp_path)
     for images in range(1, 9):
         log.display(visuals(["fake_B"]), 1, images, save=True)
     log.close()
     assert headings(tmp_path, "index.html") == [8, 7, 6]
-    assert headings(tmp_path, "page_001.html") == [3, 2, 1] and headings(tmp_path, "page_002.html") == [6, 5, 4]
+    assert headings(tmp_path, "page_001.html") == [3, 2, 1] and headings(
+        tmp_path, "page_002.html"
+    ) == [6, 5, 4]
     assert not (tmp_path / "web/page_003.html").exists()
     index = (tmp_path / "web/index.html").read_text()
     assert 'href="page_001.html"' in index and 'href="page_002.html"' in index
 
     started(tmp_path, images_done=5).close()
     assert headings(tmp_path, "index.html") == [5, 4, 3]
-    assert not (tmp_path / "web/page_002.html").exists() and headings(tmp_path, "page_001.html") == [3, 2, 1]
+    assert not (tmp_path / "web/page_002.html").exists() and headings(
+        tmp_path, "page_001.html"
+    ) == [3, 2, 1]
 
 
 def test_beside_a_live_sink_the_page_still_takes_saved_frames_only(tmp_path, monkeypatch):
     recorder = RecordingSink()
-    page = run_files.TrainingPage(tmp_path / "web", "run", 256)
+    page = TrainingPage(tmp_path / "web", "run", 256)
     log = started(tmp_path, sinks=[page, recorder], monkeypatch=monkeypatch)
     log.display(visuals(), 1, 1, save=False)
     log.display(visuals(), 1, 2, save=True)
     log.close()
-    assert headings(tmp_path, "index.html") == [2] and [frame.images for frame in recorder.frames] == [1, 2]
+    assert headings(tmp_path, "index.html") == [2] and [
+        frame.images for frame in recorder.frames
+    ] == [1, 2]
 
 
 def test_odd_labels_cannot_leave_the_folder(tmp_path):
@@ -267,10 +301,12 @@ def test_a_browser_shows_pictures_and_curves_of_a_run(tmp_path):
         browser.open(folder / "web/index.html")
         images = browser.images()
         assert len(images) == 6 and all(image["width"] == 8 for image in images), images
-        assert browser.evaluate("[...document.querySelectorAll('.row h3')].map(h => h.textContent)") == [
-            f"epoch 1, images {images}" for images in (300, 200, 100)
-        ]
-        charts = browser.evaluate("[...document.querySelectorAll('.chart')].map(c => c.innerText.split('\\n')[0])")
+        assert browser.evaluate(
+            "[...document.querySelectorAll('.row h3')].map(h => h.textContent)"
+        ) == [f"epoch 1, images {images}" for images in (300, 200, 100)]
+        charts = browser.evaluate(
+            "[...document.querySelectorAll('.chart')].map(c => c.innerText.split('\\n')[0])"
+        )
         assert charts == ["G_GAN", "D&Q"]
         assert browser.evaluate("document.querySelector('h1').innerText") == "run #1 <b>50%</b>"
         browser.open(folder / "loss_log.txt")
@@ -281,7 +317,9 @@ def test_a_browser_shows_pictures_and_curves_of_a_run(tmp_path):
 
 
 @pytest.mark.parametrize("fails_in", ["start", "losses", "pictures", "close"])
-def test_a_sink_that_raises_is_switched_off_with_one_warning(tmp_path, monkeypatch, capsys, fails_in):
+def test_a_sink_that_raises_is_switched_off_with_one_warning(
+    tmp_path, monkeypatch, capsys, fails_in
+):
     broken, sound = RecordingSink("broken", fails_in), RecordingSink("sound")
     log = started(tmp_path, sinks=[broken, sound], monkeypatch=monkeypatch)
     for images in (1, 2, 3):
@@ -293,14 +331,21 @@ def test_a_sink_that_raises_is_switched_off_with_one_warning(tmp_path, monkeypat
     assert [line for line in capsys.readouterr().out.splitlines() if "warning" in line] == [warning]
     assert (tmp_path / "loss_log.txt").read_text().count(warning) == 1
     assert broken.calls[-1] == fails_in and broken.calls.count(fails_in) == 1
-    assert [record["images"] for record in sound.records] == [frame.images for frame in sound.frames] == [1, 2, 3]
+    assert (
+        [record["images"] for record in sound.records]
+        == [frame.images for frame in sound.frames]
+        == [1, 2, 3]
+    )
     assert sound.calls[-1] == "close" and len(metrics(tmp_path)) == 3
 
 
 def test_a_page_that_cannot_be_written_is_one_warning(tmp_path, capsys):
     (tmp_path / "web").write_text("a file where the folder should be")
     run_part(tmp_path, 100, 400, resume_at=0)
-    assert capsys.readouterr().out.count("warning: web page is off") == 1 and len(metrics(tmp_path)) == 4
+    assert (
+        capsys.readouterr().out.count("warning: web page is off") == 1
+        and len(metrics(tmp_path)) == 4
+    )
 
 
 def test_log_files_that_cannot_be_written_are_one_warning(tmp_path, capsys):
@@ -335,7 +380,9 @@ def test_pictures_that_make_no_sense_are_one_warning(tmp_path, capsys):
     assert capsys.readouterr().out.count("warning: pictures is off") == 1
 
 
-def test_a_slow_sink_costs_the_training_nothing_and_loses_the_oldest_frames_only(tmp_path, monkeypatch, capsys):
+def test_a_slow_sink_costs_the_training_nothing_and_loses_the_oldest_frames_only(
+    tmp_path, monkeypatch, capsys
+):
     go = threading.Event()
     sink = RecordingSink(waits_for=go)
     log = started(tmp_path, sinks=[sink], monkeypatch=monkeypatch)
@@ -349,12 +396,15 @@ def test_a_slow_sink_costs_the_training_nothing_and_loses_the_oldest_frames_only
     assert [frame.images for frame in sink.frames] == list(range(5, 13)), "the eight newest"
     assert [record["images"] for record in sink.records] == list(range(1, 13)), "every loss"
     output = capsys.readouterr().out
-    assert output.count("pictures come faster") == 1 and output.count("4 displays were dropped in all") == 1
+    assert (
+        output.count("pictures come faster") == 1
+        and output.count("4 displays were dropped in all") == 1
+    )
 
 
 def test_a_sink_that_hangs_does_not_hang_the_end(tmp_path, monkeypatch, capsys):
     go = threading.Event()
-    monkeypatch.setattr(visualizer, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(background, "CLOSE_SECONDS", 0.1)
     log = started(tmp_path, sinks=[RecordingSink(waits_for=go)], monkeypatch=monkeypatch)
     log.close()
     assert "did not finish" in capsys.readouterr().out

@@ -3,17 +3,17 @@
 import sys
 from collections.abc import Callable
 
-EXIT_STATUS = 2  # of a command that a user's error ended
+BAD_INPUT = 2  # of a command that a user's error ended
 
 
 class UserError(Exception):
     """Bad input from outside (a flag, a file, a folder). The message names the culprit and the remedy."""
 
 
-def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit status; a `UserError` becomes one line on standard error."""
+def exit_status(command: Callable[[], int | None]) -> int:
+    """Run a command; returns its exit status. A `UserError` becomes one line on standard error."""
     try:
         return command() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_STATUS
+        return BAD_INPUT

@@ -36,7 +36,9 @@ def save_png(picture: Tensor | np.ndarray, path: Path | str) -> None:
     """
     array = to_uint8(picture) if isinstance(picture, Tensor) else picture
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"cannot save {array.dtype} {array.shape} as {path}: need uint8 (H,W,C) with C = 1, 3 or 4")
+        raise ValueError(
+            f"cannot save {array.dtype} {array.shape} as {path}: need uint8 (H,W,C) with C = 1, 3 or 4"
+        )
     image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG", compress_level=PNG_COMPRESSION)
@@ -55,5 +57,7 @@ def grid(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         top, left = row * (height + gap), column * (width + gap)
-        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image[..., :3]  # one channel broadcasts
+        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image[
+            ..., :3
+        ]  # one channel broadcasts
     return canvas

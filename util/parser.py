@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -36,7 +37,9 @@ def _number_list(text: str, number: type) -> list:
     try:
         return [number(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, such as 4,7,9; got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"expected numbers separated by commas, such as 4,7,9; got {text!r}"
+        ) from None
 
 
 def int_list(text: str) -> list[int]:
@@ -54,6 +57,17 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def positive_float(text: str) -> float:
+    """Read a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
 
 
 def power_of_two(text: str) -> int:
@@ -86,7 +100,9 @@ class _Help(argparse.HelpFormatter):
     """Help that ends with the default, as wide as the terminal allows."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size().columns, 120))
+        super().__init__(
+            prog, max_help_position=34, width=min(shutil.get_terminal_size().columns, 120)
+        )
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, "", argparse.SUPPRESS) or action.nargs == 0:
@@ -97,7 +113,9 @@ class _Help(argparse.HelpFormatter):
 class _Declarations:
     """What a parser and its groups have in common: a short way to declare an option, beside argparse's own."""
 
-    def add(self, name: str, default: Any, help: str, type: Callable | None = None, **settings: Any) -> None:
+    def add(
+        self, name: str, default: Any, help: str, type: Callable | None = None, **settings: Any
+    ) -> None:
         """Declare an option whose type is that of its default; a boolean takes `--x`, `--x true` and `--x false`.
 
         With type `switch` it takes `--x` as well, which means on.
@@ -159,7 +177,9 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
         """Every flag, in all its spellings."""
         return list(self._option_string_actions)
 
-    def parse_given(self, argv: Sequence[str], elsewhere: Callable[[], dict[str, str]] = dict) -> dict[str, Any]:
+    def parse_given(
+        self, argv: Sequence[str], elsewhere: Callable[[], dict[str, str]] = dict
+    ) -> dict[str, Any]:
         """Only what the command line says, by option name; raises UserError on anything it cannot place.
 
         `elsewhere` is asked only then: flags that are not for this command line -> whose they are, in words.
@@ -172,14 +192,23 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
 
     def explain_unknown(self, unknown: Sequence[str], elsewhere: dict[str, str]) -> str:
         """One line on arguments that no option takes: whose the first is, or else the nearest flag, if there is one."""
-        flag, *others = dict.fromkeys(text.split("=")[0] for text in unknown if text.startswith("--")) or unknown
+        flag, *others = (
+            dict.fromkeys(text.split("=")[0] for text in unknown if text.startswith("--"))
+            or unknown
+        )
         if flag in elsewhere:
             alike = [other for other in others if elsewhere.get(other) == elsewhere[flag]]
             return flag + (f" (like {', '.join(alike)}) " if alike else " ") + elsewhere[flag]
-        near = [name for names in (self.flags(), elsewhere) for name in difflib.get_close_matches(flag, names, n=1)]
+        near = [
+            name
+            for names in (self.flags(), elsewhere)
+            for name in difflib.get_close_matches(flag, names, n=1)
+        ]
         if not near:
             return f"unknown argument {' '.join(unknown)}; --help lists all flags"
-        nearest = max(near, key=lambda name: difflib.SequenceMatcher(None, name, flag).ratio())  # of equals, ours
+        nearest = max(
+            near, key=lambda name: difflib.SequenceMatcher(None, name, flag).ratio()
+        )  # of equals, ours
         owner = f" It {elsewhere[nearest]}" if nearest in elsewhere else ""
         return f"unknown argument {' '.join(unknown)}; did you mean {nearest}?{owner}"
 

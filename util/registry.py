@@ -25,7 +25,11 @@ def find_by_name(table: Mapping[str, T], name: str, flag: str) -> T:
 def names_in(package: ModuleType, suffix: str) -> list[str]:
     """Every NAME with a file NAME<suffix>.py in the package, sorted."""
     modules = pkgutil.iter_modules(package.__path__)
-    return sorted(m.name.removesuffix(suffix) for m in modules if m.name.endswith(suffix) and m.name[: -len(suffix)])
+    return sorted(
+        m.name.removesuffix(suffix)
+        for m in modules
+        if m.name.endswith(suffix) and m.name[: -len(suffix)]
+    )
 
 
 def find_class(package: ModuleType, suffix: str, base: type, name: str, flag: str) -> type:
@@ -35,8 +39,12 @@ def find_class(package: ModuleType, suffix: str, base: type, name: str, flag: st
     found = [
         value
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise TypeError(f"{module.__name__} must define exactly one subclass of {base.__name__}, found {len(found)}")
+        raise TypeError(
+            f"{module.__name__} must define exactly one subclass of {base.__name__}, found {len(found)}"
+        )
     return found[0]

@@ -65,7 +65,9 @@ class ChunkedGraph:
             return (rows_BMN != 0).to(rows_BMN.dtype)
 
         parts = kept_K.split(self.step)
-        reached_BKK = torch.cat([_meet(linked(ids_M), map(linked, parts)) for ids_M in parts], dim=1)
+        reached_BKK = torch.cat(
+            [_meet(linked(ids_M), map(linked, parts)) for ids_M in parts], dim=1
+        )
         dtype = linked(kept_K[:1]).dtype
         return lambda ids_M: reached_BKK[:, ids_M].to(dtype)
 
@@ -91,11 +93,18 @@ class ChunkedPropagation:
     def __matmul__(self, x_BND: Tensor) -> Tensor:
         scaled_BND = self.scale_BN[:, :, None] * x_BND
         product_BND = self.graph @ scaled_BND
-        return self.scale_BN[:, :, None] * (product_BND + scaled_BND if self.extra_loop else product_BND)
+        return self.scale_BN[:, :, None] * (
+            product_BND + scaled_BND if self.extra_loop else product_BND
+        )
 
 
 def chunked_similarity_graph(
-    embed_1ND: Tensor, budget: int, threshold: float, strict: bool = False, neighbours: int = 0, weighted: bool = False
+    embed_1ND: Tensor,
+    budget: int,
+    threshold: float,
+    strict: bool = False,
+    neighbours: int = 0,
+    weighted: bool = False,
 ) -> ChunkedGraph:
     """`similarity_graph` of one image in chunks of rows; for nearest neighbours N * neighbours indices are held."""
     unit_1ND = unit(embed_1ND.detach())
@@ -104,20 +113,32 @@ def chunked_similarity_graph(
     everyone_N = torch.arange(nodes, device=device)
 
     def cosines(ids_M: Tensor) -> tuple[Tensor, Tensor]:
-        return unit_1ND[:, ids_M] @ unit_1ND.transpose(1, 2), (ids_M[:, None] == everyone_N).to(unit_1ND.dtype)
+        return unit_1ND[:, ids_M] @ unit_1ND.transpose(1, 2), (ids_M[:, None] == everyone_N).to(
+            unit_1ND.dtype
+        )
 
     def threshold_rows(ids_M: Tensor) -> Tensor:
         cos_BMN, self_MN = cosines(ids_M)
         return finish_edges(reaches(cos_BMN, threshold, strict), cos_BMN, self_MN, weighted)
 
     if neighbours:
-        nearest_Nk = torch.cat([nearest_others(*cosines(ids_M), neighbours)[0] for ids_M in everyone_N.split(step)])
+        nearest_Nk = torch.cat(
+            [nearest_others(*cosines(ids_M), neighbours)[0] for ids_M in everyone_N.split(step)]
+        )
 
     def neighbour_rows(ids_M: Tensor) -> Tensor:
         cos_BMN, self_MN = cosines(ids_M)
         chosen_MN = torch.zeros_like(self_MN).scatter(1, nearest_Nk[ids_M], 1.0)
-        place_N = torch.full_like(everyone_N, len(ids_M)).scatter(0, ids_M, torch.arange(len(ids_M), device=device))
-        choosing_NM = self_MN.new_zeros(nodes, len(ids_M) + 1).scatter(1, place_N[nearest_Nk], 1.0)[:, :-1]
-        return finish_edges(torch.maximum(chosen_MN, choosing_NM.T)[None], cos_BMN, self_MN, weighted)
+        place_N = torch.full_like(everyone_N, len(ids_M)).scatter(
+            0, ids_M, torch.arange(len(ids_M), device=device)
+        )
+        choosing_NM = self_MN.new_zeros(nodes, len(ids_M) + 1).scatter(1, place_N[nearest_Nk], 1.0)[
+            :, :-1
+        ]
+        return finish_edges(
+            torch.maximum(chosen_MN, choosing_NM.T)[None], cos_BMN, self_MN, weighted
+        )
 
-    return ChunkedGraph(neighbour_rows if neighbours else threshold_rows, nodes, step, budget, device)
+    return ChunkedGraph(
+        neighbour_rows if neighbours else threshold_rows, nodes, step, budget, device
+    )

@@ -39,7 +39,9 @@ def require_matplotlib() -> None:
         ) from None
 
 
-def to_arrays(names: Sequence[str], layers: "Sequence[LayerMaps]", image: Tensor) -> dict[str, np.ndarray]:
+def to_arrays(
+    names: Sequence[str], layers: "Sequence[LayerMaps]", image: Tensor
+) -> dict[str, np.ndarray]:
     """Everything as arrays for an .npz file; names, shapes and types are those of docs/graph_pictures.md."""
     height, width = image.shape[-2:]
     arrays = {"layers": np.array(names), "image_size": np.array([height, width])}
@@ -65,7 +67,9 @@ def to_arrays(names: Sequence[str], layers: "Sequence[LayerMaps]", image: Tensor
     return arrays
 
 
-def draw_figures(names: Sequence[str], layers: "Sequence[LayerMaps]", real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+def draw_figures(
+    names: Sequence[str], layers: "Sequence[LayerMaps]", real: Tensor, fake: Tensor
+) -> dict[str, Tensor]:
     """The figures of one image and its translation, (C,H,W) in [-1,1] each: label -> uint8 (3,h,w).
 
     "graph_pooling" is left out for a head without pooling. Raises UserError without matplotlib.
@@ -80,16 +84,29 @@ def draw_figures(names: Sequence[str], layers: "Sequence[LayerMaps]", real: Tens
     return {label: _rendered(figure) for label, figure in figures.items()}
 
 
-def draw_pooling(names: Sequence[str], layers: "Sequence[LayerMaps]", pictures: "_Pictures") -> "Figure":
+def draw_pooling(
+    names: Sequence[str], layers: "Sequence[LayerMaps]", pictures: "_Pictures"
+) -> "Figure":
     """Scores of all patches in input and output, and the kept ones; a row for each layer and pooling level."""
-    rows = [(name, layer, level) for name, layer in zip(names, layers, strict=True) for level in range(len(layer.kept))]
-    figure, grid = pictures.canvas(len(rows), 4, "Top-K pooling: which patches the head keeps (dots), by their score")
+    rows = [
+        (name, layer, level)
+        for name, layer in zip(names, layers, strict=True)
+        for level in range(len(layer.kept))
+    ]
+    figure, grid = pictures.canvas(
+        len(rows), 4, "Top-K pooling: which patches the head keeps (dots), by their score"
+    )
     for axes, (name, layer, level) in zip(grid, rows, strict=True):
-        score_in, score_out = _map(layer, layer.score_in_PN[level]), _map(layer, layer.score_out_PN[level])
+        score_in, score_out = (
+            _map(layer, layer.score_in_PN[level]),
+            _map(layer, layer.score_out_PN[level]),
+        )
         low, high = _limits(np.stack([score_in, score_out]))
         for ax, values in ((axes[1], score_in), (axes[2], score_out)):
             shown = pictures.show_map(ax, layer, values, cmap="viridis", vmin=low, vmax=high)
-        figure.colorbar(shown, ax=axes[2], label="score, between 0 and 1", location="right", fraction=0.05)
+        figure.colorbar(
+            shown, ax=axes[2], label="score, between 0 and 1", location="right", fraction=0.05
+        )
         x, y = pictures.points(layer)[:, layer.kept[level].numpy(force=True)]
         for ax, picture in ((axes[0], pictures.real), (axes[3], pictures.fake)):
             pictures.show(ax, picture * DIM)
@@ -108,7 +125,9 @@ def draw_pooling(names: Sequence[str], layers: "Sequence[LayerMaps]", pictures: 
     return figure
 
 
-def draw_spectrum(names: Sequence[str], layers: "Sequence[LayerMaps]", pictures: "_Pictures") -> "Figure":
+def draw_spectrum(
+    names: Sequence[str], layers: "Sequence[LayerMaps]", pictures: "_Pictures"
+) -> "Figure":
     """Eigenvectors of the input graph's Laplacian but the first, and the clusters they make."""
     from matplotlib import colormaps
 
@@ -128,7 +147,9 @@ def draw_spectrum(names: Sequence[str], layers: "Sequence[LayerMaps]", pictures:
             values = _map(layer, layer.eigenvector_NL[:, k]) * scale
             vectors = pictures.show_map(ax, layer, values, cmap="RdBu_r", vmin=-2.5, vmax=2.5)
             ax.set_title(f"eigenvector {k + 1}, λ = {float(layer.eigenvalue_L[k]):.3f}", fontsize=9)
-        figure.colorbar(vectors, ax=axes[-2], label="entry x √N", location="right", fraction=0.05, extend="both")
+        figure.colorbar(
+            vectors, ax=axes[-2], label="entry x √N", location="right", fraction=0.05, extend="both"
+        )
         labels = _map(layer, layer.cluster_N)
         colours = colormaps["tab10" if labels.max() < 10 else "tab20"]
         pictures.show_map(axes[-1], layer, colours(labels.astype(int)))
@@ -137,31 +158,46 @@ def draw_spectrum(names: Sequence[str], layers: "Sequence[LayerMaps]", pictures:
     return figure
 
 
-def draw_query(names: Sequence[str], layers: "Sequence[LayerMaps]", pictures: "_Pictures") -> "Figure":
+def draw_query(
+    names: Sequence[str], layers: "Sequence[LayerMaps]", pictures: "_Pictures"
+) -> "Figure":
     """One patch: how similar all others are to it, and which are its neighbours, in input and output."""
     figure, grid = pictures.canvas(
         len(layers), 4, "One patch (cross): its similarity to all others, and its neighbours"
     )
     for axes, name, layer in zip(grid, names, layers, strict=True):
-        similar = [_map(layer, values) for values in (layer.similarity_in_N, layer.similarity_out_N)]
+        similar = [
+            _map(layer, values) for values in (layer.similarity_in_N, layer.similarity_out_N)
+        ]
         low = min(0.0, *(float(values.min()) for values in similar))
         for ax, values in zip(axes[1:3], similar, strict=True):
             shown = pictures.show_map(ax, layer, values, cmap="magma", vmin=low, vmax=1)
-        figure.colorbar(shown, ax=axes[2], label="cosine, 1: the same", location="right", fraction=0.05)
+        figure.colorbar(
+            shown, ax=axes[2], label="cosine, 1: the same", location="right", fraction=0.05
+        )
         edge, own = (_map(layer, values) != 0 for values in (layer.edge_N, layer.own_edge_N))
         edge.flat[int(layer.query)] = own.flat[int(layer.query)] = False  # its own loop
         pictures.show(axes[0], pictures.real * DIM)
         pictures.show(axes[3], pictures.fake * DIM)
         pictures.tint(axes[0], layer, [(edge, SHARED)])
-        pictures.tint(axes[3], layer, [(edge & own, SHARED), (edge & ~own, LOST), (own & ~edge, OWN)])
+        pictures.tint(
+            axes[3], layer, [(edge & own, SHARED), (edge & ~own, LOST), (own & ~edge, OWN)]
+        )
         for ax in axes:
             x, y = pictures.points(layer)[:, int(layer.query)]
             ax.plot(x, y, "x", color="black", markersize=9, markeredgewidth=4)
             ax.plot(x, y, "x", color="white", markersize=8, markeredgewidth=2)
         axes[0].set_ylabel(name)
         axes[0].set_xlabel(f"{edge.sum()} of {edge.size - 1} patches are neighbours", fontsize=8)
-        axes[3].set_xlabel(f"{(edge & own).sum()} of these {edge.sum()} in its own graph too", fontsize=8)
-    titles = ("input, neighbours", "similarity in the input", "similarity in the output", "output, neighbours")
+        axes[3].set_xlabel(
+            f"{(edge & own).sum()} of these {edge.sum()} in its own graph too", fontsize=8
+        )
+    titles = (
+        "input, neighbours",
+        "similarity in the input",
+        "similarity in the output",
+        "output, neighbours",
+    )
     _title(grid[0], titles)
     from matplotlib.patches import Patch
 
@@ -179,7 +215,9 @@ class _Pictures:
     """Draws pictures, maps and points of one image in its own pixels."""
 
     def __init__(self, real: Tensor, fake: Tensor) -> None:
-        self.real, self.fake = (np.repeat(to_uint8(x), 3 // len(x), axis=2) / 255 for x in (real, fake))
+        self.real, self.fake = (
+            np.repeat(to_uint8(x), 3 // len(x), axis=2) / 255 for x in (real, fake)
+        )
         self.height, self.width = self.real.shape[:2]
 
     def canvas(self, rows: int, columns: int, title: str) -> "tuple[Figure, list[list[Axes]]]":
@@ -188,7 +226,9 @@ class _Pictures:
 
         longer = max(self.height, self.width)
         wide, high = max(CELL * self.width / longer, 1.3), CELL * self.height / longer
-        figure = Figure((columns * wide + BAR, rows * (high + ROW) + HEAD), dpi=DPI, layout="constrained")
+        figure = Figure(
+            (columns * wide + BAR, rows * (high + ROW) + HEAD), dpi=DPI, layout="constrained"
+        )
         figure.suptitle(title, fontsize=12)
         grid = figure.subplots(rows, columns, squeeze=False)
         for ax in grid.flat:
@@ -197,7 +237,10 @@ class _Pictures:
 
     def show(self, ax: "Axes", picture: np.ndarray, **settings: Any) -> Any:
         """A picture over the whole axes."""
-        settings = {"extent": (0, self.width, self.height, 0), "interpolation": "nearest"} | settings
+        settings = {
+            "extent": (0, self.width, self.height, 0),
+            "interpolation": "nearest",
+        } | settings
         image = ax.imshow(picture, **settings)
         ax.set(xlim=(0, self.width), ylim=(self.height, 0))
         return image

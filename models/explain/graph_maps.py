@@ -91,7 +91,11 @@ class MapHead(GraphHead):
         return super().restrict(adj_BNN, index_BK)
 
     def maps(
-        self, feats_out: Sequence[Tensor], feats_in: Sequence[Tensor], query: tuple[float, float], vectors: int = 6
+        self,
+        feats_out: Sequence[Tensor],
+        feats_in: Sequence[Tensor],
+        query: tuple[float, float],
+        vectors: int = 6,
     ) -> list[LayerMaps]:
         """Everything about one image: features (1,C,H,W) per layer of output and input -> one LayerMaps per layer.
 
@@ -125,18 +129,28 @@ class MapHead(GraphHead):
         empty_N = torch.full_like(levels[0].node_in_BND[0, :, 0], torch.nan)
         indices = [torch.searchsorted(first_N, level.position_BN[0]) for level in levels]
         maps_in, maps_out = [], []
-        for level, index_K, score in zip(levels, indices, self.get_submodule(f"pools_{i}"), strict=False):
+        for level, index_K, score in zip(
+            levels, indices, self.get_submodule(f"pools_{i}"), strict=False
+        ):
             maps_in.append(empty_N.scatter(0, index_K, score(level.node_in_BND)[0]))
             maps_out.append(empty_N.scatter(0, index_K, score(level.node_out_BND)[0]))
-        stacked = (torch.stack(maps) if maps else empty_N.new_empty(0, len(empty_N)) for maps in (maps_in, maps_out))
-        return {**dict(zip(("score_in_PN", "score_out_PN"), stacked, strict=True)), "kept": indices[1:]}
+        stacked = (
+            torch.stack(maps) if maps else empty_N.new_empty(0, len(empty_N))
+            for maps in (maps_in, maps_out)
+        )
+        return {
+            **dict(zip(("score_in_PN", "score_out_PN"), stacked, strict=True)),
+            "kept": indices[1:],
+        }
 
     def spectrum(self, level: GraphLevel, vectors: int) -> dict[str, Tensor]:
         """Degrees, eigenvectors and clusters of the input's graph before pooling."""
         adj, like_N = level.adj_BNN, level.node_in_BND[0, :, 0]
         prop = self.propagation(adj)
         degree_BN = adj.degrees() if isinstance(adj, ChunkedGraph) else adj.sum(2)
-        values_L, vectors_NL = leading_eigenpairs(lambda x_NL: (prop @ x_NL[None])[0], like_N, vectors)
+        values_L, vectors_NL = leading_eigenpairs(
+            lambda x_NL: (prop @ x_NL[None])[0], like_N, vectors
+        )
         return {
             "degree_N": degree_BN[0] - 1,
             "eigenvalue_L": 1 - values_L,
@@ -144,7 +158,9 @@ class MapHead(GraphHead):
             "cluster_N": spectral_clusters(vectors_NL),
         }
 
-    def around(self, i: int, level: GraphLevel, out_BCHW: Tensor, in_BCHW: Tensor, query: Tensor) -> dict[str, Tensor]:
+    def around(
+        self, i: int, level: GraphLevel, out_BCHW: Tensor, in_BCHW: Tensor, query: Tensor
+    ) -> dict[str, Tensor]:
         """Similarity and edges of one node with all others, in the input and in the output."""
         embed = self.get_submodule(f"embed_{i}")
         similarity, sources = [], []

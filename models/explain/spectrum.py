@@ -16,7 +16,9 @@ STEPS = 80
 SEARCH_SPACE = 16  # directions are thrown away when there are so many times those of a step
 
 
-def leading_eigenpairs(product: Callable[[Tensor], Tensor], like_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def leading_eigenpairs(
+    product: Callable[[Tensor], Tensor], like_N: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
     """The `count` largest eigenvalues and their unit eigenvectors, by a block Krylov method with restarts.
 
     Each step adds the residuals of the best vectors so far to the search space, solves the problem within it
@@ -85,7 +87,9 @@ def spectral_clusters(vectors_NL: Tensor, restarts: int = 8, rounds: int = 50) -
     draws = torch.rand(clusters, restarts, 1, generator=generator).to(vectors_NL)
     distance_RN = torch.ones_like(rows_RNL[:, :, 0])
     centres_RkL = rows_RNL[:, :0]
-    for draw_R1 in draws:  # each centre is a node, drawn with the squared distance to those before as its weight
+    for draw_R1 in (
+        draws
+    ):  # each centre is a node, drawn with the squared distance to those before as its weight
         weight_RN = distance_RN.cumsum(1)
         index_R = torch.searchsorted(weight_RN, draw_R1 * weight_RN[:, -1:]).clamp(max=nodes - 1)
         new_R1L = rows_RNL.gather(1, index_R[:, :, None].expand(-1, -1, clusters))

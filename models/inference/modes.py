@@ -15,7 +15,11 @@ def add_test_options(group) -> None:
         "batch norm at test: statistics of the image itself (release), or the running averages of training",
         choices=("image", "running"),
     )
-    group.add("--test_dropout", True, "dropout stays active at test, drawn from --seed (release); only if G has any")
+    group.add(
+        "--test_dropout",
+        True,
+        "dropout stays active at test, drawn from --seed (release); only if G has any",
+    )
 
 
 def translate_each(net: nn.Module, images: Tensor, norm: str, dropout: bool) -> Tensor:
@@ -37,7 +41,10 @@ def translate_each(net: nn.Module, images: Tensor, norm: str, dropout: bool) -> 
 @contextmanager
 def _modes(training: dict[nn.Module, bool]) -> Iterator[None]:
     """While entered, modules are in training mode or not as given; batch norm only reads its running statistics."""
-    before = {module: (module.training, getattr(module, "track_running_stats", None)) for module in training}
+    before = {
+        module: (module.training, getattr(module, "track_running_stats", None))
+        for module in training
+    }
     try:
         for module, mode in training.items():
             module.training = mode

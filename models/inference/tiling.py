@@ -37,7 +37,10 @@ def translate_in_tiles(net: nn.Module, images: Tensor, tile: int) -> Tensor:
         columns = []
         for left, right in spans(width, tile):
             (y0, y1), (x0, x1) = read(net, (top, bottom), height), read(net, (left, right), width)
-            parts = [cut(image, (y0, y1), (x0, x1), height // image.shape[2]) for image in (images, *noise)]
+            parts = [
+                cut(image, (y0, y1), (x0, x1), height // image.shape[2])
+                for image in (images, *noise)
+            ]
             out = net(parts[0], parts[1:])
             columns.append(out[:, :, top - y0 : bottom - y0, left - x0 : right - x0].clone())
         rows.append(torch.cat(columns, 3))

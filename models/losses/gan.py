@@ -38,16 +38,22 @@ def _minus_mean(prediction: Tensor) -> Tensor:
 _LOG_LOSS = Objective(_log_loss_real, _log_loss_fake, _log_loss_real)
 
 OBJECTIVES = {
-    "lsgan": Objective(_squared_error, lambda p: p.square().mean(), _squared_error),  # Mao et al. 2017
+    "lsgan": Objective(
+        _squared_error, lambda p: p.square().mean(), _squared_error
+    ),  # Mao et al. 2017
     "vanilla": _LOG_LOSS,  # Goodfellow et al. 2014, cross entropy with logits
     "nonsaturating": _LOG_LOSS,  # StyleGAN's name for the same losses
-    "hinge": Objective(lambda p: F.relu(1 - p).mean(), lambda p: F.relu(1 + p).mean(), _minus_mean),  # Lim, Ye 2017
+    "hinge": Objective(
+        lambda p: F.relu(1 - p).mean(), lambda p: F.relu(1 + p).mean(), _minus_mean
+    ),  # Lim, Ye 2017
     # Arjovsky et al. 2017; not halved, so that the gradient penalty keeps its weight from Gulrajani et al. 2017.
     "wgangp": Objective(_minus_mean, torch.mean, _minus_mean, weight_D=1.0),
 }
 
 
-def discriminator_loss(pred_real: Tensor, pred_fake: Tensor, mode: str = "lsgan") -> tuple[Tensor, Tensor]:
+def discriminator_loss(
+    pred_real: Tensor, pred_fake: Tensor, mode: str = "lsgan"
+) -> tuple[Tensor, Tensor]:
     """D's loss on real and on fake images, whose sum it minimises; real images have target 1, fake ones 0.
 
     As in CUT each term counts one half (but for wgangp); lsgan: 0.5 * mean (D(real) - 1)^2, 0.5 * mean D(fake)^2.
@@ -63,7 +69,10 @@ def discriminator_loss(pred_real: Tensor, pred_fake: Tensor, mode: str = "lsgan"
         ValueError: unknown mode.
     """
     objective = _objective(mode)
-    real, fake = objective.real(full_precision(pred_real)), objective.fake(full_precision(pred_fake))
+    real, fake = (
+        objective.real(full_precision(pred_real)),
+        objective.fake(full_precision(pred_fake)),
+    )
     return objective.weight_D * real, objective.weight_D * fake
 
 

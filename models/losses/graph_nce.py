@@ -40,7 +40,9 @@ def graph_nce_loss(
     return loss_B
 
 
-def weigh_levels(losses: Sequence[Tensor], ratio: Sequence[float] = (1.0,), average: bool = False) -> Tensor:
+def weigh_levels(
+    losses: Sequence[Tensor], ratio: Sequence[float] = (1.0,), average: bool = False
+) -> Tensor:
     """The loss of one feature layer over its pooling levels (eq. 9): sum_p ratio_p * loss_p.
 
     Args:
@@ -64,7 +66,11 @@ def multi_level_loss(
 
 
 def judge_levels(
-    levels: Sequence["GraphLevel"], temperature: float, symmetric: bool, ratio: Sequence[float], average: bool
+    levels: Sequence["GraphLevel"],
+    temperature: float,
+    symmetric: bool,
+    ratio: Sequence[float],
+    average: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`multi_level_loss`, and what a log tells of the layer, 0-d: its topology, each level's loss without weight."""
     losses = [graph_nce_loss(g.node_in_BND, g.node_out_BND, temperature, symmetric) for g in levels]

@@ -11,7 +11,9 @@ from util.hardware.precision import full_precision
 MASKED_COSINE = -10.0  # what the release writes over the positive in the row of negatives
 
 
-def patch_nce_loss(query_BND: Tensor, key_BND: Tensor, temperature: float = 0.07, across_batch: bool = False) -> Tensor:
+def patch_nce_loss(
+    query_BND: Tensor, key_BND: Tensor, temperature: float = 0.07, across_batch: bool = False
+) -> Tensor:
     """InfoNCE that pulls each output patch to the input patch at the same place (CUT, arXiv 2007.15651, eqs 3, 4).
 
         loss_b = mean_i ( log( sum_j exp(q_i . k_j / T) + exp(-10 / T) ) - q_i . k_i / T ),  q queries, k keys

@@ -1,8 +1,12 @@
-"""Things with weights, split by kind; none of them ever sees the options."""
+"""Things with weights, split by kind; none of them ever sees the options.
+
+A generator or discriminator is its own file and one entry in a table below, which says what it takes of the numbers
+that the options hold.
+"""
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -10,7 +14,6 @@ from models.networks.init import initialize_weights
 from models.networks.patch_discriminator import NLayerDiscriminator, PixelDiscriminator
 from models.networks.resnet_generator import ResnetGenerator
 from models.networks.stylegan2 import (
-    LAST_MAP,
     StyleGAN2Discriminator,
     StyleGAN2Generator,
     TileStyleGAN2Discriminator,
@@ -20,47 +23,47 @@ from models.networks.unet_generator import UnetGenerator
 from util.registry import find_by_name
 
 
-class Generator(NamedTuple):
-    """How a generator is made, and what the sides of its images must be multiples of.
+class Entry(NamedTuple):
+    """How a network is made.
 
-    One that is `sized` takes the size of its training images, and has neither normalisation nor dropout to choose.
+    Attributes:
+        create: its class, with what the name fixes.
+        takes: which settings it has, of norm, use_dropout, antialias, antialias_up, n_layers, halvings and size; one
+            that takes `size` is made for images of that size.
+        size_multiple: what the sides of a generator's images must be multiples of.
     """
 
     create: Callable[..., nn.Module]
-    size_multiple: int
-    sized: bool = False
+    takes: tuple[str, ...]
+    size_multiple: int = 1
 
 
-def _unet(num_downs: int) -> Generator:
-    """A U-Net with so many halvings; it has no anti-aliased form."""
-    return Generator(
-        lambda input_nc, output_nc, ngf, norm, use_dropout, antialias, antialias_up: UnetGenerator(
-            input_nc, output_nc, ngf, num_downs, norm, use_dropout
-        ),
-        2**num_downs,
-    )
-
+RESNET = ("norm", "use_dropout", "antialias", "antialias_up")
 
 GENERATORS = {
-    "resnet_9blocks": Generator(partial(ResnetGenerator, n_blocks=9), 4),
-    "resnet_6blocks": Generator(partial(ResnetGenerator, n_blocks=6), 4),
-    "resnet_4blocks": Generator(partial(ResnetGenerator, n_blocks=4), 4),
-    "unet_256": _unet(8),
-    "unet_128": _unet(7),
-    "stylegan2": Generator(StyleGAN2Generator, 4, sized=True),
-    "smallstylegan2": Generator(partial(StyleGAN2Generator, n_blocks=2, inject_noise=False), 4, sized=True),
+    "resnet_9blocks": Entry(partial(ResnetGenerator, n_blocks=9), RESNET, size_multiple=4),
+    "resnet_6blocks": Entry(partial(ResnetGenerator, n_blocks=6), RESNET, size_multiple=4),
+    "resnet_4blocks": Entry(partial(ResnetGenerator, n_blocks=4), RESNET, size_multiple=4),
+    "unet_256": Entry(
+        partial(UnetGenerator, num_downs=8), ("norm", "use_dropout"), size_multiple=2**8
+    ),
+    "unet_128": Entry(
+        partial(UnetGenerator, num_downs=7), ("norm", "use_dropout"), size_multiple=2**7
+    ),
+    "stylegan2": Entry(StyleGAN2Generator, ("size", "halvings"), size_multiple=4),
+    "smallstylegan2": Entry(
+        partial(StyleGAN2Generator, n_blocks=2, inject_noise=False),
+        ("size", "halvings"),
+        size_multiple=4,
+    ),
 }
 
-DISCRIMINATORS: dict[str, Callable[[int, int, int, str, bool, int], nn.Module]] = {
-    "basic": lambda input_nc, ndf, n_layers, norm, antialias, _: NLayerDiscriminator(input_nc, ndf, 3, norm, antialias),
-    "n_layers": lambda input_nc, ndf, n_layers, norm, antialias, _: NLayerDiscriminator(
-        input_nc, ndf, n_layers, norm, antialias
-    ),
-    "pixel": lambda input_nc, ndf, n_layers, norm, antialias, _: PixelDiscriminator(input_nc, ndf, norm),
-    "stylegan2": lambda input_nc, ndf, n_layers, norm, antialias, size: StyleGAN2Discriminator(input_nc, ndf, size),
-    "tilestylegan2": lambda input_nc, ndf, n_layers, norm, antialias, _: TileStyleGAN2Discriminator(
-        input_nc, ndf, LAST_MAP * 2**n_layers
-    ),
+DISCRIMINATORS = {
+    "basic": Entry(partial(NLayerDiscriminator, n_layers=3), ("norm", "antialias")),
+    "n_layers": Entry(NLayerDiscriminator, ("n_layers", "norm", "antialias")),
+    "pixel": Entry(PixelDiscriminator, ("norm",)),
+    "stylegan2": Entry(StyleGAN2Discriminator, ("size",)),
+    "tilestylegan2": Entry(TileStyleGAN2Discriminator.of_layers, ("n_layers",)),
 }
 
 __all__ = [
@@ -75,25 +78,33 @@ __all__ = [
 
 
 def create_generator(
-    netG: str, input_nc: int, output_nc: int, ngf: int = 64, norm: str = "instance", use_dropout: bool = False,
-    antialias: bool = True, antialias_up: bool = True, size: int = 256, halvings: int = 1,
-) -> nn.Module:  # fmt: skip
+    netG: str, input_nc: int, output_nc: int, ngf: int = 64, **settings: Any
+) -> nn.Module:
     """The generator with this name, as torch initialises it; its constructor explains the numbers.
 
-    `size` and `halvings` are for StyleGAN2's generators, the numbers before for all others.
     Every generator has `encode(images, layers)` and `feature_channels(layers)`, for losses on its own features.
     Those without skips between encoder and decoder have `forward_with_features(images, layers)` too, for output and
     features from one pass.
 
+    Args:
+        netG: a key of `GENERATORS`.
+        settings: of all generators, see `Entry`; this one takes what it has, and its own defaults for the rest.
+
     Raises:
         UserError: unknown name.
     """
-    generator = find_by_name(GENERATORS, netG, "--netG")
-    if generator.sized:
-        return generator.create(input_nc, output_nc, ngf, size=size, halvings=halvings)
-    return generator.create(
-        input_nc, output_nc, ngf, norm=norm, use_dropout=use_dropout, antialias=antialias, antialias_up=antialias_up
-    )
+    entry = find_by_name(GENERATORS, netG, "--netG")
+    return entry.create(input_nc, output_nc, ngf, **_taken(entry, settings))
+
+
+def create_discriminator(netD: str, input_nc: int, ndf: int = 64, **settings: Any) -> nn.Module:
+    """The discriminator with this name, as torch initialises it, with what it has of the `settings` of all.
+
+    Raises:
+        UserError: unknown name.
+    """
+    entry = find_by_name(DISCRIMINATORS, netD, "--netD")
+    return entry.create(input_nc, ndf, **_taken(entry, settings))
 
 
 def generator_size_multiple(netG: str) -> int:
@@ -103,17 +114,10 @@ def generator_size_multiple(netG: str) -> int:
 
 def training_size(netG: str, netD: str, pixels: int) -> int | None:
     """The image size that these networks are made for when crops have so many pixels; None where any size will do."""
-    sized = find_by_name(GENERATORS, netG, "--netG").sized or netD == "stylegan2"
+    generator = find_by_name(GENERATORS, netG, "--netG")
+    sized = "size" in generator.takes or netD == "stylegan2"
     return nearest_size(pixels) if sized else None
 
 
-def create_discriminator(
-    netD: str, input_nc: int, ndf: int = 64, n_layers: int = 3, norm: str = "instance", antialias: bool = True,
-    size: int = 256,
-) -> nn.Module:  # fmt: skip
-    """The discriminator with this name, as torch initialises it; basic has 3 layers, `size` is for stylegan2.
-
-    Raises:
-        UserError: unknown name.
-    """
-    return find_by_name(DISCRIMINATORS, netD, "--netD")(input_nc, ndf, n_layers, norm, antialias, size)
+def _taken(entry: Entry, settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in entry.takes if name in settings}

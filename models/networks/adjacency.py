@@ -32,7 +32,11 @@ def gather_patches(feat_BCHW: Tensor, ids_BN: Tensor) -> Tensor:
 
 
 def similarity_graph(
-    embed_BND: Tensor, threshold: float, strict: bool = False, neighbours: int = 0, weighted: bool = False
+    embed_BND: Tensor,
+    threshold: float,
+    strict: bool = False,
+    neighbours: int = 0,
+    weighted: bool = False,
 ) -> Tensor:
     """Adjacency adj_BNN: 1 where the cosine of two nodes reaches the threshold (paper, eq. 1); no gradient.
 
@@ -48,7 +52,9 @@ def similarity_graph(
     cos_BNN = unit_BND @ unit_BND.transpose(1, 2)
     eye_NN = torch.eye(cos_BNN.shape[1], dtype=cos_BNN.dtype, device=cos_BNN.device)
     if neighbours:
-        chosen_BNN = torch.zeros_like(cos_BNN).scatter(2, nearest_others(cos_BNN, eye_NN, neighbours), 1.0)
+        chosen_BNN = torch.zeros_like(cos_BNN).scatter(
+            2, nearest_others(cos_BNN, eye_NN, neighbours), 1.0
+        )
         edge_BNN = torch.maximum(chosen_BNN, chosen_BNN.transpose(1, 2))
     else:
         edge_BNN = reaches(cos_BNN, threshold, strict)

@@ -44,7 +44,9 @@ class Chain(nn.Sequential):
 
     def compile_parts(self, on: bool = True) -> None:
         """Compile what lies between convolutions, as it is run from now on; or run it as it is again."""
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
+        torch._dynamo.config.recompile_limit = max(
+            torch._dynamo.config.recompile_limit, COMPILED_VARIANTS
+        )
         for layer in self._in_place:
             layer.inplace = not on  # compiled code would copy the result back to its input
         self.compiled = on
@@ -70,7 +72,12 @@ class Chain(nn.Sequential):
                 part = []
 
     def _run(
-        self, part: list[nn.Module], x: Tensor, last: int, residual: Tensor | None, keep_bias: bool = False
+        self,
+        part: list[nn.Module],
+        x: Tensor,
+        last: int,
+        residual: Tensor | None,
+        keep_bias: bool = False,
     ) -> Tensor:
         if self.heavy[last]:
             bare = not keep_bias and self._has_dead_bias(last)
@@ -99,9 +106,18 @@ def is_heavy(layer: nn.Module) -> bool:
 def convolve_bare(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """The convolution of (B,C,H,W) without its bias."""
     if isinstance(layer, nn.Conv2d):
-        return F.conv2d(x, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return F.conv2d(
+            x, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
     return F.conv_transpose2d(
-        x, layer.weight, None, layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+        x,
+        layer.weight,
+        None,
+        layer.stride,
+        layer.padding,
+        layer.output_padding,
+        layer.groups,
+        layer.dilation,
     )
 
 

@@ -151,7 +151,11 @@ class GraphHead(nn.Module):
         self.layers = len(channels)
         self.num_patches, self.down_scale, self.pool_shrink = num_patches, down_scale, pool_shrink
         self.graph = partial(
-            similarity_graph, threshold=threshold, strict=strict, neighbours=neighbours, weighted=weighted
+            similarity_graph,
+            threshold=threshold,
+            strict=strict,
+            neighbours=neighbours,
+            weighted=weighted,
         )
         self.adjacency_from = adjacency_from
         self.extra_loop, self.detach_input, self.pool_score = extra_loop, detach_input, pool_score
@@ -160,7 +164,9 @@ class GraphHead(nn.Module):
         for i, count in enumerate(channels):
             self.add_module(f"embed_{i}", Embedding(count, width))
             self.add_module(f"gnn_{i}", GraphEncoder(width, num_hop, bias))
-            self.add_module(f"pools_{i}", nn.ModuleList(NodeScore(width) for _ in range(pooling_num)))
+            self.add_module(
+                f"pools_{i}", nn.ModuleList(NodeScore(width) for _ in range(pooling_num))
+            )
             pooled = (GraphEncoder(width, pool_hop, bias) for _ in range(pooling_num))
             self.add_module(f"gnn_pools_{i}", nn.ModuleList(pooled))
         self.reset_parameters()
@@ -189,7 +195,9 @@ class GraphHead(nn.Module):
             with torch.autocast(out_BCHW.device.type, enabled=False):
                 batch, _, height, width = in_BCHW.shape
                 position_BN = (
-                    sample_positions(batch, height * width, self.num_patches, in_BCHW.device) if ids is None else ids[i]
+                    sample_positions(batch, height * width, self.num_patches, in_BCHW.device)
+                    if ids is None
+                    else ids[i]
                 )
                 feats = full_precision(out_BCHW), full_precision(in_BCHW)
                 results.append(run(self, i, *feats, position_BN, finish))
@@ -199,15 +207,22 @@ class GraphHead(nn.Module):
         """From now on compile what follows the drawing of positions; or run it as it is again."""
         self.compiled = on
 
-    def layer_graphs(self, i: int, out_BCHW: Tensor, in_BCHW: Tensor, position_BN: Tensor) -> list[GraphLevel]:
+    def layer_graphs(
+        self, i: int, out_BCHW: Tensor, in_BCHW: Tensor, position_BN: Tensor
+    ) -> list[GraphLevel]:
         """All levels of layer i."""
         embed, gnn = self.get_submodule(f"embed_{i}"), self.get_submodule(f"gnn_{i}")
-        feat_in_BNC, feat_out_BNC = gather_patches(in_BCHW, position_BN), gather_patches(out_BCHW, position_BN)
+        feat_in_BNC, feat_out_BNC = (
+            gather_patches(in_BCHW, position_BN),
+            gather_patches(out_BCHW, position_BN),
+        )
         embed_in_BND, embed_out_BND = embed(feat_in_BNC), embed(feat_out_BNC)
         adj_BNN = self.adjacency(self.compared(feat_in_BNC, embed_in_BND))
         levels = [self.level(gnn, embed_in_BND, embed_out_BND, adj_BNN, position_BN)]
         keep = position_BN.shape[1] // self.down_scale
-        pools = zip(self.get_submodule(f"pools_{i}"), self.get_submodule(f"gnn_pools_{i}"), strict=True)
+        pools = zip(
+            self.get_submodule(f"pools_{i}"), self.get_submodule(f"gnn_pools_{i}"), strict=True
+        )
         for score, gnn in pools:
             levels.append(self.pool(levels[-1], score, gnn, keep))
             keep //= self.pool_shrink
@@ -252,7 +267,12 @@ class GraphHead(nn.Module):
 
 
 def run_layer(
-    head: GraphHead, i: int, out_BCHW: Tensor, in_BCHW: Tensor, position_BN: Tensor, finish: Finish | None
+    head: GraphHead,
+    i: int,
+    out_BCHW: Tensor,
+    in_BCHW: Tensor,
+    position_BN: Tensor,
+    finish: Finish | None,
 ) -> Any:
     """All levels of layer i, or what `finish` makes of them."""
     levels = head.layer_graphs(i, out_BCHW, in_BCHW, position_BN)

@@ -23,7 +23,9 @@ class ImagePool(nn.Module):
     def __init__(self, size: int, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__()
         self.size = size
-        self.register_buffer("images", None if shape is None else torch.zeros(size, *shape), persistent=False)
+        self.register_buffer(
+            "images", None if shape is None else torch.zeros(size, *shape), persistent=False
+        )
         self.register_buffer("filled", torch.zeros(1, dtype=torch.long), persistent=False)
 
     @torch.no_grad()

@@ -44,7 +44,9 @@ def drops_out(net: nn.Module) -> bool:
     return _has_active(net, nn.Dropout)
 
 
-def translate_and_encode(net: nn.Module, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor] | None]:
+def translate_and_encode(
+    net: nn.Module, images: Tensor, layers: Sequence[int]
+) -> tuple[Tensor, list[Tensor] | None]:
     """net(images), and net.encode(images, layers) without gradients, up to rounding, from the same pass.
 
     The features are None where a second pass would see something else, or do something else: with active dropout,

@@ -25,7 +25,12 @@ class NLayerDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, input_nc: int, ndf: int = 64, n_layers: int = 3, norm: str = "instance", antialias: bool = True
+        self,
+        input_nc: int,
+        ndf: int = 64,
+        n_layers: int = 3,
+        norm: str = "instance",
+        antialias: bool = True,
     ) -> None:
         super().__init__()
         widths = [input_nc, *(ndf * min(2**n, 8) for n in range(n_layers + 1))]
@@ -33,9 +38,13 @@ class NLayerDiscriminator(nn.Module):
         for n, (before, after) in enumerate(pairwise(widths)):
             first, halves = n == 0, n < n_layers
             stride = 2 if halves and not antialias else 1
-            layers.append(nn.Conv2d(before, after, 4, stride, padding=1, bias=first or needs_bias(norm)))
+            layers.append(
+                nn.Conv2d(before, after, 4, stride, padding=1, bias=first or needs_bias(norm))
+            )
             layers += [] if first else [norm_layer(norm, after)]
-            layers.append(nn.LeakyReLU(0.2, inplace=True))  # in place: one activation less to keep for backward
+            layers.append(
+                nn.LeakyReLU(0.2, inplace=True)
+            )  # in place: one activation less to keep for backward
             layers += [BlurDown(after)] if halves and antialias else []
         layers.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.model = Chain(*layers)

@@ -12,7 +12,10 @@ from models.networks.adjacency import sample_positions
 from util.hardware.precision import full_precision
 from util.registry import find_by_name
 
-KINDS = {"mlp_sample": True, "sample": False}  # values of --netF -> whether a network follows the sampling
+KINDS = {
+    "mlp_sample": True,
+    "sample": False,
+}  # values of --netF -> whether a network follows the sampling
 
 
 class PatchSampler(nn.Module):

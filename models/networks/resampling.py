@@ -53,7 +53,9 @@ class _Reflect(torch.autograd.Function):
             size = grad.shape[dim] - 2 * width
             folded = grad.narrow(dim, width, size).clone()
             folded.narrow(dim, 1, width).add_(grad.narrow(dim, 0, width).flip(dim))
-            folded.narrow(dim, size - 1 - width, width).add_(grad.narrow(dim, width + size, width).flip(dim))
+            folded.narrow(dim, size - 1 - width, width).add_(
+                grad.narrow(dim, width + size, width).flip(dim)
+            )
             grad = folded
         return grad, None
 
@@ -80,7 +82,10 @@ def halve_by_slices(padded: Tensor, line: Sequence[float]) -> Tensor:
     last = len(line) - 1
     for dim in (2, 3):
         index = [slice(None)] * dim
-        padded = sum(tap * padded[(*index, slice(k, padded.shape[dim] - last + k, 2))] for k, tap in enumerate(line))
+        padded = sum(
+            tap * padded[(*index, slice(k, padded.shape[dim] - last + k, 2))]
+            for k, tap in enumerate(line)
+        )
     return padded
 
 

@@ -66,7 +66,11 @@ class ResnetGenerator(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.input_nc = input_nc
-        layers = [ReflectionPad(3), nn.Conv2d(input_nc, ngf, 7, bias=needs_bias(norm)), *_activated(norm, ngf)]
+        layers = [
+            ReflectionPad(3),
+            nn.Conv2d(input_nc, ngf, 7, bias=needs_bias(norm)),
+            *_activated(norm, ngf),
+        ]
         for width in (ngf, 2 * ngf):
             layers += _halving(width, norm, antialias)
         layers += [ResnetBlock(4 * ngf, norm, use_dropout) for _ in range(n_blocks)]
@@ -84,7 +88,9 @@ class ResnetGenerator(nn.Module):
         self._check_size(x)
         return self.model(x)
 
-    def forward_with_features(self, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    def forward_with_features(
+        self, x: Tensor, layers: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
         """What `forward` and `encode` give, from one pass; raises UserError as they do."""
         self._check_size(x)
         self._check(layers)
@@ -105,13 +111,19 @@ class ResnetGenerator(nn.Module):
         self._check(layers)
         channels, widths = self.input_nc, []
         for layer in self.model:
-            channels = getattr(layer, "out_channels", channels)  # only convolutions change the number
+            channels = getattr(
+                layer, "out_channels", channels
+            )  # only convolutions change the number
             widths.append(channels)
         return [widths[index] for index in layers]
 
     def _check_size(self, x: Tensor) -> None:
         height, width = x.shape[-2:]
-        if height % self.size_multiple or width % self.size_multiple or min(height, width) < self.smallest_size:
+        if (
+            height % self.size_multiple
+            or width % self.size_multiple
+            or min(height, width) < self.smallest_size
+        ):
             raise UserError(
                 f"this generator takes images with sides that are multiples of {self.size_multiple} and at least "
                 f"{self.smallest_size}, not {width} wide and {height} high: see --preprocess, --load_size, --crop_size"
@@ -127,7 +139,9 @@ def _activated(norm: str, channels: int) -> list[nn.Module]:
 
 def _halving(width: int, norm: str, antialias: bool) -> list[nn.Module]:
     """Layers (B,width,H,W) -> (B,2*width,H/2,W/2)."""
-    conv = nn.Conv2d(width, 2 * width, 3, stride=1 if antialias else 2, padding=1, bias=needs_bias(norm))
+    conv = nn.Conv2d(
+        width, 2 * width, 3, stride=1 if antialias else 2, padding=1, bias=needs_bias(norm)
+    )
     return [conv, *_activated(norm, 2 * width), *([BlurDown(2 * width)] if antialias else [])]
 
 
@@ -137,5 +151,7 @@ def _doubling(width: int, norm: str, antialias: bool) -> list[nn.Module]:
     if antialias:
         resize = [BlurUp(width), nn.Conv2d(width, half, 3, padding=1, bias=bias)]
     else:
-        resize = [nn.ConvTranspose2d(width, half, 3, stride=2, padding=1, output_padding=1, bias=bias)]
+        resize = [
+            nn.ConvTranspose2d(width, half, 3, stride=2, padding=1, output_padding=1, bias=bias)
+        ]
     return [*resize, *_activated(norm, half)]

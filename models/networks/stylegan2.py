@@ -7,7 +7,13 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from models.networks.blocks import check_layers
-from models.networks.stylegan2_layers import EqualLinear, ResBlock, StyledDoubling, conv_layer, draw_noise
+from models.networks.stylegan2_layers import (
+    EqualLinear,
+    ResBlock,
+    StyledDoubling,
+    conv_layer,
+    draw_noise,
+)
 from util.errors import UserError
 
 LAST_MAP = 4  # side of the map that a discriminator's linear layers see
@@ -41,10 +47,16 @@ class StyleGAN2Encoder(nn.Module):
 class StyleGAN2Decoder(nn.Module):
     """Features to image: residual blocks, styled doublings, 1x1 convolution; no tanh, so the output is not bounded."""
 
-    def __init__(self, output_nc: int, widths: Sequence[int], n_blocks: int, inject_noise: bool) -> None:
+    def __init__(
+        self, output_nc: int, widths: Sequence[int], n_blocks: int, inject_noise: bool
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [ResBlock(widths[-1], widths[-1], halve=False) for _ in range(n_blocks)]
-        layers += [StyledDoubling(before, after, inject_noise) for before, after in pairwise(widths[::-1])]
+        layers: list[nn.Module] = [
+            ResBlock(widths[-1], widths[-1], halve=False) for _ in range(n_blocks)
+        ]
+        layers += [
+            StyledDoubling(before, after, inject_noise) for before, after in pairwise(widths[::-1])
+        ]
         layers.append(conv_layer(widths[0], output_nc, 1))  # with its activation, as in the release
         self.convs = nn.Sequential(*layers)
 
@@ -79,7 +91,10 @@ class StyleGAN2Generator(nn.Module):
         self.halvings, self.blocks = halvings, 2 * (n_blocks // 2)
         sizes = [size // 2**k for k in range(halvings + 1)]
         widths = [max(1, round(512 * ngf / side)) for side in sizes]
-        widths = [min(512, width) if side <= CAPPED_SIZE else width for side, width in zip(sizes, widths, strict=True)]
+        widths = [
+            min(512, width) if side <= CAPPED_SIZE else width
+            for side, width in zip(sizes, widths, strict=True)
+        ]
         self.encoder = StyleGAN2Encoder(input_nc, widths, n_blocks // 2)
         self.decoder = StyleGAN2Decoder(output_nc, widths, n_blocks // 2, inject_noise)
 
@@ -92,7 +107,9 @@ class StyleGAN2Generator(nn.Module):
         self._check_size(x)
         return self.decoder(self.encoder(x), noise)
 
-    def forward_with_features(self, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    def forward_with_features(
+        self, x: Tensor, layers: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
         """What `forward` (with new noise) and `encode` give, from one pass; raises UserError as they do."""
         self._check_size(x)
         self._check(layers)
@@ -119,7 +136,9 @@ class StyleGAN2Generator(nn.Module):
         for _ in range(self.halvings):  # blur of 4 taps, transposed convolution of 3
             first, last = -((3 - first) // 2), (last + 2) // 2
         first, last = first - 2 * self.blocks, last + 2 * self.blocks
-        for _ in range(self.halvings):  # convolution of 3, blur of 4, convolution of 3 with stride 2
+        for _ in range(
+            self.halvings
+        ):  # convolution of 3, blur of 4, convolution of 3 with stride 2
             first, last = 2 * first - 3, 2 * last + 4
         return first, last
 
@@ -161,13 +180,18 @@ class StyleGAN2Discriminator(nn.Module):
         self.size = size
         sizes = [size // 2**k for k in range(int(math.log2(size // LAST_MAP)) + 1)]
         widths = [max(1, 256 * ndf // side) for side in sizes]
-        widths = [min(384, width) if side <= CAPPED_SIZE else width for side, width in zip(sizes, widths, strict=True)]
+        widths = [
+            min(384, width) if side <= CAPPED_SIZE else width
+            for side, width in zip(sizes, widths, strict=True)
+        ]
         layers: list[nn.Module] = [conv_layer(input_nc, widths[0], 1)]
         layers += [ResBlock(before, after, halve=True) for before, after in pairwise(widths)]
         self.convs = nn.Sequential(*layers)
         last = widths[-1]
         self.final_conv = conv_layer(last, last, 3)
-        self.final_linear = nn.Sequential(EqualLinear(last * LAST_MAP**2, last, activate=True), EqualLinear(last, 1))
+        self.final_linear = nn.Sequential(
+            EqualLinear(last * LAST_MAP**2, last, activate=True), EqualLinear(last, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) with H = W = size -> scores (B,1), unbounded; raises UserError for another size."""
@@ -182,6 +206,11 @@ class StyleGAN2Discriminator(nn.Module):
 
 class TileStyleGAN2Discriminator(StyleGAN2Discriminator):
     """The same on each tile of side `size` of a larger image: a score per tile."""
+
+    @classmethod
+    def of_layers(cls, input_nc: int, ndf: int, n_layers: int = 3) -> "TileStyleGAN2Discriminator":
+        """The one that halves its tiles `n_layers` times, so tiles of 4 * 2^n_layers pixels."""
+        return cls(input_nc, ndf, LAST_MAP * 2**n_layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> scores (B,H/size,W/size); raises UserError unless both sides are multiples of size."""

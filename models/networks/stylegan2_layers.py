@@ -39,7 +39,13 @@ class EqualConv2d(nn.Module):
     """
 
     def __init__(
-        self, before: int, after: int, size: int, stride: int = 1, padding: int = 0, bias: bool = False
+        self,
+        before: int,
+        after: int,
+        size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.stride, self.padding = stride, padding
@@ -88,7 +94,11 @@ class BiasedLeakyReLU(nn.Module):
 def conv_layer(before: int, after: int, size: int, halve: bool = False) -> nn.Sequential:
     """Convolution and activation, (B,before,H,W) -> (B,after,H,W), or blurred before and halved."""
     blur = [Blur((size + 1) // 2)] if halve else []
-    conv = EqualConv2d(before, after, size, 2, 0) if halve else EqualConv2d(before, after, size, 1, size // 2)
+    conv = (
+        EqualConv2d(before, after, size, 2, 0)
+        if halve
+        else EqualConv2d(before, after, size, 1, size // 2)
+    )
     return nn.Sequential(*blur, conv, BiasedLeakyReLU(after))
 
 
@@ -105,7 +115,9 @@ class ResBlock(nn.Module):
         self.conv2 = conv_layer(before, after, 3, halve)
         blur = [Blur(1, stride=2)] if halve else []
         changes = halve or before != after
-        self.skip = nn.Sequential(*blur, EqualConv2d(before, after, 1)) if changes else nn.Identity()
+        self.skip = (
+            nn.Sequential(*blur, EqualConv2d(before, after, 1)) if changes else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,before,H,W) -> (B,after,H,W), or half the size for even H and W."""
@@ -132,7 +144,9 @@ class DoublingConv(nn.Module):
         weight = weight * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8)
         return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = destination[f"{prefix}weight"].unsqueeze(0)
 

@@ -32,7 +32,9 @@ class SkipBlock(nn.Module):
         bias = needs_bias(norm)
         down: list[nn.Module] = [nn.Conv2d(before, inner, 4, stride=2, padding=1, bias=bias)]
         if not outermost:
-            down.insert(0, nn.LeakyReLU(0.2))  # not in place: its input is also the skip, and may be tapped
+            down.insert(
+                0, nn.LeakyReLU(0.2)
+            )  # not in place: its input is also the skip, and may be tapped
             down += [norm_layer(norm, inner)] if inside else []
         width = 2 * inner if inside else inner
         up = [

@@ -15,7 +15,9 @@ from util.run.weights import read_file
 
 # Convolutions per block and their width; each block but the first starts with a max pooling.
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-LAYER_NAMES = tuple(f"relu{block}_{n}" for block, (convs, _) in enumerate(BLOCKS, 1) for n in range(1, convs + 1))
+LAYER_NAMES = tuple(
+    f"relu{block}_{n}" for block, (convs, _) in enumerate(BLOCKS, 1) for n in range(1, convs + 1)
+)
 
 
 class VGG16Features(nn.Module):
@@ -42,8 +44,12 @@ class VGG16Features(nn.Module):
         wrong = [index for index in layers if not 0 <= index < len(LAYER_NAMES)]
         if wrong or not layers:
             asked = f"layer {wrong[0]}" if wrong else "no layer"
-            raise UserError(f"{asked} of VGG16 was asked for; it has 0 ({LAYER_NAMES[0]}) to 12 ({LAYER_NAMES[-1]})")
-        with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced at once
+            raise UserError(
+                f"{asked} of VGG16 was asked for; it has 0 ({LAYER_NAMES[0]}) to 12 ({LAYER_NAMES[-1]})"
+            )
+        with torch.device(
+            "meta"
+        ):  # neither memory nor random numbers for weights that are replaced at once
             self.features = _convolutions(max(layers) + 1)
         self.load_state_dict(_read_weights(weights, self.state_dict()), assign=True)
         self.requires_grad_(False)
@@ -63,7 +69,9 @@ class VGG16Features(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B,3,H,W) or (B,1,H,W) in [-1,1] -> one (B,C,h,w) per layer, in the order asked."""
-        normalized = x * self.scale + self.shift  # (B,3,H,W): broadcasting repeats a grey image's one channel
+        normalized = (
+            x * self.scale + self.shift
+        )  # (B,3,H,W): broadcasting repeats a grey image's one channel
         return self.features.collect(normalized, self.taps)
 
 
@@ -91,7 +99,9 @@ def _read_weights(source: str, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     found = _download() if source == "imagenet" else _read(Path(source))
     for key, value in wanted.items():
         if not isinstance(found.get(key), Tensor):
-            raise UserError(f"--vgg_weights {source}: {key} is missing; expected a state dict of torchvision's vgg16")
+            raise UserError(
+                f"--vgg_weights {source}: {key} is missing; expected a state dict of torchvision's vgg16"
+            )
         if found[key].shape != value.shape:
             raise UserError(
                 f"--vgg_weights {source}: {key} is {tuple(found[key].shape)}, expected {tuple(value.shape)} as in "
@@ -117,8 +127,16 @@ def _download() -> dict[str, Tensor]:
     """ImageNet weights from torch's cache, or downloaded into it."""
     entry = VGG16_Weights.IMAGENET1K_V1
     try:
-        return entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, http.client.HTTPException, pickle.UnpicklingError) as error:
+        return entry.get_state_dict(
+            progress=True, check_hash=True, map_location="cpu", weights_only=True
+        )
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        http.client.HTTPException,
+        pickle.UnpicklingError,
+    ) as error:
         raise UserError(
             f"--vgg_weights imagenet: could not get torchvision's VGG16 ({error}). Fetch {entry.url} where there is a "
             f"connection and put it into {torch.hub.get_dir()}/checkpoints or give --vgg_weights PATH; "

@@ -6,13 +6,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from data.deferred import Deferred, held_by, kind_of
 from models.step.trial import REORDERED, difference, first_line
 
 WARM_UP = 3  # steps of a kind of batch that run as they are: libraries choose algorithms, optimisers get their states
-SHAPES = 4  # kinds of batches that are recorded; each keeps its memory for good, so further ones run as they are
+SHAPES = 4  # kinds of batches that are recorded for each turn; each keeps its memory, so further ones run as they are
 
 Batch = dict[str, Any]
 
@@ -74,8 +73,12 @@ class RecordedStep:
         self.recordings: dict[tuple, Recording] = {}
 
     def __call__(self, batch: Batch) -> None:
-        self.recordings = {kind: recording for kind, recording in self.recordings.items() if recording.reads_what_lives}
-        kind = tuple((role, kind_of(entry)) for role, entry in batch.items())
+        self.recordings = {
+            kind: recording
+            for kind, recording in self.recordings.items()
+            if recording.reads_what_lives
+        }
+        kind = (self.model.turn, *((role, kind_of(entry)) for role, entry in batch.items()))
         if kind in self.recordings and not self.recordings[kind].tried:
             self._try(kind, batch)
         if kind in self.recordings:
@@ -83,24 +86,31 @@ class RecordedStep:
             return
         self._run(batch)
         self.warm[kind] = self.warm.get(kind, 0) + 1
-        if self.warm[kind] >= WARM_UP and len(self.recordings) < SHAPES and not self.failure:
+        room = len(self.recordings) < SHAPES * self.model.CYCLE
+        if self.warm[kind] >= WARM_UP and room and not self.failure:
             self._record(kind, batch)
 
     def _run(self, batch: Batch) -> None:
         self.recorder.run(partial(self.step, batch))
 
     def _record(self, kind: tuple, batch: Batch) -> None:
-        losses, pictures = dict(self.model.losses), self.model.get_current_visuals()
+        before = Shown(self.model)
         for optimizer in self.model.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)  # gradients of earlier steps lie outside the recording's memory
-        inputs = {key: entry if held_by(entry) is None else entry.clone() for key, entry in batch.items()}
+            optimizer.zero_grad(
+                set_to_none=True
+            )  # gradients of earlier steps lie outside the recording's memory
+        inputs = {
+            key: entry if held_by(entry) is None else entry.clone() for key, entry in batch.items()
+        }
         try:
             replay = self.recorder.record(partial(self.step, inputs))
         except RuntimeError as error:
             self._give_up(f"recording failed: {first_line(error)}")
         else:
-            self.recordings[kind] = Recording(self.model, inputs, replay)
-        show(self.model, losses, pictures)  # what was recorded has not been done
+            self.recordings[kind] = Recording(
+                self.model, inputs, replay, Shown(self.model).since(before)
+            )
+        before.restore()  # what was recorded has not been done
 
     def _try(self, kind: tuple, batch: Batch) -> None:
         recording = self.recordings[kind]
@@ -118,13 +128,17 @@ class RecordedStep:
 class Recording:
     """One recorded step: where its batch goes, and where the model finds its losses and pictures afterwards."""
 
-    def __init__(self, model: Any, inputs: Batch, replay: Callable[[], None]) -> None:
-        self.model, self.run = model, replay
+    def __init__(
+        self, model: Any, inputs: Batch, replay: Callable[[], None], shown: "Shown"
+    ) -> None:
+        self.model, self.run, self.shown = model, replay, shown
         self.tried = False
-        self.places = {key: held_by(entry) for key, entry in inputs.items() if held_by(entry) is not None}
-        self._sources = [weakref.ref(entry.source) for entry in inputs.values() if isinstance(entry, Deferred)]
-        self.losses = dict(model.losses)
-        self.pictures = {name: getattr(model, name) for name in model.visual_names}
+        self.places = {
+            key: held_by(entry) for key, entry in inputs.items() if held_by(entry) is not None
+        }
+        self._sources = [
+            weakref.ref(entry.source) for entry in inputs.values() if isinstance(entry, Deferred)
+        ]
 
     @property
     def reads_what_lives(self) -> bool:
@@ -136,11 +150,27 @@ class Recording:
         for key, place in self.places.items():
             place.copy_(held_by(batch[key]), non_blocking=True)
         self.run()
-        show(self.model, self.losses, self.pictures)
+        self.shown.restore()
 
 
-def show(model: Any, losses: dict[str, Tensor], pictures: dict[str, Tensor]) -> None:
-    """Let a model report these as its last step's."""
-    model.losses.update(losses)
-    for name, picture in pictures.items():
-        setattr(model, name, picture)
+class Shown:
+    """The losses and pictures that a model reports as its last step's."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.losses = dict(model.losses)
+        self.pictures = {
+            name: getattr(model, name) for name in model.visual_names if hasattr(model, name)
+        }
+
+    def since(self, before: "Shown") -> "Shown":
+        """Only what is new: a step of a cycle does not compute the losses of the others."""
+        self.losses = {k: v for k, v in self.losses.items() if before.losses.get(k) is not v}
+        self.pictures = {k: v for k, v in self.pictures.items() if before.pictures.get(k) is not v}
+        return self
+
+    def restore(self) -> None:
+        """Let the model report these."""
+        self.model.losses.update(self.losses)
+        for name, picture in self.pictures.items():
+            setattr(self.model, name, picture)

@@ -8,10 +8,11 @@ from models.step.trial import REROUNDED, difference
 from util.hardware.runtime import Runtime
 
 Say = Callable[[str], None]
+Work = Callable[[Batch], None]  # all that a step does on the device
 
 
 class PlainStep:
-    """`step(batch)`: one step of the model, run by Python."""
+    """The work of a step, run by Python."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -22,7 +23,7 @@ class PlainStep:
 
 
 class CompiledStep(PlainStep):
-    """A step whose networks run compiled code, unless the first batch shows that it does not compute the same.
+    """The work of a step with compiled networks, unless the first batch shows that they do not compute the same.
 
     Args:
         model: a BaseModel, its networks placed by a runtime that compiles.
@@ -41,7 +42,9 @@ class CompiledStep(PlainStep):
             self.failure = difference(self.model, batch, self._plain, self._compiled, REROUNDED)
             self.model.runtime.run_compiled(self.failure is None)
             if self.failure:
-                self.say(f"--compile: networks run as they are, since compiling failed its trial: {self.failure}")
+                self.say(
+                    f"--compile: networks run as they are, since compiling failed its trial: {self.failure}"
+                )
         super().__call__(batch)
 
     def _plain(self, batch: Batch) -> None:
@@ -53,10 +56,24 @@ class CompiledStep(PlainStep):
         super().__call__(batch)
 
 
-def create_step(model: Any, runtime: Runtime, say: Say) -> PlainStep | RecordedStep:
+class Step:
+    """`step(batch)`: one whole step, its work and what is counted after it."""
+
+    def __init__(self, model: Any, work: Work) -> None:
+        self.model, self.work = model, work
+
+    def __call__(self, batch: Batch) -> None:
+        self.work(batch)
+        self.model.finish_step()
+
+
+def create_step(model: Any, runtime: Runtime, say: Say) -> Step:
     """The way to run a model's steps that the options ask for; says why where it cannot be had."""
-    step = CompiledStep(model, say) if runtime.compiled else PlainStep(model)
+    work: Work = CompiledStep(model, say) if runtime.compiled else PlainStep(model)
+
     reason = runtime.no_capture or (runtime.capture and model.not_recordable)
     if reason:
         say(f"--cuda_graph: steps are run one by one, since {reason}")
-    return RecordedStep(step, CudaRecorder(), say) if runtime.capture and not reason else step
+    elif runtime.capture:
+        work = RecordedStep(work, CudaRecorder(), say)
+    return Step(model, work)

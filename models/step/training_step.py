@@ -1,21 +1,33 @@
 """How losses move networks: freezing, accumulation, mixed precision, the guard against bad losses, moving averages.
 
-Nothing here reads a value on the host or keeps Python state from step to step, so that a whole step can be recorded
-and replayed (models/step/cuda_graph.py).
+Nothing here reads a value on the host, so that a whole step can be recorded and replayed (models/step/cuda_graph.py).
+What a step changes on the host, the count of steps, changes in `finish_step`, which is never part of a recording.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 from data.deferred import images_of
 from util.errors import UserError
 from util.hardware.loss_scale import create_loss_scale
 from util.hardware.runtime import Runtime
 
-Terms = Callable[[], dict[str, Tensor]]  # returns the terms of one player's loss, already weighted
+Terms = Callable[[], dict[str, Tensor]]  # returns the terms of a loss, already weighted
+
+
+class Move(NamedTuple):
+    """A loss, and the players that go down it.
+
+    `keep_graph`: a later move of the same update goes backward through what this one has computed.
+    """
+
+    players: Sequence[str]
+    loss: Terms
+    keep_graph: bool = False
 
 
 class NotFinite(NamedTuple):
@@ -29,12 +41,16 @@ class TrainingStep:
     """The step of a model: micro-batches in, networks moved, losses noted.
 
     Attributes:
+        CYCLE: steps after which the list of updates repeats; `turn` says which of them this one is.
         networks: name -> module, saved as <epoch>_net_<name>.pth.
         averages: name -> moving average of a network.
         memories: name -> module with what else a step remembers, saved in the run's state.
         optimizers: name -> Adam of a player.
-        losses: name -> 0-d tensor on the device, of the last step.
+        losses: name -> 0-d tensor on the device, of the last step that computed it.
+        steps: finished steps since the run began.
     """
+
+    CYCLE = 1
 
     def __init__(self, runtime: Runtime, ema: float, accumulate: int) -> None:
         self.runtime = runtime
@@ -44,15 +60,28 @@ class TrainingStep:
         self.memories: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.losses: dict[str, Tensor] = {}
+        self.steps = 0
+
         self._ema = ema
         self._accumulate = accumulate
         self._trained_by: dict[str, list[nn.Module]] = {}
+        self._clip_norm: dict[str, float] = {}
         self._micro_batches: list[dict[str, Any]] = []
         self._loaded: int | None = None  # which micro-batch the last forward saw
         self._loss_scale = create_loss_scale(runtime.amp_dtype, self.device)
+
         self._not_finite: dict[str, NotFinite] = {}
         self._tripped = torch.zeros((), device=self.device)
-        self._epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)  # sum of G's loss, steps
+        self._epoch_loss = torch.zeros(
+            2, dtype=torch.float64, device=self.device
+        )  # sum of G's loss, steps
+
+    @property
+    def turn(self) -> int:
+        """Which step of the cycle is due: 0 to CYCLE - 1. Each has its own recording."""
+        return self.steps % self.CYCLE
+
+    # -- what a method calls ---------------------------------------------------------------------------------------
 
     def set_input(self, batch: dict[str, Any]) -> None:
         """Take a batch from the loader, cut into the micro-batches of --accumulate."""
@@ -60,7 +89,10 @@ class TrainingStep:
         self._loaded = None
         batch = {key: images_of(entry) for key, entry in batch.items()}
         self._micro_batches = [
-            {key: value[k * len(value) // parts : (k + 1) * len(value) // parts] for key, value in batch.items()}
+            {
+                key: value[k * len(value) // parts : (k + 1) * len(value) // parts]
+                for key, value in batch.items()
+            }
             for k in range(parts)
         ]
 
@@ -71,27 +103,51 @@ class TrainingStep:
         it moves. A term that is not finite, on any process, stops all further steps on the device itself, so that
         the weights stay good until `check_finite` reports it.
         """
-        self._update([(names, loss)])
+        self._update([Move(names, loss)])
 
-    def update_at_once(self, **losses: Terms) -> None:
-        """Like an `update` for each name, but all gradients are taken before any player moves."""
-        self._update([((name,), loss) for name, loss in losses.items()])
+    def update_at_once(self, *moves: Move, **losses: Terms) -> None:
+        """Like an `update` for each move, but all gradients are taken before any player moves.
 
-    def _update(self, moves: list[tuple[tuple[str, ...], Terms]]) -> None:
-        names = [name for group, _ in moves for name in group]
+        A player of several moves takes one step down the sum of their losses. `G=loss` is short for a move of G alone.
+        """
+        self._update([*moves, *(Move((name,), loss) for name, loss in losses.items())])
+
+    @torch.no_grad()
+    def follow(self, follower: nn.Module, leader: nn.Module, momentum: float) -> None:
+        """follower <- momentum * follower + (1 - momentum) * leader; whole numbers, such as counters, are copied."""
+        kept, new = list(follower.state_dict().values()), list(leader.state_dict().values())
+        moving = [index for index, tensor in enumerate(kept) if tensor.is_floating_point()]
+        torch._foreach_lerp_([kept[i] for i in moving], [new[i] for i in moving], 1 - momentum)
+
+        for index, tensor in enumerate(kept):
+            if not tensor.is_floating_point():
+                tensor.copy_(new[index])
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Report a 0-d tensor, the mean over the step's micro-batches."""
+        if len(self._micro_batches) == 1:
+            self.losses[name] = value.detach()
+            return
+        earlier = self.losses[name] if self._loaded else 0  # of this step's earlier micro-batches
+        self.losses[name] = earlier + value.detach() / len(self._micro_batches)
+
+    def finish_step(self) -> None:
+        """Count a step that is done; whoever runs steps calls this after each, recorded or not."""
+        self.steps += 1
+
+    # -- how a step is made ----------------------------------------------------------------------------------------
+
+    def _update(self, moves: list[Move]) -> None:
+        names = list(dict.fromkeys(name for move in moves for name in move.players))
         for name in names:
             self.optimizers[name].zero_grad(set_to_none=True)
+
         for _ in self._forwarded_micro_batches():
-            for group, loss in moves:
-                with _Frozen(self._others(group)):
-                    with self.runtime.autocast():
-                        terms = loss()
-                    total = sum(terms.values())
-                    self._loss_scale.scale(total / len(self._micro_batches)).backward()
-                self._record(group[0], terms, total.detach())
-        players = [net for name in names for net in self._trained_by[name]]
-        self._step(names, [p for net in players for p in net.parameters() if p.grad is not None])
-        self._update_averages(players)
+            for move in moves:
+                self._go_backward(move)
+
+        self._step(names)
+        self._update_averages(names)
 
     def _forwarded_micro_batches(self) -> Iterator[int]:
         for index, batch in enumerate(self._micro_batches):
@@ -102,60 +158,90 @@ class TrainingStep:
                 self._loaded = index
             yield index
 
-    def _others(self, players: tuple[str, ...]) -> list[nn.Module]:
+    def _go_backward(self, move: Move) -> None:
+        with _Frozen(self._others(move.players)):
+            with self.runtime.autocast():
+                terms = move.loss()
+            total = sum(terms.values())
+            share = self._loss_scale.scale(total / len(self._micro_batches))
+            share.backward(retain_graph=move.keep_graph)
+        self._record(move.players[0], terms, total.detach())
+
+    def _others(self, players: Sequence[str]) -> list[nn.Module]:
         moving = {id(net) for name in players for net in self._trained_by[name]}
         return [net for net in self.networks.values() if id(net) not in moving]
 
-    def _step(self, names: list[str], parameters: list[nn.Parameter]) -> None:
-        self.runtime.average_gradients(parameters)
+    def _step(self, names: list[str]) -> None:
+        parameters = {name: self._with_gradients(name) for name in names}
+        every = [parameter for group in parameters.values() for parameter in group]
+
+        self.runtime.average_gradients(every)
         self.runtime.any(self._tripped)
-        skip = self._loss_scale.unscale([p.grad for p in parameters], self._tripped)
+        skip = self._loss_scale.unscale([parameter.grad for parameter in every], self._tripped)
+
         for name in names:
+            if name in self._clip_norm:
+                clip_grad_norm_(parameters[name], self._clip_norm[name], foreach=True)
             self.optimizers[name].found_inf = skip  # a fused Adam skips its step where this is 1
             self.optimizers[name].step()
+
+    def _with_gradients(self, player: str) -> list[nn.Parameter]:
+        nets = self._trained_by[player]
+        return [
+            parameter
+            for net in nets
+            for parameter in net.parameters()
+            if parameter.grad is not None
+        ]
 
     def _record(self, player: str, terms: dict[str, Tensor], total: Tensor) -> None:
         """Note a player's losses: for the log, for the guard, for the epoch. Few operators, since all are tiny."""
         named = {**terms, player: total}
         for name, value in named.items():
             self.log(name, value)
-        bad = (~torch.isfinite(torch.stack([value.detach().float() for value in named.values()]))).float()
-        if player not in self._not_finite:
-            self._not_finite[player] = NotFinite(tuple(named), torch.zeros_like(bad))
-        for flags, new in ((self._not_finite[player].flags, bad), (self._tripped, bad.amax())):
+
+        # the guard
+        bad = (
+            ~torch.isfinite(torch.stack([value.detach().float() for value in named.values()]))
+        ).float()
+        key = f"{player}: {', '.join(named)}"  # a player may have several losses
+        if key not in self._not_finite:
+            self._not_finite[key] = NotFinite(tuple(named), torch.zeros_like(bad))
+        for flags, new in ((self._not_finite[key].flags, bad), (self._tripped, bad.amax())):
             torch.maximum(flags, new, out=flags)
+
+        # the epoch
         if player == "G":
             share = 1 / len(self._micro_batches)
             self._epoch_loss[0].add_(total, alpha=share)
             self._epoch_loss[1].add_(share)
 
-    def _update_averages(self, players: list[nn.Module]) -> None:
+    def _update_averages(self, players: list[str]) -> None:
         """EMA: average <- decay * average + (1 - decay) * weights."""
+        moved = {id(net) for name in players for net in self._trained_by[name]}
         for name, average in self.averages.items():
-            if any(self.networks[name] is net for net in players):
-                pairs = list(zip(average.state_dict().values(), self.networks[name].state_dict().values(), strict=True))
-                moving = [pair for pair in pairs if pair[0].is_floating_point()]
-                with torch.no_grad():
-                    torch._foreach_lerp_(*map(list, zip(*moving, strict=True)), 1 - self._ema)
-                    for kept, new in pairs:
-                        if not kept.is_floating_point():
-                            kept.copy_(new)
+            if id(self.networks[name]) in moved:
+                self.follow(average, self.networks[name], self._ema)
 
-    def log(self, name: str, value: Tensor) -> None:
-        """Report a 0-d tensor, the mean over the step's micro-batches."""
-        if len(self._micro_batches) == 1:
-            self.losses[name] = value.detach()
-            return
-        earlier = self.losses[name] if self._loaded else 0  # of this step's earlier micro-batches
-        self.losses[name] = earlier + value.detach() / len(self._micro_batches)
+    # -- what a trial and the loop ask for -------------------------------------------------------------------------
 
     def changing_tensors(self) -> list[Tensor]:
         """All tensors that a step so far has changed in place, weights included."""
-        parts = [*self.networks.values(), *self.averages.values(), *self.memories.values(), self._loss_scale]
+        parts = [
+            *self.networks.values(),
+            *self.averages.values(),
+            *self.memories.values(),
+            self._loss_scale,
+        ]
         found = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
         for optimizer in self.optimizers.values():
             found += [value for state in optimizer.state.values() for value in state.values()]
-        return [*found, self._tripped, self._epoch_loss, *(bad.flags for bad in self._not_finite.values())]
+        return [
+            *found,
+            self._tripped,
+            self._epoch_loss,
+            *(bad.flags for bad in self._not_finite.values()),
+        ]
 
     def remember(self) -> Callable[[], None]:
         """Note all that a step changes; what is returned puts it back, to the bit and where it was."""
@@ -168,10 +254,12 @@ class TrainingStep:
             with torch.no_grad():
                 for tensor, value in zip(tensors, values, strict=True):
                     tensor.copy_(value)
+
             for optimizer in unused:
                 optimizer.state.clear()
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
+
             self._not_finite = dict(flags)
             self.runtime.set_rng_state(random)
 
@@ -179,9 +267,11 @@ class TrainingStep:
 
     def check_finite(self, last_checkpoint: str) -> None:
         """Raise UserError when a loss of any step so far was not finite; the weights are those before that step."""
-        flags = {
-            name: flag for bad in self._not_finite.values() for name, flag in zip(bad.names, bad.flags, strict=True)
-        }
+        flags = {}
+        for bad in self._not_finite.values():
+            for name, flag in zip(bad.names, bad.flags, strict=True):
+                flags[name] = torch.maximum(flags[name], flag) if name in flags else flag
+
         names = [name for name, value in self.runtime.mean(flags).items() if value]
         if names:
             raise UserError(

@@ -18,11 +18,17 @@ class Closeness(NamedTuple):
     cosine: float  # at least, between the two ways in which the weights move
 
 
-REROUNDED = Closeness(loss=0.02, cosine=0.5)  # half precision and the first step of Adam, a sign, blur directions
-REORDERED = Closeness(loss=0.002, cosine=0.99)  # the same kernels, some of which add up in any order
+REROUNDED = Closeness(
+    loss=0.02, cosine=0.5
+)  # half precision and the first step of Adam, a sign, blur directions
+REORDERED = Closeness(
+    loss=0.002, cosine=0.99
+)  # the same kernels, some of which add up in any order
 
 
-def difference(model: Any, batch: dict[str, Any], plain: Run, fast: Run, closeness: Closeness) -> str | None:
+def difference(
+    model: Any, batch: dict[str, Any], plain: Run, fast: Run, closeness: Closeness
+) -> str | None:
     """Why `fast` does not run the step that `plain` runs on this batch; None where it does, up to rounding.
 
     The model is left as it was, to the bit: weights, averages, optimisers, memories and random numbers.
@@ -43,7 +49,9 @@ def difference(model: Any, batch: dict[str, Any], plain: Run, fast: Run, closene
 
 def weights_of(model: Any) -> Tensor:
     """All parameters of a model's networks in one row, a copy."""
-    return torch.cat([p.detach().flatten() for net in model.networks.values() for p in net.parameters()])
+    return torch.cat(
+        [p.detach().flatten() for net in model.networks.values() for p in net.parameters()]
+    )
 
 
 def random_of(model: Any) -> list[Tensor]:
@@ -64,9 +72,13 @@ class Outcome:
 
     def __init__(self, model: Any, start: Start) -> None:
         losses = model.get_current_losses()
-        self.losses = model.runtime.mean({name: losses[name] for name in model.optimizers if name in losses})
+        self.losses = model.runtime.mean(
+            {name: losses[name] for name in model.optimizers if name in losses}
+        )
         self.move = weights_of(model) - start.weights
-        self.drew = any(not torch.equal(a, b) for a, b in zip(random_of(model), start.random, strict=True))
+        self.drew = any(
+            not torch.equal(a, b) for a, b in zip(random_of(model), start.random, strict=True)
+        )
 
     def explain(self, other: "Outcome", closeness: Closeness) -> str | None:
         """Why another outcome differs by more than rounding, in words; None where it does not."""

@@ -18,9 +18,17 @@ from util.errors import UserError
 LOSS = 1e-5  # largest relative difference of losses in float32
 DOUBLE_LOSS, DOUBLE_GRADIENT = 1e-9, 1e-5  # and of losses and of each of G's gradients in float64
 DOUBLE_SIDE, DOUBLE_PATCHES = 64, 64  # the crops and graphs on which float64 is compared
-COSINE = {"fp32": 0.9999, "tf32": 0.99, "bf16": 0.95}  # least cosine between G's gradients and the reference's
+COSINE = {
+    "fp32": 0.9999,
+    "tf32": 0.99,
+    "bf16": 0.95,
+}  # least cosine between G's gradients and the reference's
 FLOOR = 0.01  # a gradient smaller than this share of the largest one is measured against that share
-RECORDED = {"fp32": 1e-3, "tf32": 1e-3, "bf16": 2e-2}  # relative difference of losses over the recorded steps
+RECORDED = {
+    "fp32": 1e-3,
+    "tf32": 1e-3,
+    "bf16": 2e-2,
+}  # relative difference of losses over the recorded steps
 STEPS = 20
 
 
@@ -95,10 +103,17 @@ def measure(reference: Probe, probe: Probe) -> dict[str, float | bool]:
     b = [probe.gradients[key].double() for key in shared]
     norms = [float(x.norm()) for x in a]
     floor = FLOOR * max(norms)
-    relative = [float((x - y).norm()) / max(norm, floor) for x, y, norm in zip(a, b, norms, strict=True)]
+    relative = [
+        float((x - y).norm()) / max(norm, floor) for x, y, norm in zip(a, b, norms, strict=True)
+    ]
     one, other = torch.cat([x.flatten() for x in a]), torch.cat([x.flatten() for x in b])
     cosine = float(one @ other / (one.norm() * other.norm()))
-    return {"loss": largest(losses), "gradient": largest(relative), "cosine": cosine, "compared_tensors": len(shared)}
+    return {
+        "loss": largest(losses),
+        "gradient": largest(relative),
+        "cosine": cosine,
+        "compared_tensors": len(shared),
+    }
 
 
 def largest(values: Sequence[float]) -> float:
@@ -164,7 +179,9 @@ def copy_weights(source: Contestant, target: Contestant) -> None:
             ) from None
 
 
-def compare_recorded(plain: Ours, recorded: Ours, ids: Sequence[Tensor], agreements: Agreements) -> None:
+def compare_recorded(
+    plain: Ours, recorded: Ours, ids: Sequence[Tensor], agreements: Agreements
+) -> None:
     """The same steps one by one and recorded, at fixed positions and learning; raises Refused when losses part.
 
     cuDNN is held to one algorithm, so that the two can agree to the last bit.
@@ -186,7 +203,11 @@ def compare_recorded(plain: Ours, recorded: Ours, ids: Sequence[Tensor], agreeme
     worst = largest([abs(b - a) / max(abs(a), 1e-3) for a, b in pairs])
     name = f"{recorded.name}, {STEPS} recorded steps"
     agreements.check(name, "a loss", worst, RECORDED[recorded.precision])
-    agreements.found[recorded.name] |= {"recorded_steps": STEPS, "recorded_loss": worst, "recorded_bits": worst == 0}
+    agreements.found[recorded.name] |= {
+        "recorded_steps": STEPS,
+        "recorded_loss": worst,
+        "recorded_bits": worst == 0,
+    }
 
 
 def _step_losses(contestant: Ours, number: int) -> dict[str, float]:

@@ -32,9 +32,32 @@ class Settings:
 
     def arguments(self, batch: int, *more: str, data: str = "synthetic") -> list[str]:
         """A command line of train.py."""
-        where = ["--dataroot", data, "--name", "benchmark", "--gpu_ids", self.device.gpu_ids, "--display_id", "0"]
-        sizes = ["--crop_size", self.size, "--load_size", self.size * 286 // 256, "--batch_size", batch]
-        method = ["--preset", self.preset, "--nonzero_th", self.nonzero_th, "--vgg_weights", self.vgg_weights]
+        where = [
+            "--dataroot",
+            data,
+            "--name",
+            "benchmark",
+            "--gpu_ids",
+            self.device.gpu_ids,
+            "--display_id",
+            "0",
+        ]
+        sizes = [
+            "--crop_size",
+            self.size,
+            "--load_size",
+            self.size * 286 // 256,
+            "--batch_size",
+            batch,
+        ]
+        method = [
+            "--preset",
+            self.preset,
+            "--nonzero_th",
+            self.nonzero_th,
+            "--vgg_weights",
+            self.vgg_weights,
+        ]
         return [str(a) for a in [*where, *sizes, *method, "--seed", self.seed, *self.flags, *more]]
 
     def pictures(self, batch: int) -> list[dict[str, Tensor]]:
@@ -109,7 +132,10 @@ class Contestant:
         for module in modules:
             module.double()
         crop = (..., slice(side), slice(side))
-        self.batches = [{k: v[crop].double() if isinstance(v, Tensor) else v for k, v in b.items()} for b in batches]
+        self.batches = [
+            {k: v[crop].double() if isinstance(v, Tensor) else v for k, v in b.items()}
+            for b in batches
+        ]
         before = self.set_patches(patches)
         try:
             yield
@@ -212,5 +238,9 @@ class Contestant:
             Part("VGG forward and backward", fakes, vgg),
             Part("graph head forward and backward", leaves, head),
             Part("G backward", forward, lambda both: both.backward(torch.ones_like(both))),
-            Part("optimisers", self.with_gradients, lambda _: [optimizer.step() for optimizer in self.optimizers()]),
+            Part(
+                "optimisers",
+                self.with_gradients,
+                lambda _: [optimizer.step() for optimizer in self.optimizers()],
+            ),
         ]

@@ -15,8 +15,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-READS = ("item", "tolist", "cpu", "numpy", "__array__", "__bool__", "__int__", "__float__", "__index__")
-WAITING = ("nonzero", "masked_select", "equal", "unique", "repeat_interleave")  # sizes that depend on values
+READS = (
+    "item",
+    "tolist",
+    "cpu",
+    "numpy",
+    "__array__",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+)
+WAITING = (
+    "nonzero",
+    "masked_select",
+    "equal",
+    "unique",
+    "repeat_interleave",
+)  # sizes that depend on values
 
 
 class Operators(TorchDispatchMode):
@@ -72,7 +88,11 @@ class LiveMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.layout == torch.strided]
+        tensors = [
+            x
+            for x in tree_leaves((args, kwargs))
+            if isinstance(x, Tensor) and x.layout == torch.strided
+        ]
         given = {tensor.untyped_storage()._cdata for tensor in tensors}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
@@ -150,7 +170,9 @@ def trace_kernels(work: Callable[[], Any], steps: int = 3) -> dict[str, float | 
                 work()
             torch.cuda.synchronize()
         events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-        spans = sorted((e.time_range.start, e.time_range.end) for e in events if not e.is_user_annotation)
+        spans = sorted(
+            (e.time_range.start, e.time_range.end) for e in events if not e.is_user_annotation
+        )
     except (RuntimeError, AttributeError) as error:
         return {"trace": str(error).splitlines()[0]}
     if not spans:

@@ -15,7 +15,14 @@ import torch
 
 from util.errors import UserError
 
-SMI_FIELDS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "utilization.gpu", "driver_version")
+SMI_FIELDS = (
+    "clocks.sm",
+    "clocks.mem",
+    "power.draw",
+    "temperature.gpu",
+    "utilization.gpu",
+    "driver_version",
+)
 
 
 @dataclass
@@ -81,11 +88,15 @@ class Device:
             a, b = (torch.randn(side, side, device=self.torch).to(dtype) for _ in range(2))
             before = torch.backends.cuda.matmul.allow_tf32
             torch.backends.cuda.matmul.allow_tf32 = tf32
-            found[f"matmul_{name}_tflops"] = 2 * side**3 / self._best(lambda a=a, b=b: a @ b, seconds) / 1e12
+            found[f"matmul_{name}_tflops"] = (
+                2 * side**3 / self._best(lambda a=a, b=b: a @ b, seconds) / 1e12
+            )
             torch.backends.cuda.matmul.allow_tf32 = before
         source = torch.randn((1 << 30 if self.on_gpu else 1 << 25) // 4 * 4, device=self.torch)
         target = torch.empty_like(source)
-        found["copy_gbytes"] = 2 * 4 * source.numel() / self._best(lambda: target.copy_(source), seconds) / 1e9
+        found["copy_gbytes"] = (
+            2 * 4 * source.numel() / self._best(lambda: target.copy_(source), seconds) / 1e9
+        )
         return found
 
     def _best(self, work, seconds: float) -> float:
@@ -109,7 +120,9 @@ class Device:
         found: dict[str, Any] = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "load_1min": load}
         if self.on_gpu and shutil.which("nvidia-smi"):
             values = _smi(f"--query-gpu={','.join(SMI_FIELDS)}")
-            found |= dict(zip(SMI_FIELDS, [value.strip() for value in values.split(",")], strict=False))
+            found |= dict(
+                zip(SMI_FIELDS, [value.strip() for value in values.split(",")], strict=False)
+            )
             found["gpu_processes"] = len(_smi("--query-compute-apps=pid").split())
         return found
 
@@ -117,7 +130,9 @@ class Device:
         """What this machine is."""
         facts: dict[str, Any] = {
             "cpu": _cpu_name(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
             "threads": torch.get_num_threads(),
             "simd": torch.backends.cpu.get_cpu_capability(),
         }

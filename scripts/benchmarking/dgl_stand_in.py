@@ -46,7 +46,9 @@ class Graph:
         if self._hops is None:
             ones = torch.ones(self.edges.shape[1], device=self.edges.device, dtype=dtype)
             size = (self.nodes, self.nodes)
-            sparse = torch.sparse_coo_tensor(self.edges.flip(0), ones, size, check_invariants=False).coalesce()
+            sparse = torch.sparse_coo_tensor(
+                self.edges.flip(0), ones, size, check_invariants=False
+            ).coalesce()
             self._hops = sparse, ones.new_zeros(self.nodes).index_add_(0, self.edges[1], ones)
         return self._hops
 
@@ -83,7 +85,11 @@ def install() -> list[str]:
         "asnumpy": lambda x: x.detach().cpu().numpy(),
     }
     contents = {
-        "dgl": {"DGLGraph": Graph, "add_self_loop": Graph.with_self_loops, "__version__": "stand-in"},
+        "dgl": {
+            "DGLGraph": Graph,
+            "add_self_loop": Graph.with_self_loops,
+            "__version__": "stand-in",
+        },
         "dgl.backend": backend,
         "dgl.function": {},
         "dgl.nn": {},

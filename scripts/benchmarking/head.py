@@ -21,17 +21,23 @@ GRADIENT = 1e-3  # largest relative difference of the features' gradients
 
 def feature_maps(ours: Ours, settings: Settings, batch: int) -> tuple[list[Tensor], list[Tensor]]:
     """VGG16's maps of 2*batch pairs of pictures, output and input: what the head gets at that batch size."""
-    first, second = ([ours.runtime.images(b[k]) for k in "AB"] for b in settings.pictures(batch)[:2])
+    first, second = (
+        [ours.runtime.images(b[k]) for k in "AB"] for b in settings.pictures(batch)[:2]
+    )
     maps = []
     for pictures in (first, second):
-        images = torch.stack(pictures, dim=1).flatten(0, 1)  # A and B by turns, so that any even part holds both
+        images = torch.stack(pictures, dim=1).flatten(
+            0, 1
+        )  # A and B by turns, so that any even part holds both
         with torch.no_grad(), ours.cast():
             chunks = [ours.model.features(image) for image in images.split(2)]
         maps.append([torch.cat(layer).float() for layer in zip(*chunks, strict=True)])
     return maps[0], maps[1]
 
 
-def run_head(contestant: Contestant, feats: tuple[list[Tensor], list[Tensor]], pairs: int) -> tuple[Tensor, list]:
+def run_head(
+    contestant: Contestant, feats: tuple[list[Tensor], list[Tensor]], pairs: int
+) -> tuple[Tensor, list]:
     """Forward and backward on the first pairs: losses, one a pair, and the gradients of the output's features."""
     contestant.clear()
     leaves = [f[:pairs].detach().requires_grad_() for f in feats[0]]
@@ -41,7 +47,9 @@ def run_head(contestant: Contestant, feats: tuple[list[Tensor], list[Tensor]], p
     return losses.detach(), [leaf.grad for leaf in leaves]
 
 
-def compare_heads(name: str, expected: tuple[Tensor, list], found: tuple[Tensor, list], agreements: Agreements) -> None:
+def compare_heads(
+    name: str, expected: tuple[Tensor, list], found: tuple[Tensor, list], agreements: Agreements
+) -> None:
     """Raises Refused unless losses and feature gradients are equal up to rounding."""
     size = expected[0].abs().clamp(min=1e-3)
     loss = float(((found[0] - expected[0]).abs() / size).max())
@@ -63,17 +71,27 @@ def measure_growth(
     ours.load()  # the head's statistics are means over the batches of a step
     feats = feature_maps(ours, settings, max(batches))
     count, device = ours.opt.num_patches, settings.device
-    ids = [torch.rand(2 * max(batches), f[0, 0].numel(), device=f.device).argsort(1)[:, :count] for f in feats[0]]
+    ids = [
+        torch.rand(2 * max(batches), f[0, 0].numel(), device=f.device).argsort(1)[:, :count]
+        for f in feats[0]
+    ]
     single = []
     for row in range(2 * max(batches)):
         with ours.fixed_positions([layer[row : row + 1] for layer in ids]):
-            single.append(run_head(ours, tuple([f[row : row + 1] for f in maps] for maps in feats), 1))
+            single.append(
+                run_head(ours, tuple([f[row : row + 1] for f in maps] for maps in feats), 1)
+            )
     for batch in batches:
         with ours.fixed_positions([layer[: 2 * batch] for layer in ids]):
             found = run_head(ours, feats, 2 * batch)
         alone = single[: 2 * batch]
         gradients = [torch.cat(layer) for layer in zip(*(grads for _, grads in alone), strict=True)]
-        compare_heads(f"head at batch {batch}", (torch.cat([loss for loss, _ in alone]), gradients), found, agreements)
+        compare_heads(
+            f"head at batch {batch}",
+            (torch.cat([loss for loss, _ in alone]), gradients),
+            found,
+            agreements,
+        )
     del single, alone, gradients, found
 
     work = {str(b): (lambda b=b: run_head(ours, feats, 2 * b)) for b in batches}
@@ -82,14 +100,29 @@ def measure_growth(
     for batch in batches:
         agreements.require(f"head at batch {batch}")
         memory = peak_memory(work[str(batch)], device.on_gpu)
-        rows.append({"batch": batch, "pairs": 2 * batch, "memory_mb": memory / 1e6, **timings[str(batch)].summary()})
+        rows.append(
+            {
+                "batch": batch,
+                "pairs": 2 * batch,
+                "memory_mb": memory / 1e6,
+                **timings[str(batch)].summary(),
+            }
+        )
     for before, row in itertools.pairwise(rows):
         row["time_ratio"] = row["ms_min"] / before["ms_min"]
         row["memory_ratio"] = row["memory_mb"] / before["memory_mb"]
-    exponents = {key: exponent([r["batch"] for r in rows], [r[key] for r in rows]) for key in ("ms_min", "memory_mb")}
+    exponents = {
+        key: exponent([r["batch"] for r in rows], [r[key] for r in rows])
+        for key in ("ms_min", "memory_mb")
+    }
     last, before = rows[-1], rows[-2] if len(rows) > 1 else {"batch": 0, "memory_mb": 0.0}
     slope = (last["memory_mb"] - before["memory_mb"]) / (last["batch"] - before["batch"])
-    return {"rows": rows, "exponents": exponents, "memory_mb_per_image": slope, "density": ours.density()}
+    return {
+        "rows": rows,
+        "exponents": exponents,
+        "memory_mb_per_image": slope,
+        "density": ours.density(),
+    }
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
@@ -97,7 +130,11 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
     x, y = [math.log(size) for size in sizes], [math.log(value) for value in values]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     spread = sum((a - mean_x) ** 2 for a in x)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread if spread else None
+    return (
+        sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+        if spread
+        else None
+    )
 
 
 def compare_with_released(
@@ -105,14 +142,20 @@ def compare_with_released(
 ) -> dict[str, Any]:
     """Both heads at batch 1 on the same features and weights, forward and backward, in turns."""
     feats = feature_maps(ours, settings, 1)
-    ids = [torch.rand(2, f[0, 0].numel(), device=f.device).argsort(1)[:, : ours.opt.num_patches] for f in feats[0]]
+    ids = [
+        torch.rand(2, f[0, 0].numel(), device=f.device).argsort(1)[:, : ours.opt.num_patches]
+        for f in feats[0]
+    ]
     results = []
     for contestant in (ours, released):
         contestant.enter()
         with contestant.fixed_positions(ids):
             results.append(run_head(contestant, feats, 2))
     compare_heads("released head", *results, agreements)
-    work = {"ours": lambda: run_head(ours, feats, 2), AS_PUBLISHED: lambda: run_head(released, feats, 2)}
+    work = {
+        "ours": lambda: run_head(ours, feats, 2),
+        AS_PUBLISHED: lambda: run_head(released, feats, 2),
+    }
     timings = time_in_turns(settings.device, work, turns.iterations, turns.rounds, turns.warm_up)
     agreements.require("released head")
     return {

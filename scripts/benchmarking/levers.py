@@ -33,15 +33,23 @@ def measure_levers(settings: Settings, turns: Turns) -> dict[str, list[dict[str,
         Refused: two forms do not compute the same in float32.
     """
     on_gpu = settings.device.on_gpu
-    place = {"device": settings.device.torch} | ({"memory_format": torch.channels_last} if on_gpu else {})
+    place = {"device": settings.device.torch} | (
+        {"memory_format": torch.channels_last} if on_gpu else {}
+    )
     found = {}
     for name, (shape, forms) in levers(settings.size, place).items():
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(**place)
         require_equal(name, x, forms)
-        timed = {form: partial(forward_and_backward, work, x, on_gpu) for form, work in forms.items()}
-        found[name] = rows(time_in_turns(settings.device, timed, turns.iterations, turns.rounds, turns.warm_up))
+        timed = {
+            form: partial(forward_and_backward, work, x, on_gpu) for form, work in forms.items()
+        }
+        found[name] = rows(
+            time_in_turns(settings.device, timed, turns.iterations, turns.rounds, turns.warm_up)
+        )
     steps = optimizers(create_generator("resnet_9blocks", 3, 3, 64).to(settings.device.torch))
-    found["Adam on G"] = rows(time_in_turns(settings.device, steps, turns.iterations, turns.rounds, turns.warm_up))
+    found["Adam on G"] = rows(
+        time_in_turns(settings.device, steps, turns.iterations, turns.rounds, turns.warm_up)
+    )
     return found
 
 
@@ -60,7 +68,10 @@ def levers(side: int, place: dict[str, Any]) -> dict[str, tuple[Sequence[int], d
     conv = nn.Conv2d(64, 64, 3, padding=1).to(**place)
     vgg = VGG16Features([4, 7, 9], "random").to(**place)
     whole = VGG16Features([4, 7, 9, LAST], "random").to(**place)
-    borders = {"from slices": lambda x: _Reflect.apply(x, 1), "torch's": lambda x: F.pad(x, (1,) * 4, mode="reflect")}
+    borders = {
+        "from slices": lambda x: _Reflect.apply(x, 1),
+        "torch's": lambda x: F.pad(x, (1,) * 4, mode="reflect"),
+    }
     doublings = {"own backward": lambda x: _Double.apply(x, filt.to(x.dtype)), "torch's": double}
     norms = {
         "written out": lambda x: standardize(x, norm.eps),
@@ -74,8 +85,14 @@ def levers(side: int, place: dict[str, Any]) -> dict[str, tuple[Sequence[int], d
     order = dict if place["device"].type == "cuda" else second_first
     return {
         "border of 1": ((2, 256, side // 4, side // 4), order(borders)),
-        "doubling": ((2, 128, half, half), {**order(doublings), "transposed convolution": partial(transposed, filt)}),
-        "halving": ((2, 128, side, side), {"convolution": down, "from slices": partial(sliced, down)}),
+        "doubling": (
+            (2, 128, half, half),
+            {**order(doublings), "transposed convolution": partial(transposed, filt)},
+        ),
+        "halving": (
+            (2, 128, side, side),
+            {"convolution": down, "from slices": partial(sliced, down)},
+        ),
         "instance norm": ((2, 256, side // 4, side // 4), order(norms)),
         "convolution before it": (
             (2, 64, side, side),
@@ -158,5 +175,12 @@ def optimizers(netG: nn.Module) -> dict[str, Callable[[], None]]:
     """Ways to let Adam step a generator."""
     for parameter in netG.parameters():
         parameter.grad = torch.randn_like(parameter)
-    kinds = {"fused": {"fused": True}, "in groups": {"foreach": True}, "one by one": {"foreach": False}}
-    return {kind: torch.optim.Adam(netG.parameters(), lr=1e-6, **how).step for kind, how in kinds.items()}
+    kinds = {
+        "fused": {"fused": True},
+        "in groups": {"foreach": True},
+        "one by one": {"foreach": False},
+    }
+    return {
+        kind: torch.optim.Adam(netG.parameters(), lr=1e-6, **how).step
+        for kind, how in kinds.items()
+    }

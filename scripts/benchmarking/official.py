@@ -23,7 +23,13 @@ class Released(Contestant):
     """
 
     def __init__(
-        self, name: str, release: Release, ours: Ours, dense_head: bool = False, tf32: bool = True, bf16: bool = False
+        self,
+        name: str,
+        release: Release,
+        ours: Ours,
+        dense_head: bool = False,
+        tf32: bool = True,
+        bf16: bool = False,
     ) -> None:
         on_gpu = release.settings.device.on_gpu
         batches = [{**batch, "A_paths": "", "B_paths": ""} for batch in ours.batches]
@@ -33,7 +39,9 @@ class Released(Contestant):
         self.positions: list[Tensor] | None = None
         if dense_head:
             self.model.netF = DenseHead(ours)
-            self.model.optimizer_F = torch.optim.Adam(self.model.netF.parameters(), lr=2e-4, betas=(0.5, 0.999))
+            self.model.optimizer_F = torch.optim.Adam(
+                self.model.netF.parameters(), lr=2e-4, betas=(0.5, 0.999)
+            )
         elif on_gpu:
             self.model.parallelize()  # as its train.py does
 
@@ -94,7 +102,9 @@ class Released(Contestant):
                 own.ids = None
 
     def cast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast(self.release.settings.device.torch.type, torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(
+            self.release.settings.device.torch.type, torch.bfloat16, enabled=self.bf16
+        )
 
     def load(self) -> None:
         self.model.set_input(self.batches[0])
@@ -119,7 +129,9 @@ class Released(Contestant):
         for images in (outputs[:1], inputs[:1], outputs[1:], inputs[1:]):
             shown = model.normalization((images + 1) * 0.5)
             found.append(model.netPre(shown, model.attn_layers, encode_only=True))
-        feats_out, feats_in = ([torch.cat(pair) for pair in zip(found[k], found[k + 2], strict=True)] for k in (0, 1))
+        feats_out, feats_in = (
+            [torch.cat(pair) for pair in zip(found[k], found[k + 2], strict=True)] for k in (0, 1)
+        )
         return feats_out, feats_in
 
     def head_losses(self, feats_out: list[Tensor], feats_in: list[Tensor]) -> Tensor:
@@ -151,6 +163,8 @@ class DenseHead(nn.Module):
         layers = self.head(feats_out, feats_in, ids)
         return torch.stack([multi_level_loss(levels, **self.terms) for levels in layers]).mean()
 
-    def load_state_dict(self, state: dict[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(
+        self, state: dict[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Weights under the released names."""
         return self.head.load_state_dict(state, strict, assign)

@@ -52,14 +52,21 @@ class Ours(Contestant):
     """
 
     def __init__(
-        self, name: str, settings: Settings, batch: int = 1, flags: str | None = None, data: str = "synthetic"
+        self,
+        name: str,
+        settings: Settings,
+        batch: int = 1,
+        flags: str | None = None,
+        data: str = "synthetic",
     ) -> None:
         chosen = (LADDER[name] if flags is None else flags).split()
         self.opt = parse(TrainOptions(), settings.arguments(batch, *chosen, data=data))
         self.runtime = Runtime.from_options(self.opt)
         rounds = settings.device.on_gpu and self.opt.tf32
         precision = "bf16" if self.runtime.amp_dtype else "tf32" if rounds else "fp32"
-        batches = [{k: self.runtime.images(v) for k, v in b.items()} for b in settings.pictures(batch)]
+        batches = [
+            {k: self.runtime.images(v) for k, v in b.items()} for b in settings.pictures(batch)
+        ]
         super().__init__(name, precision, batches)
         self.model = create_model(self.opt, self.runtime)
         self.restart()
@@ -67,7 +74,9 @@ class Ours(Contestant):
     def restart(self, plain: bool = False) -> None:
         """Forget what was recorded; `plain` steps are run by Python whatever the flags say."""
         model = self.model
-        self.stepper = PlainStep(model) if plain else create_step(model, self.runtime, self.notes.append)
+        self.stepper = (
+            PlainStep(model) if plain else create_step(model, self.runtime, self.notes.append)
+        )
 
     def enter(self) -> None:
         if self.runtime.device.type == "cuda":
@@ -89,7 +98,12 @@ class Ours(Contestant):
 
     def losses(self) -> dict[str, Tensor]:
         found = self.model.losses
-        return {"D": found["D"], "G": found["G"], "GAN": found["G_GAN"], "GNN": found["GNN"] + found["GNN_Y"]}
+        return {
+            "D": found["D"],
+            "G": found["G"],
+            "GAN": found["G_GAN"],
+            "GNN": found["GNN"] + found["GNN_Y"],
+        }
 
     def density(self) -> float:
         """Share of pairs of nodes that were edges in the last step."""
@@ -116,7 +130,10 @@ class Ours(Contestant):
         with torch.no_grad():
             maps = self.model.features(self.real())
         count = count or self.opt.num_patches
-        return [graph.sample_positions(len(m), m.shape[2] * m.shape[3], count, m.device).clone() for m in maps]
+        return [
+            graph.sample_positions(len(m), m.shape[2] * m.shape[3], count, m.device).clone()
+            for m in maps
+        ]
 
     def cast(self) -> contextlib.AbstractContextManager:
         return self.runtime.autocast()
@@ -154,7 +171,14 @@ class Ours(Contestant):
 def create_translator(settings: Settings, variant: str, batch: int) -> tuple[Any, Tensor]:
     """A model as test.py builds it, and a batch of pictures on its device."""
     flags = re.sub(r"--cuda_graph \w+", "", LADDER[variant]).split()
-    where = ["--dataroot", "synthetic", "--checkpoints_dir", "no-such-folder", "--gpu_ids", settings.device.gpu_ids]
+    where = [
+        "--dataroot",
+        "synthetic",
+        "--checkpoints_dir",
+        "no-such-folder",
+        "--gpu_ids",
+        settings.device.gpu_ids,
+    ]
     opt = parse(TestOptions(), [*where, *settings.flags, *flags])
     runtime = Runtime.from_options(opt)
     return create_model(opt, runtime), runtime.images(settings.pictures(batch)[0]["A"])

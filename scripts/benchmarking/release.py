@@ -24,7 +24,9 @@ from util.errors import UserError
 
 PACKAGES = ("models", "util", "options", "data")  # names that both projects use
 GRAPH_PATHS = ("auto", "dgl", "stand-in")
-README = "--lambda_GNN 0.1 --num_hop 2 --gnn_idt --pooling_num 1 --pooling_ratio 1,0.5 --down_scale 4"
+README = (
+    "--lambda_GNN 0.1 --num_hop 2 --gnn_idt --pooling_num 1 --pooling_ratio 1,0.5 --down_scale 4"
+)
 
 
 class Release:
@@ -59,8 +61,12 @@ class Release:
             try:
                 import matplotlib.pyplot  # noqa: F401
             except ImportError:
-                sys.modules["matplotlib"] = sys.modules["matplotlib.pyplot"] = types.ModuleType("matplotlib")
-                self.patches.append("matplotlib, imported and never used, is replaced by an empty module")
+                sys.modules["matplotlib"] = sys.modules["matplotlib.pyplot"] = types.ModuleType(
+                    "matplotlib"
+                )
+                self.patches.append(
+                    "matplotlib, imported and never used, is replaced by an empty module"
+                )
             self.train_options = importlib.import_module("options.train_options").TrainOptions
             self.create_model = importlib.import_module("models").create_model
             self.head_module = importlib.import_module("models.PatchGCL")
@@ -71,14 +77,19 @@ class Release:
     def _choose_graph_path(self, asked: str) -> str:
         if asked != "stand-in":
             try:
-                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                with (
+                    contextlib.redirect_stdout(io.StringIO()),
+                    contextlib.redirect_stderr(io.StringIO()),
+                ):
                     dgl = importlib.import_module("dgl")
                     dgl.add_self_loop(dgl.graph(([0, 1], [1, 0])).to(self.settings.device.torch))
                 return f"dgl {dgl.__version__}"
             except Exception as error:  # a wheel that does not fit fails in many ways
                 if asked == "dgl":
                     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                    raise UserError(f"--graph_path dgl: DGL cannot be used here ({reason})") from None
+                    raise UserError(
+                        f"--graph_path dgl: DGL cannot be used here ({reason})"
+                    ) from None
         for name in [name for name in sys.modules if name.split(".")[0] == "dgl"]:
             del sys.modules[name]
         dgl_stand_in.install()
@@ -100,7 +111,9 @@ class Release:
             return original(scores, matrix.as_subclass(HostIndexed), nodes, keep)
 
         self._replace(self.head_module, "top_k_graph", on_host)
-        self.patches.append("pooling: indices are copied to the host where they index a matrix on the host")
+        self.patches.append(
+            "pooling: indices are copied to the host where they index a matrix on the host"
+        )
 
     def close(self) -> None:
         """Take back what was changed outside the checkout."""
@@ -109,7 +122,9 @@ class Release:
     @contextlib.contextmanager
     def importable(self) -> Iterator[None]:
         """While entered, `models`, `util`, `options` and `data` are the released ones."""
-        own = {name: module for name, module in sys.modules.items() if name.split(".")[0] in PACKAGES}
+        own = {
+            name: module for name, module in sys.modules.items() if name.split(".")[0] in PACKAGES
+        }
         arguments = sys.argv
         for name in own:
             del sys.modules[name]
@@ -132,12 +147,18 @@ class Release:
         where = f"--dataroot {data} --name benchmark --checkpoints_dir {tempfile.gettempdir()}/released_benchmark"
         line = f"{README} --nonzero_th {s.nonzero_th} {sizes} {where} --gpu_ids {s.device.gpu_ids} {' '.join(s.flags)}"
         said = io.StringIO()
-        with self.importable(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        with (
+            self.importable(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(said),
+        ):
             try:
                 return self.train_options(cmd_line=line).parse()
             except SystemExit:
                 reason = said.getvalue().strip().splitlines()[-1]
-                raise UserError(f"--flags {' '.join(s.flags)}: the released code refuses them ({reason})") from None
+                raise UserError(
+                    f"--flags {' '.join(s.flags)}: the released code refuses them ({reason})"
+                ) from None
 
     def model(self, ours: Ours) -> Any:
         """Its model, initialised on a batch as its train.py does, with our VGG16."""
@@ -179,4 +200,6 @@ class HostIndexed(Tensor):
 
     def __getitem__(self, index: Any) -> Tensor:
         parts = index if isinstance(index, tuple) else (index,)
-        return super().__getitem__(tuple(part.cpu() if isinstance(part, Tensor) else part for part in parts))
+        return super().__getitem__(
+            tuple(part.cpu() if isinstance(part, Tensor) else part for part in parts)
+        )

@@ -32,9 +32,14 @@ def table(head: Sequence[str], rows: Rows) -> str:
 def show_facts(facts: dict[str, Any]) -> str:
     """Where, when and how."""
     hardware, rates, state = facts["hardware"], facts["rates"], facts["before"]
-    where = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads, {hardware['simd']}"
+    where = (
+        hardware.get("gpu")
+        or f"{hardware['cpu']}, {hardware['threads']} threads, {hardware['simd']}"
+    )
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    measured = ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in rates.items())
+    measured = ", ".join(
+        f"{name.replace('_', ' ')} {number(value)}" for name, value in rates.items()
+    )
     lines = [
         f"{state['time']}, commit {facts['commit']}, {where}; {versions}. Load before: {number(state['load_1min'])}.",
         f"Command: `{facts['command']}`.",
@@ -42,7 +47,9 @@ def show_facts(facts: dict[str, Any]) -> str:
     ]
     if facts.get("graph_path"):
         patches = "; ".join(facts["patches"]) or "none"
-        lines.append(f"Released code with {facts['graph_path']}. Changes made for it to run: {patches}.")
+        lines.append(
+            f"Released code with {facts['graph_path']}. Changes made for it to run: {patches}."
+        )
     return "\n".join(lines)
 
 
@@ -50,13 +57,34 @@ def show_step(found: dict[str, Any], rates: dict[str, float]) -> str:
     """The ladder: times, ratios, work."""
     timings, counts, ratios = found["timings"], found["counts"], found["ratios"]
     bases = [base for base in (REFERENCE, AS_PUBLISHED, WITH_OUR_HEAD) if base in timings]
-    head = ["step", "ms (median)", "least", "IQR", "wall ms", "CPU ms", *(f"x {base}" for base in bases)]
+    head = [
+        "step",
+        "ms (median)",
+        "least",
+        "IQR",
+        "wall ms",
+        "CPU ms",
+        *(f"x {base}" for base in bases),
+    ]
     rows = []
     for name, row in timings.items():
         against = [ratios.get(name, {}).get(base) for base in bases]
         shown = [_range(ratio) if ratio else "1" for ratio in against]
-        rows.append([name, row["ms"], row["ms_min"], row["ms_iqr"], row["wall_ms"], row["process_ms"], *shown])
-    rows += [[name, f"no figure: {reason}"] + [""] * (len(head) - 2) for name, reason in found["failed"].items()]
+        rows.append(
+            [
+                name,
+                row["ms"],
+                row["ms_min"],
+                row["ms_iqr"],
+                row["wall_ms"],
+                row["process_ms"],
+                *shown,
+            ]
+        )
+    rows += [
+        [name, f"no figure: {reason}"] + [""] * (len(head) - 2)
+        for name, reason in found["failed"].items()
+    ]
     text = [table(head, rows), "", _conditions(found), "", show_work(found, counts, timings, rates)]
     return "\n".join(text)
 
@@ -69,7 +97,10 @@ def _range(ratio: dict[str, float | None]) -> str:
 def _conditions(found: dict[str, Any]) -> str:
     t, s = found["turns"], found["settings"]
     doubles = [check for check in found["checks"].values() if "double_loss" in check]
-    worst = {key: max((check[key] for check in doubles), default=None) for key in ("double_loss", "double_gradient")}
+    worst = {
+        key: max((check[key] for check in doubles), default=None)
+        for key in ("double_loss", "double_gradient")
+    }
     same = (
         f" In float64, on crops of {DOUBLE_SIDE}, losses of the released steps differ from ours by at most "
         f"{number(worst['double_loss'])}, gradients of G by {number(worst['double_gradient'])}, relative."
@@ -112,10 +143,15 @@ def _break_even(first: float, row: dict[str, Any], reference: dict[str, Any]) ->
 def show_parts(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     """The step taken apart."""
     names = list(next(iter(parts.values())))
-    head = ["part", *(f"{name}: {what}" for name in names for what in ("ms", "GFLOP", "GB", "operators"))]
+    head = [
+        "part",
+        *(f"{name}: {what}" for name in names for what in ("ms", "GFLOP", "GB", "operators")),
+    ]
     rows = []
     for part, by_name in parts.items():
-        cells = [by_name[name][key] for name in names for key in ("ms", "gflop", "gbytes", "operators")]
+        cells = [
+            by_name[name][key] for name in names for key in ("ms", "gflop", "gbytes", "operators")
+        ]
         rows.append([part, *cells])
     return table(head, rows)
 
@@ -126,8 +162,19 @@ def show_levers(levers: dict[str, list[dict[str, Any]]]) -> str:
     for lever, forms in levers.items():
         for place, row in enumerate(forms):
             ratio = _range(row["ratio"]) if place else "ours"
-            cells.append([lever if not place else "", row["form"], row["ms"], row["ms_min"], row["ms_iqr"], ratio])
-    return table(["lever", "form", "ms (median)", "least", "IQR", "ours is so many times as fast"], cells)
+            cells.append(
+                [
+                    lever if not place else "",
+                    row["form"],
+                    row["ms"],
+                    row["ms_min"],
+                    row["ms_iqr"],
+                    ratio,
+                ]
+            )
+    return table(
+        ["lever", "form", "ms (median)", "least", "IQR", "ours is so many times as fast"], cells
+    )
 
 
 def show_alone(rows: Sequence[dict[str, Any]]) -> str:
@@ -136,7 +183,11 @@ def show_alone(rows: Sequence[dict[str, Any]]) -> str:
     keys = ("allocated_gb", "reserved_gb", "ms", "ms_per_pair", "pairs_per_s")
     cells = []
     for row in rows:
-        found = [row.get(key) for key in keys] if "failed" not in row else [f"no figure: {row['failed']}", *[None] * 4]
+        found = (
+            [row.get(key) for key in keys]
+            if "failed" not in row
+            else [f"no figure: {row['failed']}", *[None] * 4]
+        )
         cells.append([row["step"], row["batch"], *found])
     return table(head, cells)
 
@@ -176,8 +227,13 @@ def show_head(head: dict[str, Any]) -> str:
         )
     if "released" in head:
         both = head["released"]
-        rows = [[n, h["ms"], h["ms_min"], h["ms_iqr"], h["process_ms"]] for n, h in both["heads"].items()]
-        shown = table(["head, batch 1, forward and backward", "ms (median)", "least", "IQR", "CPU ms"], rows)
+        rows = [
+            [n, h["ms"], h["ms_min"], h["ms_iqr"], h["process_ms"]]
+            for n, h in both["heads"].items()
+        ]
+        shown = table(
+            ["head, batch 1, forward and backward", "ms (median)", "least", "IQR", "CPU ms"], rows
+        )
         text += ["", shown, "", f"Ours is {_range(both['ratio'])} times as fast as the released head with "
                  f"{both['graph_path']}, at density {number(both['density'])}."]  # fmt: skip
     return "\n".join(text)
@@ -193,7 +249,8 @@ def show_files(rows: Sequence[dict[str, Any]]) -> str:
 def show_translation(rows: Sequence[dict[str, Any]]) -> str:
     """Translation."""
     return table(
-        ["batch", "ms", "IQR", "images/s"], [[r["batch"], r["ms"], r["ms_iqr"], r["images_per_s"]] for r in rows]
+        ["batch", "ms", "IQR", "images/s"],
+        [[r["batch"], r["ms"], r["ms_iqr"], r["images_per_s"]] for r in rows],
     )
 
 
@@ -228,6 +285,8 @@ def insert(path: Path, section: str, text: str) -> None:
     first, last = f"<!-- benchmark: {section} -->", f"<!-- end of benchmark: {section} -->"
     old = path.read_text() if path.is_file() else f"{first}\n{last}\n"
     if first not in old or last not in old:
-        raise UserError(f"--markdown {path}: no lines {first} and {last} in it; add them where the tables should stand")
+        raise UserError(
+            f"--markdown {path}: no lines {first} and {last} in it; add them where the tables should stand"
+        )
     pattern = re.compile(re.escape(first) + ".*?" + re.escape(last), re.DOTALL)
     path.write_text(pattern.sub(lambda _: f"{first}\n{text}{last}", old))

@@ -19,7 +19,10 @@ from util.errors import UserError
 
 REFERENCE = "fp32"
 AS_PUBLISHED, WITH_OUR_HEAD = "released (A)", "released, our head (B)"
-BASELINES = (AS_PUBLISHED, WITH_OUR_HEAD)  # what ratios are taken against; the other released rows are for the record
+BASELINES = (
+    AS_PUBLISHED,
+    WITH_OUR_HEAD,
+)  # what ratios are taken against; the other released rows are for the record
 RELEASED = {  # name -> how the released step is run; the last two on a GPU only
     AS_PUBLISHED: {},
     WITH_OUR_HEAD: {"dense_head": True},
@@ -59,7 +62,11 @@ class Contest:
         return self.contestants[REFERENCE]
 
     def admit(
-        self, variants: Sequence[str], release: Release | None, batch: int = 1, released: Sequence[str] = BASELINES
+        self,
+        variants: Sequence[str],
+        release: Release | None,
+        batch: int = 1,
+        released: Sequence[str] = BASELINES,
     ) -> None:
         """Build and compare; raises Refused where a comparison fails, unless the contest keeps going without it."""
         self.contestants[REFERENCE] = Ours(REFERENCE, self.settings, batch)
@@ -73,7 +80,12 @@ class Contest:
             exact = checks.small_positions(self.reference)
             wanted_in_double = checks.probe_in_double(self.reference, exact)
             for name in released:
-                self._admit(name, lambda name=name: self._released(name, release, ids, wanted, exact, wanted_in_double))
+                self._admit(
+                    name,
+                    lambda name=name: self._released(
+                        name, release, ids, wanted, exact, wanted_in_double
+                    ),
+                )
 
     def _admit(self, name: str, build: Any) -> None:
         try:
@@ -107,7 +119,9 @@ class Contest:
         if contestant.precision != "bf16":
             in_double = checks.probe_in_double(contestant, exact)
             self.agreements.compare_in_double(name, wanted_in_double, in_double)
-        self.agreements.compare(name, wanted, checks.take_probe(contestant, ids), contestant.precision)
+        self.agreements.compare(
+            name, wanted, checks.take_probe(contestant, ids), contestant.precision
+        )
         return contestant
 
     def count(self) -> dict[str, dict[str, Any]]:
@@ -116,18 +130,25 @@ class Contest:
         for name, contestant in self.contestants.items():
             contestant.enter()
             contestant.step()
-            plain = not isinstance(contestant, Ours) or not (contestant.runtime.compile or contestant.runtime.capture)
+            plain = not isinstance(contestant, Ours) or not (
+                contestant.runtime.compile or contestant.runtime.capture
+            )
             found[name] = count(contestant.step) if plain else {}
             if not plain:
                 for _ in range(SETUP_STEPS):
                     contestant.step()
-            found[name] |= {"synchronisations": count_syncs(contestant.step), **trace_kernels(contestant.step)}
+            found[name] |= {
+                "synchronisations": count_syncs(contestant.step),
+                **trace_kernels(contestant.step),
+            }
         return found
 
     def time(self, turns: Turns) -> dict[str, Timing]:
         """Time all that were admitted, in turns."""
         work = {name: _entering(contestant) for name, contestant in self.contestants.items()}
-        return time_in_turns(self.settings.device, work, turns.iterations, turns.rounds, turns.warm_up)
+        return time_in_turns(
+            self.settings.device, work, turns.iterations, turns.rounds, turns.warm_up
+        )
 
     def ratios(self, timings: dict[str, Timing]) -> dict[str, dict[str, dict[str, float | None]]]:
         """How many times as fast as each baseline; raises Refused where a comparison is missing."""
@@ -155,7 +176,11 @@ def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str
     The parts of a step are timed one by one, each after a wait for the device, so that their sum is not the step.
     """
     device = contest.settings.device
-    chosen = [contest.contestants[name] for name in (REFERENCE, AS_PUBLISHED) if name in contest.contestants]
+    chosen = [
+        contest.contestants[name]
+        for name in (REFERENCE, AS_PUBLISHED)
+        if name in contest.contestants
+    ]
     found: dict[str, dict[str, Any]] = {}
     for parts in zip(*(contestant.parts() for contestant in chosen), strict=True):
         best: dict[str, list[float]] = {}
@@ -170,7 +195,10 @@ def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str
         for contestant, part in zip(chosen, parts, strict=True):
             given = part.prepare()
             counted = count(lambda part=part, given=given: part.work(given))
-            row = {"ms": float(torch.tensor(best[contestant.name]).median()), "gflop": counted["flops"] / 1e9}
+            row = {
+                "ms": float(torch.tensor(best[contestant.name]).median()),
+                "gflop": counted["flops"] / 1e9,
+            }
             row |= {"gbytes": counted["bytes"] / 1e9, "operators": counted["operators"]}
             found.setdefault(part.name, {})[contestant.name] = row
     return found

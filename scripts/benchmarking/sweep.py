@@ -23,7 +23,9 @@ from scripts.benchmarking.timing import time_in_turns
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmark.py"
 
 
-def measure_alone(name: str, settings: Settings, release: Release | None, batch: int, turns: Turns) -> dict[str, float]:
+def measure_alone(
+    name: str, settings: Settings, release: Release | None, batch: int, turns: Turns
+) -> dict[str, float]:
     """Time and memory of a step in this process, which should be a fresh one.
 
     On a GPU: the peak of allocated memory in steady training, and what torch keeps reserved then (the memory of a
@@ -47,7 +49,9 @@ def measure_alone(name: str, settings: Settings, release: Release | None, batch:
     else:
         contestant = build()
     contestant.enter()
-    timing = time_in_turns(device, {name: contestant.step}, turns.iterations, 1, turns.warm_up)[name]
+    timing = time_in_turns(device, {name: contestant.step}, turns.iterations, 1, turns.warm_up)[
+        name
+    ]
     if device.on_gpu:
         gc.collect()
         torch.cuda.empty_cache()
@@ -58,7 +62,12 @@ def measure_alone(name: str, settings: Settings, release: Release | None, batch:
         found = {"allocated_gb": torch.cuda.max_memory_allocated() / 1e9}
         found["reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
     seconds = timing.best[0]
-    return {**found, "ms": 1e3 * seconds, "ms_per_pair": 1e3 * seconds / batch, "pairs_per_s": batch / seconds}
+    return {
+        **found,
+        "ms": 1e3 * seconds,
+        "ms_per_pair": 1e3 * seconds / batch,
+        "pairs_per_s": batch / seconds,
+    }
 
 
 def in_fresh_process(flags: Sequence[str], name: str, batch: int, timeout: float) -> dict[str, Any]:
@@ -74,7 +83,9 @@ def in_fresh_process(flags: Sequence[str], name: str, batch: int, timeout: float
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def time_files(contestant: Contestant, epochs: Iterator[Any], images: int, turns: Turns, device: Any) -> dict:
+def time_files(
+    contestant: Contestant, epochs: Iterator[Any], images: int, turns: Turns, device: Any
+) -> dict:
     """Steps fed by a loader: milliseconds a step, those of them that the host waited for data, images a second."""
     contestant.enter()
     for _ in range(turns.warm_up):
@@ -86,11 +97,20 @@ def time_files(contestant: Contestant, epochs: Iterator[Any], images: int, turns
             batch = next(epochs)
             waited += time.perf_counter() - began
             contestant.run_on(batch)
-    return {"ms": 1e3 * span.wall / steps, "data_ms": 1e3 * waited / steps, "pairs_per_s": images * steps / span.wall}
+    return {
+        "ms": 1e3 * span.wall / steps,
+        "data_ms": 1e3 * waited / steps,
+        "pairs_per_s": images * steps / span.wall,
+    }
 
 
 def measure_files(
-    settings: Settings, variant: str, folder: Path, threads: Sequence[int], release: Release | None, turns: Turns
+    settings: Settings,
+    variant: str,
+    folder: Path,
+    threads: Sequence[int],
+    release: Release | None,
+    turns: Turns,
 ) -> list[dict[str, Any]]:
     """Training from image files with each way of loading, ours and the released one."""
     rows = []
@@ -111,7 +131,9 @@ def measure_files(
     return rows
 
 
-def measure_translation(settings: Settings, variant: str, batches: Sequence[int], turns: Turns) -> list[dict[str, Any]]:
+def measure_translation(
+    settings: Settings, variant: str, batches: Sequence[int], turns: Turns
+) -> list[dict[str, Any]]:
     """Images a second through what test.py translates with, without reading and writing files."""
     rows = []
     for batch in batches:
@@ -121,7 +143,9 @@ def measure_translation(settings: Settings, variant: str, batches: Sequence[int]
             with torch.inference_mode():
                 model.show({"A": images})
 
-        timing = time_in_turns(settings.device, {"": translate}, turns.iterations, turns.rounds, turns.warm_up)[""]
+        timing = time_in_turns(
+            settings.device, {"": translate}, turns.iterations, turns.rounds, turns.warm_up
+        )[""]
         row = {"batch": batch, **timing.summary()}
         rows.append(row | {"images_per_s": 1e3 * batch / row["ms"]})
     return rows

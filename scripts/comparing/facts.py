@@ -10,7 +10,12 @@ from util.metrics import truth as metrics
 from util.pages.html import short_number
 from util.parser import show_value
 
-OF_NO_EFFECT = ("run", "logs", "checkpoints", "speed")  # groups of options that do not decide what is learned
+OF_NO_EFFECT = (
+    "run",
+    "logs",
+    "checkpoints",
+    "speed",
+)  # groups of options that do not decide what is learned
 BETTER_WHEN_LOW = ("error", "L1", "FID", "KID")
 
 
@@ -25,7 +30,9 @@ def training_facts(record: Mapping[str, Any]) -> dict[str, str]:
         "trained on": f"{options['dataroot']}, {options['direction']}",
         "schedule": f"{first} + {then} epochs, lr {options['lr']:g}, seed {options['seed']}",
         "images": f"{options['preprocess']}, {size}, batches of {options['batch_size']}",
-        "with": ", ".join(f"{key} {versions[key]}" for key in ("commit", "torch", "device") if key in versions),
+        "with": ", ".join(
+            f"{key} {versions[key]}" for key in ("commit", "torch", "device") if key in versions
+        ),
     }
     if options.get("max_steps"):
         facts["schedule"] += f", at most {short_number(options['max_steps'])} steps"
@@ -37,8 +44,15 @@ def differing_options(records: Mapping[str, Mapping[str, Any]]) -> dict[str, lis
     every = [record.get("options", {}) for record in records.values()]
     train = TrainOptions()
     parser = train.build_parser(train.peek([]))
-    skipped = {name for group in OF_NO_EFFECT for name in parser.members(group)} - {"seed", "pretrained_name"}
-    shared = [name for name in every[0] if all(name in options for options in every) and name not in skipped]
+    skipped = {name for group in OF_NO_EFFECT for name in parser.members(group)} - {
+        "seed",
+        "pretrained_name",
+    }
+    shared = [
+        name
+        for name in every[0]
+        if all(name in options for options in every) and name not in skipped
+    ]
     values = {name: [show_value(options[name]) for options in every] for name in shared}
     return {name: row for name, row in values.items() if len(set(row)) > 1}
 
@@ -60,7 +74,9 @@ def measured(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
             means = result["means"]["model"]
             figures |= {"score": result["score"], "error": means["error"], "L1": means["l1"]}
             figures["PSNR"] = metrics.psnr(means["mse"])
-            scores = {row["name"]: row["score"] for row in result["images"] if row["score"] is not None}
+            scores = {
+                row["name"]: row["score"] for row in result["images"] if row["score"] is not None
+            }
         else:
             fid, kid = result["names"]
             figures |= {fid: result["fid"], f"{kid} x100": 100 * result["kid"]["mean"]}

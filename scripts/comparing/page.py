@@ -77,8 +77,12 @@ def write_comparison(
 
 def _card(column: Column) -> tags.section:
     """A method: its name, its recipe, and how it was trained."""
-    facts = [tags.div(tags.dt(name), tags.dd(printable(value))) for name, value in column.facts.items()]
-    heading = tags.h3(tags.a(*column.named(), href=html.url(column.page), title="all that test.py wrote for it"))
+    facts = [
+        tags.div(tags.dt(name), tags.dd(printable(value))) for name, value in column.facts.items()
+    ]
+    heading = tags.h3(
+        tags.a(*column.named(), href=html.url(column.page), title="all that test.py wrote for it")
+    )
     return tags.section(heading, tags.p(column.recipe, cls="recipe"), tags.dl(*facts), cls="method")
 
 
@@ -94,18 +98,25 @@ def _figures_table(methods: Sequence[Column]) -> Iterable[tags.html_tag]:
         for name in names:
             value = column.figures.get(name)
             text = "-" if value is None else f"{value:.3f}"
-            winner = value is not None and value == best(name, [method.figures.get(name) for method in methods])
+            winner = value is not None and value == best(
+                name, [method.figures.get(name) for method in methods]
+            )
             cells.append(tags.td(tags.b(text) if winner else text))
         lines.append(tags.tr(tags.th(*column.named()), *cells))
     return [tags.div(tags.table(head, *lines, cls="figures"), cls="wide")]
 
 
-def _options_table(methods: Sequence[Column], options: Mapping[str, Sequence[str]]) -> Iterable[tags.html_tag]:
+def _options_table(
+    methods: Sequence[Column], options: Mapping[str, Sequence[str]]
+) -> Iterable[tags.html_tag]:
     """The options in which the runs differ; nothing where they do not."""
     if not options:
         return []
     head = tags.tr(tags.th(), *(tags.th(printable(column.title)) for column in methods))
-    lines = [tags.tr(tags.th(name), *(tags.td(printable(v)) for v in values)) for name, values in options.items()]
+    lines = [
+        tags.tr(tags.th(name), *(tags.td(printable(v)) for v in values))
+        for name, values in options.items()
+    ]
     title = f"Options that differ ({len(options)})"
     return [tags.details(tags.summary(title), tags.div(tags.table(head, *lines), cls="wide"))]
 
@@ -119,11 +130,17 @@ def _toolbar(columns: Sequence[Column]) -> tags.div:
         )
         for column in columns
     ]  # fmt: skip
-    choices = [tags.option(printable(c.title), value=str(number)) for number, c in enumerate(columns)]
+    choices = [
+        tags.option(printable(c.title), value=str(number)) for number, c in enumerate(columns)
+    ]
     with_what = tags.label(
-        "hover compares with ", tags.select(*choices, tags.option("nothing", value=""), id="with"), cls="hover"
+        "hover compares with ",
+        tags.select(*choices, tags.option("nothing", value=""), id="with"),
+        cls="hover",
     )
-    size = tags.label("size ", tags.input_(id="size", type="range", min="96", max="768", step="16", value="256"))
+    size = tags.label(
+        "size ", tags.input_(id="size", type="range", min="96", max="768", step="16", value="256")
+    )
     return tags.div(tags.div(*chips, id="columns"), with_what, size, id="toolbar", hidden=True)
 
 
@@ -135,10 +152,22 @@ def _row(name: str, pictures: Sequence[Picture | None], columns: Sequence[Column
             continue
         link = html.url(picture.file)
         alt = f"{printable(name)}: {printable(column.title)}"
-        image = tags.img(src=link, alt=alt, loading="lazy", width=picture.width, height=picture.height)
+        image = tags.img(
+            src=link, alt=alt, loading="lazy", width=picture.width, height=picture.height
+        )
         score = column.scores.get(name)
         caption = column.named()
-        caption += [] if score is None else [tags.span(f"{score:.2f}", cls="score", title="score of this image")]
-        figures.append(tags.figure(tags.a(image, href=link), tags.figcaption(*caption), data_column=str(number)))
+        caption += (
+            []
+            if score is None
+            else [tags.span(f"{score:.2f}", cls="score", title="score of this image")]
+        )
+        figures.append(
+            tags.figure(
+                tags.a(image, href=link), tags.figcaption(*caption), data_column=str(number)
+            )
+        )
     heading = tags.h3(printable(name))
-    return tags.section(heading, tags.div(*figures, cls="side-by-side"), cls="row", data_name=printable(name))
+    return tags.section(
+        heading, tags.div(*figures, cls="side-by-side"), cls="row", data_name=printable(name)
+    )

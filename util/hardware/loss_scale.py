@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 FIRST_SCALE = 2.0**16
-STEPS_TO_GROW = 2000  # the scale doubles after so many steps without overflow, and halves at each overflow
+STEPS_TO_GROW = (
+    2000  # the scale doubles after so many steps without overflow, and halves at each overflow
+)
 
 
 class NoLossScale(nn.Module):

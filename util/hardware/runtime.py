@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from util.errors import UserError
 from util.hardware import provenance
 
-PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off": None}  # values of --amp
+PRECISIONS = {
+    "auto": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "off": None,
+}  # values of --amp
 
 
 @runtime_checkable
@@ -68,7 +73,11 @@ def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
 def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:
     """The type that --amp asks for, None for float32; auto: bfloat16 on GPUs that compute in it, float32 elsewhere."""
     if amp == "auto":
-        amp = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "off"
+        amp = (
+            "bf16"
+            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            else "off"
+        )
     return PRECISIONS[amp]
 
 
@@ -112,7 +121,9 @@ class Runtime:
         self.compiled: list[Compilable] = []
         self.capture = on_gpu and self.world_size == 1 and cuda_graph != "off"
         asked_in_vain = cuda_graph == "on" and not self.capture
-        self.no_capture = ("it is for one process" if on_gpu else "it needs a GPU") if asked_in_vain else None
+        self.no_capture = (
+            ("it is for one process" if on_gpu else "it needs a GPU") if asked_in_vain else None
+        )
         last = on_gpu if channels_last == "auto" else channels_last == "on"
         self.memory_format = torch.channels_last if last else torch.contiguous_format
         if deterministic:
@@ -136,7 +147,9 @@ class Runtime:
     def autocast(self) -> torch.autocast:
         """The context in which networks run: convolutions and matrix products in `amp_dtype`, weights in float32."""
         enabled = self.amp_dtype is not None
-        return torch.autocast(self.device.type, self.amp_dtype, enabled=enabled, cache_enabled=not self.capture)
+        return torch.autocast(
+            self.device.type, self.amp_dtype, enabled=enabled, cache_enabled=not self.capture
+        )
 
     def images(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (B,C,H,W), 0..255 -> images on the device, float32, -1..1; pinned memory is not waited for."""
@@ -232,8 +245,16 @@ class Runtime:
 
     def describe(self) -> str:
         """The device in words."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine() + " CPU"
-        shape = f"{self.world_size} processes" if self.world_size > 1 else f"{torch.get_num_threads()} threads"
+        name = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else platform.machine() + " CPU"
+        )
+        shape = (
+            f"{self.world_size} processes"
+            if self.world_size > 1
+            else f"{torch.get_num_threads()} threads"
+        )
         precision = str(self.amp_dtype or torch.float32).removeprefix("torch.")
         speed = {
             "channels_last": self.memory_format == torch.channels_last,

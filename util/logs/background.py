@@ -6,7 +6,9 @@ from threading import Condition, Thread
 
 from util.logs.sink import Frame, Sink
 
-WAITING_FRAMES = 8  # displays that may wait for the page and other logs; a ninth pushes out the oldest
+WAITING_FRAMES = (
+    8  # displays that may wait for the page and other logs; a ninth pushes out the oldest
+)
 CLOSE_SECONDS = 60.0  # how long the end of a run waits for a sink that hangs
 
 

@@ -21,7 +21,13 @@ class Console:
         self.first = self.images = images_done
         self.started = time.monotonic()
         if sys.stderr.isatty():
-            self.bar = tqdm(total=self.total, initial=images_done, unit="img", dynamic_ncols=True, mininterval=0.5)
+            self.bar = tqdm(
+                total=self.total,
+                initial=images_done,
+                unit="img",
+                dynamic_ncols=True,
+                mininterval=0.5,
+            )
 
     def advance(self, images: int) -> None:
         """Move the bar."""
@@ -32,7 +38,9 @@ class Console:
     def losses(self, line: str, epoch: int, losses: Mapping[str, float]) -> None:
         """Put the losses behind the bar, and print the line where there is no bar or the output goes to a file."""
         if self.bar is not None:
-            self.bar.set_postfix_str(f"epoch {epoch}, " + ", ".join(f"{k} {v:.3f}" for k, v in losses.items()))
+            self.bar.set_postfix_str(
+                f"epoch {epoch}, " + ", ".join(f"{k} {v:.3f}" for k, v in losses.items())
+            )
         if self.bar is None or not sys.stdout.isatty():
             self.message(f"{line} [{self._progress()}]")
 

@@ -34,7 +34,9 @@ def append(path: Path, line: str) -> None:
 
 def numbers_of(record: Mapping) -> dict[str, float | None]:
     """The numbers of a record by name: losses under their own, the rest (epoch, seconds, ...) under run/."""
-    rest = {key: value for key, value in record.items() if key not in ("images", "losses", "nonfinite")}
+    rest = {
+        key: value for key, value in record.items() if key not in ("images", "losses", "nonfinite")
+    }
     return dict(record["losses"]) | {f"run/{key}": value for key, value in rest.items()}
 
 
@@ -51,7 +53,9 @@ class RunLog:
         """Make the folder, open the chapter in loss_log.txt, and return the records that a resumed run goes on from."""
         self.text_path.parent.mkdir(parents=True, exist_ok=True)
         what = f"resumed at {images_done} images" if images_done else "training started"
-        self.message(f"================ {what} ({time.strftime('%Y-%m-%d %H:%M:%S')}) ================")
+        self.message(
+            f"================ {what} ({time.strftime('%Y-%m-%d %H:%M:%S')}) ================"
+        )
         return keep_until(self.metrics_path, images_done)
 
     def losses(self, line: str, record: Mapping) -> None:

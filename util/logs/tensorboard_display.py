@@ -24,7 +24,9 @@ class TensorBoardDisplay:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError(f"--use_tensorboard: {error}; pip install tensorboard, or leave the flag out") from None
+            raise UserError(
+                f"--use_tensorboard: {error}; pip install tensorboard, or leave the flag out"
+            ) from None
         self.make_writer = SummaryWriter
         self.run_dir, self.folder = run_dir, run_dir / "tensorboard"
 

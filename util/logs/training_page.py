@@ -55,13 +55,20 @@ class TrainingPage:
             file = f"images/epoch{frame.epoch:03d}_{frame.images}_{safe_label}.png"
             save_png(array, self.folder / file)
             pictures.append(html.Picture(label, file, width=array.shape[1], height=array.shape[0]))
-        row = {"epoch": frame.epoch, "images": frame.images, "pictures": [asdict(picture) for picture in pictures]}
+        row = {
+            "epoch": frame.epoch,
+            "images": frame.images,
+            "pictures": [asdict(picture) for picture in pictures],
+        }
         append(self.rows_path, json.dumps(row))
         self.rows.append(row)
         self._write_index()
         number, rest = divmod(len(self.rows), ROWS_PER_PAGE)
         if rest == 0:
-            html.write_page(self.folder / html.numbered_page(number), self._page(self.rows[-ROWS_PER_PAGE:], number))
+            html.write_page(
+                self.folder / html.numbered_page(number),
+                self._page(self.rows[-ROWS_PER_PAGE:], number),
+            )
 
     def close(self) -> None:
         """Draw the last losses."""
@@ -74,13 +81,20 @@ class TrainingPage:
         """Return index.html (`number` None: charts and newest rows) or the numbered page of older rows."""
         places = {"newest": "index.html"}
         full_pages = len(self.rows) // ROWS_PER_PAGE
-        places |= {f"older pictures {index}": html.numbered_page(index) for index in range(full_pages, 0, -1)}
+        places |= {
+            f"older pictures {index}": html.numbered_page(index)
+            for index in range(full_pages, 0, -1)
+        }
         current = "newest" if number is None else f"older pictures {number}"
-        body = [html.links({"loss_log.txt": "../loss_log.txt", "metrics.jsonl": "../metrics.jsonl"})]
+        body = [
+            html.links({"loss_log.txt": "../loss_log.txt", "metrics.jsonl": "../metrics.jsonl"})
+        ]
         if number is None and self.records:
             names = dict.fromkeys(name for record in self.records for name in record["losses"])
             images = [record["images"] for record in self.records]
-            losses = {name: [record["losses"].get(name) for record in self.records] for name in names}
+            losses = {
+                name: [record["losses"].get(name) for record in self.records] for name in names
+            }
             body += [h2("Losses over images"), html.loss_charts(images, losses)]
         body.append(h2("Pictures"))
         if full_pages:
@@ -90,6 +104,8 @@ class TrainingPage:
             pictures = [html.Picture(**picture) for picture in row["pictures"]]
             cards.append((f"epoch {row['epoch']}, images {row['images']}", pictures))
         body.append(html.picture_rows(cards, self.size))
-        last = max((records[-1]["images"] for records in (self.records, self.rows) if records), default=0)
+        last = max(
+            (records[-1]["images"] for records in (self.records, self.rows) if records), default=0
+        )
         summary = f"{last:,} images seen · {len(self.rows)} displays · updated {time.strftime('%Y-%m-%d %H:%M:%S')}"
         return html.page(self.title, summary, body)

@@ -26,11 +26,22 @@ class VisdomDisplay:
     live = True
 
     def __init__(
-        self, run: str, server: str, port: int, env: str, display_id: int | None, columns: int, size: int
+        self,
+        run: str,
+        server: str,
+        port: int,
+        env: str,
+        display_id: int | None,
+        columns: int,
+        size: int,
     ) -> None:
         """`run`: title of the windows; `size`: width of one picture in pixels. Nothing connects before `start`."""
         self.run, self.server, self.port, self.env = run, server, port, env
-        self.window = crc32(run.encode("utf-8", "replace")) % 100_000 * 10 if display_id is None else display_id
+        self.window = (
+            crc32(run.encode("utf-8", "replace")) % 100_000 * 10
+            if display_id is None
+            else display_id
+        )
         self.columns, self.size = columns, size
         self.records: list[dict] = []
         self.legend: list[str] = []
@@ -51,7 +62,11 @@ class VisdomDisplay:
 
     def losses(self, records: Sequence[dict]) -> None:
         """Append to the plot; a window that is new, was closed by the user or lacks a loss gets all points again."""
-        legend = list(dict.fromkeys([*self.legend, *(name for record in records for name in record["losses"])]))
+        legend = list(
+            dict.fromkeys(
+                [*self.legend, *(name for record in records for name in record["losses"])]
+            )
+        )
         self.records.extend(records)
         window = str(self.window)
         append = legend == self.legend and self.client.win_exists(window)
@@ -62,7 +77,12 @@ class VisdomDisplay:
             X=np.array([record["images"] for record in shown], dtype=float),
             Y=np.array(rows, dtype=float),  # None becomes NaN, which visdom draws as a gap
             win=window,
-            opts={"title": f"{self.run}: losses", "legend": legend, "xlabel": "images", "ylabel": "loss"},
+            opts={
+                "title": f"{self.run}: losses",
+                "legend": legend,
+                "xlabel": "images",
+                "ylabel": "loss",
+            },
             update="append" if append else None,
         )
 
@@ -95,13 +115,17 @@ def make_client(server: str, port: int, env: str):
     """
     import visdom
 
-    logging.getLogger("visdom").setLevel(logging.ERROR)  # its notes on sessions and sockets are of no use in a run
+    logging.getLogger("visdom").setLevel(
+        logging.ERROR
+    )  # its notes on sessions and sockets are of no use in a run
 
     class Client(visdom.Visdom):
         """The two calls that would hang on a stuck server or print to the console, made quiet."""
 
         def _handle_post(self, url, data=None):
-            self.session.trust_env = False  # straight to the server that was probed, past any proxy for the web
+            self.session.trust_env = (
+                False  # straight to the server that was probed, past any proxy for the web
+            )
             reply = self.session.post(url, data=data or {}, timeout=REPLY_SECONDS)
             reply.raise_for_status()
             return reply.text
@@ -109,4 +133,6 @@ def make_client(server: str, port: int, env: str):
         def win_exists(self, win, env=None):
             return self._win_exists_wrap(win, env) == "true"
 
-    return Client(server=server, port=port, env=env, raise_exceptions=True, use_incoming_socket=False)
+    return Client(
+        server=server, port=port, env=env, raise_exceptions=True, use_incoming_socket=False
+    )

@@ -25,7 +25,9 @@ class Visualizer:
     one line; the others and the training go on. With `enabled=False` (every rank but the first) no method does a thing.
     """
 
-    def __init__(self, opt: Namespace, run_dir: Path, total_images: int, enabled: bool = True) -> None:
+    def __init__(
+        self, opt: Namespace, run_dir: Path, total_images: int, enabled: bool = True
+    ) -> None:
         """Reads the logging options from `opt`; UserError where a library that they ask for is not installed.
 
         `total_images`: images of the whole run, for the bar and the time left.
@@ -44,11 +46,15 @@ class Visualizer:
         records = self._guard(self.log, self.log.start, images_done) or []
         self.writer.start(records, images_done)
 
-    def print_losses(self, epoch: int, images: int, losses: Mapping[str, float], times: Mapping[str, float]) -> None:
+    def print_losses(
+        self, epoch: int, images: int, losses: Mapping[str, float], times: Mapping[str, float]
+    ) -> None:
         """Log losses (and times, in seconds) after `images` images, in CUT's look; NaN and infinity are welcome."""
         if not self.enabled:
             return
-        counters = ", ".join([f"epoch: {epoch}", f"iters: {images}", *(f"{k}: {v:.3f}" for k, v in times.items())])
+        counters = ", ".join(
+            [f"epoch: {epoch}", f"iters: {images}", *(f"{k}: {v:.3f}" for k, v in times.items())]
+        )
         line = f"({counters}) " + " ".join(f"{name}: {value:.3f}" for name, value in losses.items())
         record = make_record(epoch, images, losses, times)
         self._guard(self.log, self.log.losses, line, record)
@@ -65,7 +71,9 @@ class Visualizer:
 
         The pictures are copied before this returns, so that the next step may overwrite the tensors.
         """
-        wanted = any((sink.live or save) and sink.name not in self.off for sink in self.writer.sinks)
+        wanted = any(
+            (sink.live or save) and sink.name not in self.off for sink in self.writer.sinks
+        )
         if self.enabled and wanted:
             self._guard(self.writer, self._display, visuals, epoch, images, save)
 
@@ -80,7 +88,9 @@ class Visualizer:
         if not self.enabled:
             return
         if not self.writer.close():
-            self.message(f"warning: a log did not finish within {CLOSE_SECONDS:.0f} s and is left behind")
+            self.message(
+                f"warning: a log did not finish within {CLOSE_SECONDS:.0f} s and is left behind"
+            )
         if self.writer.dropped:
             self.message(f"warning: {self.writer.dropped} displays were dropped in all")
         self._guard(self.console, self.console.close)
@@ -90,7 +100,9 @@ class Visualizer:
         pictures = {label: to_uint8(batch[0]) for label, batch in visuals.items()}
         kept_all = self.writer.add_frame(Frame(epoch, images, pictures, save))
         if not kept_all and self.writer.dropped == 1:
-            self.message("warning: pictures come faster than the logs take them; some will not be shown")
+            self.message(
+                "warning: pictures come faster than the logs take them; some will not be shown"
+            )
 
     def _guard(self, sink: object, action: Callable, *arguments: object) -> object:
         """Run one action of a sink that is not off; if it raises, switch the sink off and say so, once."""
@@ -112,7 +124,9 @@ def make_sinks(opt: Namespace, run_dir: Path) -> list[Sink]:
         sinks.append(TrainingPage(run_dir / "web", opt.name, opt.display_winsize))
     if opt.display_id is None or opt.display_id > 0:
         where = (opt.display_server, opt.display_port, opt.display_env)
-        sinks.append(VisdomDisplay(opt.name, *where, opt.display_id, opt.display_ncols, opt.display_winsize))
+        sinks.append(
+            VisdomDisplay(opt.name, *where, opt.display_id, opt.display_ncols, opt.display_winsize)
+        )
     if opt.use_tensorboard:
         sinks.append(TensorBoardDisplay(run_dir))
     if opt.use_wandb:  # last, because it may wait for a server
@@ -120,12 +134,16 @@ def make_sinks(opt: Namespace, run_dir: Path) -> list[Sink]:
     return sinks
 
 
-def make_record(epoch: int, images: int, losses: Mapping[str, float], times: Mapping[str, float]) -> dict:
+def make_record(
+    epoch: int, images: int, losses: Mapping[str, float], times: Mapping[str, float]
+) -> dict:
     """Return the JSON object of one print: valid JSON also for NaN, as null plus its name in "nonfinite"."""
     nonfinite = [name for name, value in {**times, **losses}.items() if not math.isfinite(value)]
 
     def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-        return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+        return {
+            name: float(value) if math.isfinite(value) else None for name, value in values.items()
+        }
 
     record = {"epoch": epoch, "images": images, **finite(times), "losses": finite(losses)}
     return record | ({"nonfinite": nonfinite} if nonfinite else {})

@@ -30,9 +30,15 @@ class WandbDisplay:
         try:
             self.wandb = importlib.import_module("wandb")
         except ImportError as error:
-            raise UserError(f"--use_wandb: {error}; pip install wandb, or leave the flag out") from None
-        if not hasattr(self.wandb, "init"):  # a folder of that name, such as W&B leaves behind, passes for a package
-            raise UserError("--use_wandb: the package is not installed; pip install wandb, or leave the flag out")
+            raise UserError(
+                f"--use_wandb: {error}; pip install wandb, or leave the flag out"
+            ) from None
+        if not hasattr(
+            self.wandb, "init"
+        ):  # a folder of that name, such as W&B leaves behind, passes for a package
+            raise UserError(
+                "--use_wandb: the package is not installed; pip install wandb, or leave the flag out"
+            )
         self.project, self.run_name, self.run_dir = project, run, run_dir
 
     def start(self, records: Sequence[dict], images_done: int) -> str:
@@ -61,13 +67,18 @@ class WandbDisplay:
     def losses(self, records: Sequence[dict]) -> None:
         """Log the points; a loss that is not finite becomes NaN."""
         for record in records:
-            values = {name: math.nan if value is None else value for name, value in numbers_of(record).items()}
+            values = {
+                name: math.nan if value is None else value
+                for name, value in numbers_of(record).items()
+            }
             self.run.log({"images": record["images"]} | values)
 
     def pictures(self, frame: Frame) -> None:
         """Log the pictures of a frame that is to be kept."""
         if frame.save:
-            pictures = {label: self.wandb.Image(picture) for label, picture in frame.pictures.items()}
+            pictures = {
+                label: self.wandb.Image(picture) for label, picture in frame.pictures.items()
+            }
             self.run.log({"images": frame.images} | pictures)
 
     def close(self) -> None:

@@ -25,9 +25,13 @@ def inception_weights(path: Path | None, feature: str) -> Path:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     if path is None:
-        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(URL_INCEPTION_V3).path).name
+        path = (
+            Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(URL_INCEPTION_V3).path).name
+        )
         try:
-            torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, map_location="cpu", check_hash=True, weights_only=True)
+            torch.hub.load_state_dict_from_url(
+                URL_INCEPTION_V3, map_location="cpu", check_hash=True, weights_only=True
+            )
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"the Inception weights cannot be downloaded ({error}); get {URL_INCEPTION_V3} by other means and give "
@@ -57,7 +61,9 @@ def fid_and_kid(
     try:
         import torch_fidelity
     except ImportError as error:
-        raise UserError(f"FID and KID need torch-fidelity ({error}); bash scripts/setup.sh --dev installs it") from None
+        raise UserError(
+            f"FID and KID need torch-fidelity ({error}); bash scripts/setup.sh --dev installs it"
+        ) from None
     weights = inception_weights(inception, feature)
     subset_size = min(KID_SUBSET_SIZE, len(fakes), len(reals))
     values = torch_fidelity.calculate_metrics(
@@ -68,16 +74,31 @@ def fid_and_kid(
     )  # fmt: skip
     fid, mean, sd = (
         values[key]
-        for key in ("frechet_inception_distance", "kernel_inception_distance_mean", "kernel_inception_distance_std")
+        for key in (
+            "frechet_inception_distance",
+            "kernel_inception_distance_mean",
+            "kernel_inception_distance_std",
+        )
     )
     if not all(map(math.isfinite, (fid, mean, sd))):
-        raise UserError(f"--inception {weights} gives FID {fid} and KID {mean}: the weights are damaged")
+        raise UserError(
+            f"--inception {weights} gives FID {fid} and KID {mean}: the weights are damaged"
+        )
     suffix = "" if feature == "2048" else f"-{feature}"
     return {
         "names": [f"FID{suffix}", f"KID{suffix}"],
         "fid": fid,
-        "kid": {"mean": mean, "sd": sd, "subsets": KID_SUBSETS, "subset_size": subset_size, "seed": KID_SEED},
+        "kid": {
+            "mean": mean,
+            "sd": sd,
+            "subsets": KID_SUBSETS,
+            "subset_size": subset_size,
+            "seed": KID_SEED,
+        },
         "counts": {"fake": len(fakes), "real": len(reals)},
         "sizes": {"fake": fakes.size, "real": reals.size},
-        "inception": {"file": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()},
+        "inception": {
+            "file": weights.name,
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        },
     }

@@ -1,10 +1,8 @@
 """The result folder of test.py: pictures written while the next batch computes, and the pages that show them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, count
-from os.path import abspath
 from pathlib import Path, PurePosixPath
 from threading import BoundedSemaphore
 from typing import Any
@@ -28,26 +26,6 @@ def save_npz(arrays: Mapping[str, np.ndarray], path: Path) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def unique_names(paths: Sequence[str | Path], root: str | Path) -> list[str]:
-    """Return one distinct relative name without suffix per path: its place below `root`, or its stem outside of it.
-
-    `a.jpg` is "a"; an `a.png` after it, which would overwrite it, is "a_png"; the same file once more is "a_png_2".
-    Upper and lower case count as equal, as they do on some disks. Names never hold ".." or an absolute path.
-    """
-    top = Path(abspath(root))
-    taken: set[str] = set()
-    names = []
-    for path in (Path(abspath(path)) for path in paths):
-        inside = path.relative_to(top) if top in path.parents else Path(path.name)
-        stem = inside.as_posix().removesuffix(inside.suffix)
-        suffixed = f"{stem}_{inside.suffix[1:]}"
-        candidates = chain([stem, suffixed], (f"{suffixed}_{number}" for number in count(2)))
-        name = next(c for c in candidates if c.casefold() not in taken and not c.endswith(".."))
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
 class Gallery:
     """Writes `folder/images/<label>/<name>.png` on threads of its own and `folder/index.html` at the end.
 
@@ -56,7 +34,9 @@ class Gallery:
     As a context manager it closes itself; after an exception in the block it only waits for the files under way.
     """
 
-    def __init__(self, folder: Path, title: str, description: Mapping[str, str], size: int = 256) -> None:
+    def __init__(
+        self, folder: Path, title: str, description: Mapping[str, str], size: int = 256
+    ) -> None:
         """`description`: a table of facts; `size`: width on the page."""
         self.folder = Path(folder)
         self.title = title
@@ -75,7 +55,7 @@ class Gallery:
         figures: Mapping[str, Tensor] | None = None,
         arrays: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Queue a row of pictures: {label: (C,H,W) in [-1, 1] or uint8}, shown in order; `name` as from `unique_names`.
+        """Queue a row of pictures: {label: (C,H,W) in [-1, 1] or uint8}, in order, named as in data/result_names.py.
 
         `figures` are shown below at full width, `arrays` only written. Raises ValueError for a name used before with
         one of the labels or that leaves the folder, and UserError as soon as a file could not be written.
@@ -87,11 +67,17 @@ class Gallery:
         numbers = f"arrays/{name}.npz"
         taken = self.files & {*files.values(), *([numbers] if arrays else [])}
         if name.startswith("/") or ".." in PurePosixPath(f"{name}.png").parts or taken:
-            raise ValueError(f"result name {name!r} is absolute, leaves the folder or was used before")
+            raise ValueError(
+                f"result name {name!r} is absolute, leaves the folder or was used before"
+            )
         row = []
         for label, file in files.items():
             array = to_uint8(figures[label] if label in figures else images[label])
-            row.append(html.Picture(label, file, array.shape[1], array.shape[0], is_figure=label in figures))
+            row.append(
+                html.Picture(
+                    label, file, array.shape[1], array.shape[0], is_figure=label in figures
+                )
+            )
             self._queue(save_png, array, file)
         if arrays:
             self._queue(save_npz, arrays, numbers)
@@ -126,7 +112,9 @@ class Gallery:
         try:
             if self.error is None:
                 save(value, path)
-        except Exception as error:  # whatever it is, it is raised in the main thread, by `add` or `close`
+        except (
+            Exception
+        ) as error:  # whatever it is, it is raised in the main thread, by `add` or `close`
             self.error = self.error or (path, error)
         finally:
             self.free.release()
@@ -139,7 +127,9 @@ class Gallery:
     @staticmethod
     def _user_error(path: Path, error: Exception) -> UserError:
         reason = getattr(error, "strerror", None) or error
-        return UserError(f"cannot write {path}: {reason}; free space, or choose another --results_dir")
+        return UserError(
+            f"cannot write {path}: {reason}; free space, or choose another --results_dir"
+        )
 
     def _set_aside_earlier(self) -> None:
         """Move files of an earlier run that this one did not write to earlier/, those of images/ right into it.
@@ -161,14 +151,27 @@ class Gallery:
     def _write_pages(self) -> None:
         """Write index.html and, beyond ROWS_PER_PAGE rows, further pages that link to each other."""
         rows = sorted(self.rows, key=lambda row: row[0])
-        chunks = [rows[start : start + ROWS_PER_PAGE] for start in range(0, len(rows), ROWS_PER_PAGE)] or [[]]
-        files = ["index.html", *(html.numbered_page(number) for number in range(2, len(chunks) + 1))]
+        chunks = [
+            rows[start : start + ROWS_PER_PAGE] for start in range(0, len(rows), ROWS_PER_PAGE)
+        ] or [[]]
+        files = [
+            "index.html",
+            *(html.numbered_page(number) for number in range(2, len(chunks) + 1)),
+        ]
         starts = range(1, len(rows) + 2, ROWS_PER_PAGE)
-        spans = [f"{start}-{start + len(chunk) - 1}" for start, chunk in zip(starts, chunks, strict=False)]
+        spans = [
+            f"{start}-{start + len(chunk) - 1}"
+            for start, chunk in zip(starts, chunks, strict=False)
+        ]
         targets = dict(zip(spans, files, strict=True))
         summary = f"{len(rows)} inputs · {sum(len(pictures) for _, pictures in rows)} pictures"
         for span, file, chunk in zip(spans, files, chunks, strict=True):
             navigation = [html.links(targets, current=span)] if len(chunks) > 1 else []
-            body = [html.fact_table(self.description), *navigation, html.picture_rows(chunk, self.size), *navigation]
+            body = [
+                html.fact_table(self.description),
+                *navigation,
+                html.picture_rows(chunk, self.size),
+                *navigation,
+            ]
             html.write_page(self.folder / file, html.page(self.title, summary, body))
         html.remove_pages_after(self.folder, len(chunks))

@@ -54,7 +54,10 @@ figcaption { margin-top: 5px; color: var(--muted); font-size: 13px; text-align: 
 .chart .x { text-anchor: middle; }
 .chart .y { text-anchor: end; dominant-baseline: middle; }
 """
-CARD_GAP, CARD_FRAME = 14, 36  # between two pictures of a card; its padding and border, as in the style above
+CARD_GAP, CARD_FRAME = (
+    14,
+    36,
+)  # between two pictures of a card; its padding and border, as in the style above
 CHART_WIDTH, CHART_HEIGHT = 360, 190
 CHART_LEFT, CHART_RIGHT, CHART_TOP, CHART_BOTTOM = 44, 14, 8, 24
 CHART_POINTS = 300  # a run of any length is drawn with at most this many points per curve
@@ -115,12 +118,19 @@ def remove_pages_after(folder: Path, number: int) -> None:
 
 def links(targets: Mapping[str, str], current: str | None = None) -> tags.nav:
     """Return a row of links, {text: relative path}; the text `current` is marked instead of linked."""
-    return tags.nav(*(tags.b(text) if text == current else tags.a(text, href=url(targets[text])) for text in targets))
+    return tags.nav(
+        *(
+            tags.b(text) if text == current else tags.a(text, href=url(targets[text]))
+            for text in targets
+        )
+    )
 
 
 def fact_table(facts: Mapping[str, str]) -> tags.table:
     """Return a two-column table of names and values."""
-    return tags.table(*(tags.tr(tags.th(printable(k)), tags.td(printable(str(facts[k])))) for k in facts))
+    return tags.table(
+        *(tags.tr(tags.th(printable(k)), tags.td(printable(str(facts[k])))) for k in facts)
+    )
 
 
 def picture_rows(rows: Iterable[tuple[str, Sequence[Picture]]], size: int) -> tags.div:
@@ -129,7 +139,10 @@ def picture_rows(rows: Iterable[tuple[str, Sequence[Picture]]], size: int) -> ta
     A figure is as wide as its file, on a line of its own where pictures leave too little room. Narrow cards stand side
     by side. Images load when they come into view, so that thousands of them are no burden.
     """
-    return tags.div(*(_picture_row(printable(heading), pictures, size) for heading, pictures in rows), cls="rows")
+    return tags.div(
+        *(_picture_row(printable(heading), pictures, size) for heading, pictures in rows),
+        cls="rows",
+    )
 
 
 def _picture_row(heading: str, pictures: Sequence[Picture], size: int) -> tags.section:
@@ -137,18 +150,24 @@ def _picture_row(heading: str, pictures: Sequence[Picture], size: int) -> tags.s
     widths = [picture.width if picture.is_figure else size for picture in pictures]
     for picture, width in zip(pictures, widths, strict=True):
         label, link = printable(picture.label), url(picture.file)
-        image = tags.img(src=link, alt=label, loading="lazy", width=picture.width, height=picture.height)
+        image = tags.img(
+            src=link, alt=label, loading="lazy", width=picture.width, height=picture.height
+        )
         link_to_file = tags.a(image, href=link, target="_blank")
         figures.append(tags.figure(link_to_file, tags.figcaption(label), style=f"width: {width}px"))
     side_by_side = sum(not picture.is_figure for picture in pictures) * (size + CARD_GAP) - CARD_GAP
     width = max(side_by_side, *widths) + CARD_FRAME
-    return tags.section(tags.h3(heading), tags.div(*figures, cls="pictures"), cls="row", style=f"width: {width}px")
+    return tags.section(
+        tags.h3(heading), tags.div(*figures, cls="pictures"), cls="row", style=f"width: {width}px"
+    )
 
 
 def loss_charts(images: Sequence[int], losses: Mapping[str, Sequence[float | None]]) -> tags.div:
     """Return one small chart per loss over `images` seen: raw values faint, smoothed ones on top; None is a gap."""
     x = np.asarray(images, dtype=float)
-    curves = {name: np.asarray(values, dtype=float) for name, values in losses.items()}  # None becomes NaN
+    curves = {
+        name: np.asarray(values, dtype=float) for name, values in losses.items()
+    }  # None becomes NaN
     return tags.div(*(_loss_chart(name, x, curve) for name, curve in curves.items()), cls="charts")
 
 
@@ -171,14 +190,20 @@ def _loss_chart(name: str, x: np.ndarray, y: np.ndarray) -> tags.div:
         share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return CHART_HEIGHT - CHART_BOTTOM - share * (CHART_HEIGHT - CHART_BOTTOM - CHART_TOP)
 
-    drawing = svg.svg(viewBox=f"0 0 {CHART_WIDTH} {CHART_HEIGHT}", role="img", aria_label=f"{name} over images seen")
+    drawing = svg.svg(
+        viewBox=f"0 0 {CHART_WIDTH} {CHART_HEIGHT}",
+        role="img",
+        aria_label=f"{name} over images seen",
+    )
     for tick in y_ticks:
         height = round(float(place_y(tick)), 1)
         drawing.add(svg.line(x1=CHART_LEFT, x2=CHART_WIDTH - CHART_RIGHT, y1=height, y2=height))
         drawing.add(svg.text(f"{tick:.10g}", x=CHART_LEFT - 6, y=height, cls="y"))
     for tick in nice_ticks(0.0, x_end, 4):
         if tick <= x_end:
-            drawing.add(svg.text(short_number(tick), x=round(place_x(tick), 1), y=CHART_HEIGHT - 6, cls="x"))
+            drawing.add(
+                svg.text(short_number(tick), x=round(place_x(tick), 1), y=CHART_HEIGHT - 6, cls="x")
+            )
     for kind, values in (("raw", y), ("smooth", _smooth(y))):
         drawing.add(svg.path(d=_path(place_x(x), place_y(values)), cls=kind))
     return tags.div(heading, drawing, cls="chart")
@@ -224,7 +249,11 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
         low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
     rough = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * (1 - 1e-9))
+    step = next(
+        factor * magnitude
+        for factor in (1, 2, 2.5, 5, 10)
+        if factor * magnitude >= rough * (1 - 1e-9)
+    )
     return [index * step for index in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 

@@ -10,12 +10,15 @@ from torch import nn
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import show_value
-from util.run.folder import plain_options, run_dir, weights_file
+from util.run.folder import move_aside, plain_options, run_dir, save_record, weights_file
 from util.run.progress import Progress
 from util.run.weights import atomic_save, load_weights, read_file
 
 STATE = "latest_state.pt"
-FIXED = ("epoch_count", "lr_policy")  # where the schedule began, and its kind: a run keeps them, like its architecture
+FIXED = (
+    "epoch_count",
+    "lr_policy",
+)  # where the schedule began, and its kind: a run keeps them, like its architecture
 SILENT = ("continue_train", "checkpoints_dir", "dry_run")  # no part of what is trained
 
 
@@ -46,6 +49,21 @@ class Checkpoint:
         self.opt, self.runtime, self.model, self.progress = opt, runtime, model, progress
         self.folder = run_dir(opt)
         self.last_saved = "none yet"
+
+    def begin(self) -> list[str]:
+        """Find the run's folder as the options want it, and write the record; returns what to tell the user.
+
+        Raises:
+            UserError: as `resume`.
+        """
+        if self.opt.from_scratch and self.runtime.is_main:
+            move_aside(self.folder)
+        self.runtime.barrier()
+
+        notes = self.resume()
+        if self.runtime.is_main:
+            save_record(self.opt, self.runtime.versions())
+        return notes
 
     def resume(self) -> list[str]:
         """Go on where the run stopped, or from the weights that the options name; returns what to tell the user.
@@ -143,11 +161,15 @@ def compare_options(saved: dict[str, Any], opt: Namespace) -> list[str]:
                 f"--{name} {show_value(now)} contradicts the run in {run_dir(opt)}, which has {show_value(then)}: "
                 "give another --name, or --from_scratch to move that run aside"
             )
-        notes.append(f"changed since the last start: {name} {show_value(then)} -> {show_value(now)}")
+        notes.append(
+            f"changed since the last start: {name} {show_value(then)} -> {show_value(now)}"
+        )
     return notes
 
 
-def load_for_inference(model: Saved, folder: Path, epoch: str, use_average: bool = True) -> list[str]:
+def load_for_inference(
+    model: Saved, folder: Path, epoch: str, use_average: bool = True
+) -> list[str]:
     """Load the weights that translating needs, moving averages first; returns the names of the files.
 
     Raises:

@@ -74,7 +74,9 @@ def saved_record(folder: Path, remedy: str = "") -> dict:
         if not isinstance(record, dict) or not {"options", "recipe", "versions"} <= record.keys():
             raise ValueError("it lacks options, recipe or versions")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a record of training options ({error}); restore or delete it") from None
+        raise UserError(
+            f"{path} is not a record of training options ({error}); restore or delete it"
+        ) from None
     return record
 
 

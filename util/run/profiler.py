@@ -25,7 +25,9 @@ class StepProfiler:
         if steps:
             kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
             plan = schedule(wait=SKIPPED - 1, warmup=1, active=steps, repeat=1)
-            self.profile = profile(activities=kinds, schedule=plan, on_trace_ready=self._write, profile_memory=True)
+            self.profile = profile(
+                activities=kinds, schedule=plan, on_trace_ready=self._write, profile_memory=True
+            )
             self.profile.start()
 
     def advance(self) -> None:
@@ -43,5 +45,7 @@ class StepProfiler:
         path = self.folder / "trace.json.gz"
         finished.export_chrome_trace(str(path))
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        self.say(finished.key_averages().table(sort_by=order, row_limit=ROWS, max_name_column_width=50))
+        self.say(
+            finished.key_averages().table(sort_by=order, row_limit=ROWS, max_name_column_width=50)
+        )
         self.say(f"trace: {path}; open it at https://ui.perfetto.dev or in chrome://tracing")

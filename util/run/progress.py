@@ -1,7 +1,8 @@
 """How far a run is, counted in images, and how long its steps take."""
 
 import time
-from collections.abc import Iterable, Iterator
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 
@@ -33,11 +34,23 @@ class Progress:
         self.images = 0  # images done since the run began
         self._since, self._waited, self._timed_images = time.perf_counter(), 0.0, 0
 
+    @classmethod
+    def from_options(cls, opt: Namespace, steps: Sized, images_per_step: int) -> "Progress":
+        """The counters of a run; `steps` is as long as an epoch."""
+        last_epoch = opt.n_epochs + opt.n_epochs_decay
+        return cls(opt.epoch_count, last_epoch, len(steps), images_per_step, opt.max_steps)
+
     @property
     def total_images(self) -> int:
         """Images of the whole run."""
         steps = (self.last_epoch - self.first_epoch + 1) * self.steps_per_epoch
         return min(steps, self.max_steps or steps) * self.images_per_step
+
+    @property
+    def limited(self) -> bool:
+        """Whether max_steps, not the last epoch, ends the run."""
+        steps = (self.last_epoch - self.first_epoch + 1) * self.steps_per_epoch
+        return self.max_steps is not None and self.max_steps < steps
 
     @property
     def finished(self) -> bool:
@@ -86,13 +99,23 @@ class Progress:
         now, images = time.perf_counter(), max(self._timed_images, 1)
         elapsed = now - self._since
         step = (elapsed - self._waited) / images * self.images_per_step
-        times = {"time": elapsed / images, "data": self._waited / images, "step": step, "images/s": images / elapsed}
+        times = {
+            "time": elapsed / images,
+            "data": self._waited / images,
+            "step": step,
+            "images/s": images / elapsed,
+        }
         self._since, self._waited, self._timed_images = now, 0.0, 0
         return times
 
     def state_dict(self) -> dict[str, Any]:
         """Counters to go on from."""
-        return {"epoch": self.epoch, "step": self.step, "images": self.images, "first_epoch": self.first_epoch}
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "images": self.images,
+            "first_epoch": self.first_epoch,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from saved counters."""

@@ -1,27 +1,35 @@
-"""Learning-rate policies, stepped once per epoch."""
+"""Learning-rate policies, moved on once per epoch, or once per step where they count steps."""
 
 import math
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-POLICIES = ("linear", "step", "plateau", "cosine")
+POLICIES = ("linear", "step", "plateau", "cosine", "halving")
+BY_STEP = ("halving",)  # those that count steps, not epochs
 
 
 def create_scheduler(
-    optimizer: Optimizer, policy: str, n_epochs: int, n_epochs_decay: int, lr_decay_iters: int, epoch_count: int = 1
+    optimizer: Optimizer,
+    policy: str,
+    n_epochs: int,
+    n_epochs_decay: int,
+    lr_decay_iters: int,
+    epoch_count: int = 1,
 ) -> LRScheduler | ReduceLROnPlateau:
     """The scheduler of a policy.
 
     linear: constant for `n_epochs`, then down to (almost) zero over `n_epochs_decay` (CycleGAN, appendix 7.1);
     step: x0.1 every `lr_decay_iters` epochs; cosine: half a cosine over all epochs;
-    plateau: x0.2 after 5 epochs without a gain of 1 % in the value passed to `step`.
+    plateau: x0.2 after 5 epochs without a gain of 1 % in the value passed to `step`;
+    halving: x0.5 every `lr_decay_iters` steps (MUNIT).
     `epoch_count` is the number of the first epoch.
     """
     total = n_epochs + n_epochs_decay
     factors = {
         "linear": lambda e: 1 - max(0, e + epoch_count - n_epochs) / (n_epochs_decay + 1),
         "step": lambda e: 0.1 ** ((e + epoch_count - 1) // lr_decay_iters),
+        "halving": lambda steps: 0.5 ** (steps // lr_decay_iters),
         "cosine": lambda e: 0.5 * (1 + math.cos(math.pi * min(e + epoch_count - 1, total) / total)),
     }
     if policy == "plateau":

@@ -22,7 +22,9 @@ def atomic_save(value: Any, path: Path) -> None:
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             torch.save(value, file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise UserError(f"could not write {path}: {error}. The files saved before are intact") from error
+        raise UserError(
+            f"could not write {path}: {error}. The files saved before are intact"
+        ) from error
 
 
 def read_file(path: Path) -> Any:
@@ -37,11 +39,15 @@ def read_file(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged or not a file of weights ({reason}); restore it or use another") from error
+        raise UserError(
+            f"{path} is damaged or not a file of weights ({reason}); restore it or use another"
+        ) from error
 
 
 def _there_is(path: Path) -> str:
-    weights = sorted(p.name for p in path.parent.glob("*_net_*.pth")) if path.parent.is_dir() else []
+    weights = (
+        sorted(p.name for p in path.parent.glob("*_net_*.pth")) if path.parent.is_dir() else []
+    )
     return f"{path.parent} holds {', '.join(weights) or 'no weights'}"
 
 
@@ -52,14 +58,24 @@ def load_weights(net: nn.Module, path: Path) -> None:
         UserError: the file does not fit the network; the message names the first difference and the likely flag.
     """
     state = read_file(path)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise UserError(
             f"{path} does not hold the weights of one network; expected a state dict such as latest_net_G.pth"
         )
     wanted = net.state_dict()
-    state = {key.removeprefix("module."): value for key, value in state.items()}  # DataParallel's prefix
-    statistics = (".running_mean", ".running_var", ".num_batches_tracked")  # InstanceNorm kept them before torch 0.4
-    state = {key: value for key, value in state.items() if key in wanted or not key.endswith(statistics)}
+    state = {
+        key.removeprefix("module."): value for key, value in state.items()
+    }  # DataParallel's prefix
+    statistics = (
+        ".running_mean",
+        ".running_var",
+        ".num_batches_tracked",
+    )  # InstanceNorm kept them before torch 0.4
+    state = {
+        key: value for key, value in state.items() if key in wanted or not key.endswith(statistics)
+    }
     counters = {key: value for key, value in wanted.items() if key.endswith(".num_batches_tracked")}
     state = counters | state  # batch norm does not count before torch 0.4.1
     problem = _mismatch(wanted, state)
@@ -69,9 +85,8 @@ def load_weights(net: nn.Module, path: Path) -> None:
 
 
 def _mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
-    advice = (
-        "give the flags it was trained with (--netG, --ngf, --normG, --no_antialias, --no_antialias_up, --no_dropout)"
-    )
+    flags = "--netG, --ngf, --normG, --no_antialias, --no_antialias_up, --no_dropout"
+    advice = f"give the flags it was trained with ({flags})"
     for key in found.keys() - wanted.keys():
         near = difflib.get_close_matches(key, wanted, n=1)
         return f"it holds {key}, unknown here{f' (here: {near[0]})' if near else ''}; {advice}"

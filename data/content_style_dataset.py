@@ -1,0 +1,91 @@
+"""Two images in one sample, a content and a style, for methods that give one picture the look of another."""
+
+import os
+from argparse import Namespace
+
+from data.base_dataset import BaseDataset
+from data.image_folder import has_domains, is_image, list_images
+from data.result_names import unique_names
+from data.transforms import View
+from util.errors import UserError
+
+PAIRINGS = ("order", "name", "each")
+
+
+class ContentStyleDataset(BaseDataset):
+    """Contents are the images of domain A, styles those of domain B, or of --style.
+
+    --pair_by order takes the first style for the first content and goes round; name takes the style of the same file
+    name; each joins every content with every style. Both keep their own sizes.
+
+    Raises:
+        UserError: no styles, or a content without a style of its name.
+    """
+
+    @staticmethod
+    def modify_commandline_options(parser, is_train: bool):
+        """Which style goes with which content."""
+        group = parser.group("data")
+        text = "an image, or a folder of images, whose look the contents take; default: domain B"
+        group.add("--style", None, text, metavar="IMAGE|FOLDER")
+        text = "the style of a content: by order, by equal file name, or each with each"
+        group.add("--pair_by", "order", text, choices=PAIRINGS)
+        return parser
+
+    def __init__(self, opt: Namespace) -> None:
+        if opt.is_train:
+            raise UserError(
+                "--dataset_mode content_style pairs images for test.py; train with another one"
+            )
+        if not opt.style and not has_domains(opt.dataroot):
+            raise UserError(
+                f"--dataroot {opt.dataroot} has no domain B to take styles from: name an image or a folder with --style"
+            )
+        super().__init__(opt, roles="AB")
+        self.pairs = self._pair(opt.pair_by)
+
+    def find_files(self, role: str) -> tuple[str, list[str]]:
+        style = self.opt.style
+        if role == "A" or not style:
+            return super().find_files(role)
+        if os.path.isdir(style):
+            return style, list_images(style)
+        if not os.path.isfile(style) or not is_image(style):
+            raise UserError(f"--style {style} is no image and no folder of images")
+        return os.path.dirname(style), [style]
+
+    def plan(self, epoch: int, index: int) -> dict[str, View]:
+        content, style = self.pairs[index]
+        return {"A": self.view("A", content, epoch, None), "B": self.view("B", style, epoch, None)}
+
+    def __len__(self) -> int:
+        """Pairs."""
+        return len(self.pairs)
+
+    def result_names(self) -> list[str]:
+        """The content's name; with --pair_by each that of the style too."""
+        contents, styles = (unique_names(d.paths, d.folder) for d in self.domains.values())
+        if self.opt.pair_by != "each":
+            return [contents[content] for content, _ in self.pairs]
+        return [f"{contents[content]}__{styles[style]}" for content, style in self.pairs]
+
+    def _pair(self, pair_by: str) -> list[tuple[int, int]]:
+        """(number of the content, number of its style) of each sample."""
+        contents, styles = (domain.paths for domain in self.domains.values())
+        if pair_by == "order":
+            return [(number, number % len(styles)) for number in range(len(contents))]
+        if pair_by == "each":
+            return [(c, s) for c in range(len(contents)) for s in range(len(styles))]
+
+        by_stem = {_stem(path): number for number, path in enumerate(styles)}
+        alone = [path for path in contents if _stem(path) not in by_stem]
+        if alone:
+            raise UserError(
+                f"--pair_by name: {alone[0]} has no style of its name in {self.domains['B'].folder} "
+                f"(nor have {len(alone) - 1} others); give --pair_by order or each"
+            )
+        return [(number, by_stem[_stem(path)]) for number, path in enumerate(contents)]
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0].casefold()

@@ -1,0 +1,96 @@
+"""One image, many translations: styles drawn at random, or read from reference images of the target domain."""
+
+from argparse import Namespace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.single_dataset import SingleDataset
+from util.parser import positive_int
+
+OTHER = {"A": "B", "B": "A"}
+
+
+def add_style_options(parser) -> None:
+    """Flags of test.py for methods that translate with a style."""
+    group = parser.group("results")
+    text = (
+        "pictures per input, each in another style drawn from --seed, the same ones for all inputs"
+    )
+    group.add("--num_styles", 1, text, type=positive_int)
+    text = "take styles from this image, or from each image of this folder, instead of drawing them"
+    group.add("--style", None, text, metavar="IMAGE|FOLDER")
+
+
+class ManyStyles:
+    """For a method whose translation takes a style; stands before BaseModel in the list of bases.
+
+    The method implements `draw_styles`, `encode_styles` and `translate_with`. Pictures of test.py are named fake_B,
+    fake_B_2, fake_B_3 and so on, one per style.
+    """
+
+    opt: Namespace
+    device: torch.device
+
+    def draw_styles(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count, ...) random styles, from numbers of a generator on the CPU."""
+        raise NotImplementedError
+
+    def encode_styles(self, role: str, images: Tensor) -> Tensor:
+        """(B,C,H,W) images of a domain -> (B, ...) their styles."""
+        raise NotImplementedError
+
+    def translate_with(self, role: str, images: Tensor, styles: Tensor) -> Tensor:
+        """(B,C,H,W) images of domain `role` -> the same size in the other domain; `styles` has one per image."""
+        raise NotImplementedError
+
+    def translate(self, real_A: Tensor, style: Tensor | None = None) -> Tensor:
+        """(B,C,H,W) in [-1,1] -> the same size in domain B, in one style (...), without it the first that is drawn."""
+        if style is None:
+            style = self.drawn_styles[0]
+        return self.translate_with("A", real_A, style.expand(len(real_A), *style.shape))
+
+    @cached_property
+    def drawn_styles(self) -> Tensor:
+        """The styles of --seed, the same on every machine."""
+        generator = torch.Generator().manual_seed(self.opt.seed)
+        count = getattr(self.opt, "num_styles", 1)
+        return self.draw_styles(count, generator).to(self.device)
+
+    @cached_property
+    def reference_styles(self) -> Tensor:
+        """The styles of the images that --style names, which are of domain B."""
+        references = SingleDataset(style_options(self.opt))
+        styles = []
+        for index in range(len(references)):
+            image = references.sample(index)["A"][None].to(self.device)
+            styles.append(self.encode_styles("B", image))
+        return torch.cat(styles)
+
+    def styles_for(self, role: str) -> Tensor:
+        """The styles in which images of a domain are translated: references are of domain B, so for A alone."""
+        from_references = role == "A" and self.opt.style
+        return self.reference_styles if from_references else self.drawn_styles
+
+    def show(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Images of either domain, and their translations in all styles."""
+        pictures = {}
+        for role in ("A", "B"):
+            if role not in batch:
+                continue
+
+            images = batch[role]
+            pictures[f"real_{role}"] = images
+            for number, style in enumerate(self.styles_for(role), 1):
+                label = f"fake_{OTHER[role]}" + (f"_{number}" if number > 1 else "")
+                styles = style.expand(len(images), *style.shape)
+                pictures[label] = self.translate_with(role, images, styles)
+        return pictures
+
+
+def style_options(opt: Namespace) -> Namespace:
+    """Options under which the images of --style are read as those of the input domain are."""
+    changes = {"dataroot": opt.style, "input_nc": opt.output_nc, "max_dataset_size": float("inf")}
+    return Namespace(**vars(opt) | changes)

@@ -1,0 +1,96 @@
+"""What methods share that translate one way: a generator and a discriminator, and the game between them.
+
+A subclass says how content is kept: CUT by patches, PatchGCL by patch graphs.
+"""
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor
+
+from models.adversary import discriminator_terms
+from models.base_model import BaseModel
+from models.losses.gan import generator_loss
+from util.errors import UserError
+from util.hardware.runtime import Runtime
+
+
+class OneSidedModel(BaseModel):
+    """G translates A into B; D tells translated images from real ones of B.
+
+    Args:
+        identity: whether G translates B too, in the same pass, so that B can be kept as it is.
+        pool_size: earlier translated images that D is shown too; 0 for none.
+
+    Attributes:
+        domains: that G translates, 2 with `identity`.
+        real, fake: what G has read and made, (domains * B, C, H, W); fake_B and idt_B are the parts of `fake`.
+        players: who moves with G.
+    """
+
+    def __init__(
+        self, opt: Namespace, runtime: Runtime, *, identity: bool = False, pool_size: int = 0
+    ) -> None:
+        super().__init__(opt, runtime)
+        self.domains = 2 if identity else 1
+        self.players = ["G"]
+        self.netG = self.add_network(
+            "G", self.new_generator(opt.input_nc, opt.output_nc), average=True
+        )
+        if not self.is_train:
+            return
+
+        self.visual_names = ["real_A", "fake_B", "real_B", *(["idt_B"] if identity else [])]
+        self.netD = self.add_network("D", self.new_discriminator(opt.output_nc))
+        self.pool_B = self.add_memory("pool_B", self.new_pool(pool_size, opt.output_nc))
+        self.add_optimizer("D", self.netD)
+        self.add_optimizer("G", self.netG)
+
+    def forward(self) -> None:
+        """Translate A and, with `identity`, B, in one pass of G."""
+        both = self.domains == 2
+        self.real = torch.cat([self.real_A, self.real_B]) if both else self.real_A
+        self.fake = self.generate(self.real)
+
+        if both:
+            self.fake_B, self.idt_B = self.fake.chunk(2)
+        else:
+            self.fake_B = self.fake
+
+    def generate(self, real: Tensor) -> Tensor:
+        """G's pass in `forward`; a method overrides it to mirror images or to keep features."""
+        return self.netG(real)
+
+    def optimize_parameters(self) -> None:
+        """First D, then G and its helpers together."""
+        self.update("D", loss=self.compute_D_loss)
+        self.update(*self.players, loss=self.compute_G_loss)
+
+    def compute_D_loss(self) -> dict[str, Tensor]:
+        """Tell translated images, new or of the pool, from real ones."""
+        return discriminator_terms(
+            self.netD, self.real_B, self.pool_B(self.fake_B), self.opt.gan_mode
+        )
+
+    def compute_G_loss(self) -> dict[str, Tensor]:
+        """Fool D; a method adds how content is kept."""
+        return self.adversarial_terms()
+
+    def adversarial_terms(self) -> dict[str, Tensor]:
+        """G's part of the game; nothing with --lambda_GAN 0."""
+        opt = self.opt
+        if not opt.lambda_GAN:
+            return {}
+        return {"G_GAN": opt.lambda_GAN * generator_loss(self.netD(self.fake_B), opt.gan_mode)}
+
+    def translate(self, real_A: Tensor) -> Tensor:
+        """(B,C,H,W) in [-1,1] -> the same size in domain B."""
+        return self.inference_net("G")(real_A)
+
+
+def check_equal_channels(opt: Namespace, why: str, remedy: str) -> None:
+    """Raise UserError where both domains differ in channels; `why` they must not, `remedy` in the imperative."""
+    if opt.input_nc != opt.output_nc:
+        raise UserError(
+            f"{why} equal channels in both domains (input_nc {opt.input_nc}, output_nc {opt.output_nc}): {remedy}"
+        )

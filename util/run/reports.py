@@ -1,0 +1,111 @@
+"""What the training loop does now and then, as a list of reports: print, show, save, trace.
+
+A new one is a class here or beside what it reports, and a line in `create_reports`.
+"""
+
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any
+
+from util.hardware.runtime import Runtime
+from util.logs.visualizer import Visualizer
+from util.run.checkpoint import Checkpoint
+from util.run.folder import run_dir
+from util.run.profiler import StepProfiler
+from util.run.progress import Progress
+
+
+@dataclass
+class Run:
+    """The parts of a run under way that reports look at."""
+
+    opt: Namespace
+    runtime: Runtime
+    model: Any  # a BaseModel
+    progress: Progress
+    checkpoint: Checkpoint
+    visualizer: Visualizer
+
+    def close(self) -> None:
+        """Write what waits, and leave the other processes."""
+        self.visualizer.close()
+        self.runtime.close()
+
+
+class Report:
+    """One thing that is done now and then; a subclass overrides what it needs."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def after_step(self, last: bool) -> None:
+        """A step is done; `last`: training ends with it, within its epoch."""
+
+    def after_epoch(self, epoch: int) -> None:
+        """An epoch is done, learning rates have moved on."""
+
+    def close(self) -> None:
+        """Training has ended, also by an error."""
+
+
+class Losses(Report):
+    """Moves the bar; prints the losses at --print_freq, and the learning rate after an epoch."""
+
+    def after_step(self, last: bool) -> None:
+        run, progress = self.run, self.run.progress
+        run.visualizer.advance(progress.images_per_step)
+        if not progress.due(run.opt.print_freq):
+            return
+
+        run.model.check_finite(run.checkpoint.last_saved)
+        losses = run.runtime.mean(run.model.get_current_losses())
+        times = progress.times() | run.runtime.memory()
+        run.visualizer.print_losses(progress.epoch, progress.images, losses, times)
+
+    def after_epoch(self, epoch: int) -> None:
+        rate = f"learning rate {self.run.model.learning_rate:.2g} from here"
+        self.run.visualizer.message(
+            f"end of epoch {epoch} of {self.run.progress.last_epoch}, {rate}"
+        )
+
+
+class Pictures(Report):
+    """Shows pictures at --display_freq, and puts them on the page at --update_html_freq."""
+
+    def after_step(self, last: bool) -> None:
+        run, progress = self.run, self.run.progress
+        save = progress.due(run.opt.update_html_freq)
+        if save or progress.due(run.opt.display_freq):
+            pictures = run.model.get_current_visuals()
+            run.visualizer.display(pictures, progress.epoch, progress.images, save)
+
+
+class Trace(Report):
+    """Records --profile steps for Perfetto."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.profiler = StepProfiler(run.opt.profile, run_dir(run.opt), run.visualizer.message)
+
+    def after_step(self, last: bool) -> None:
+        self.profiler.advance()
+
+    def close(self) -> None:
+        self.profiler.close()
+
+
+class Saves(Report):
+    """Saves the run at --save_latest_freq and where it ends, weights that are kept at --save_epoch_freq."""
+
+    def after_step(self, last: bool) -> None:
+        if last or self.run.progress.due(self.run.opt.save_latest_freq):
+            self.run.checkpoint.save_latest()
+
+    def after_epoch(self, epoch: int) -> None:
+        if epoch % self.run.opt.save_epoch_freq == 0 or self.run.progress.finished:
+            self.run.checkpoint.save_epoch(epoch)
+
+
+def create_reports(run: Run) -> list[Report]:
+    """All reports of a run, in the order in which they are made; what can fail a run comes before it is saved."""
+    return [Losses(run), Pictures(run), Trace(run), Saves(run)]
