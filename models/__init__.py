@@ -19,9 +19,35 @@ def find_model(name: str) -> type[BaseModel]:
     return find_class(sys.modules[__name__], "_model", BaseModel, name, "--model")
 
 
+def resolve_alias(name: str, argv: Sequence[str]) -> str:
+    """What --model says as the name of a file: it may be the name that a method has in its release.
+
+    Where several methods share a name there, the flags of the command line tell which is meant.
+    """
+    names = model_names()
+    if name in names:
+        return name
+
+    given, best, most = (
+        flags_of(argv),
+        name,
+        -1,
+    )  # an unknown name is explained by whoever looks it up
+    for own in names:
+        telling = find_model(own).ALIASES.get(name)
+        if telling is not None and given.issuperset(telling) and len(telling) > most:
+            best, most = own, len(telling)
+    return best
+
+
+def flags_of(argv: Sequence[str]) -> set[str]:
+    """The flags of a command line, without their values."""
+    return {argument.split("=")[0] for argument in argv}
+
+
 def implied_model(argv: Sequence[str]) -> str | None:
     """The model that a training command without --model means, by a flag that only one method's commands have."""
-    given = {argument.split("=")[0] for argument in argv}
+    given = flags_of(argv)
     return next((name for name in model_names() if given & set(find_model(name).IMPLIED_BY)), None)
 
 

@@ -25,7 +25,8 @@ class BaseModel(TrainingStep, ABC):
 
     Attributes:
         PRESETS: published configurations, name -> {option: value}; the first is the default.
-        ALIASES: other names of the method that --model takes, such as those of its release.
+        ALIASES: other names of the method that --model takes, such as that of its release -> flags that must be there
+            for it to mean this method, where several share the name.
         IMPLIED_BY: flags that mean this method in a training command without --model, as its release's commands.
         TEST_ROLES: which domains test.py reads: "A", or "AB" where the method shows or translates both.
         TRAINABLE: False for a method without training: test.py then needs no run.
@@ -35,7 +36,7 @@ class BaseModel(TrainingStep, ABC):
     """
 
     PRESETS: dict[str, dict[str, Any]] = {}
-    ALIASES: tuple[str, ...] = ()
+    ALIASES: dict[str, tuple[str, ...]] = {}
     IMPLIED_BY: tuple[str, ...] = ()
     TEST_ROLES = "A"
     TRAINABLE = True

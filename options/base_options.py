@@ -53,7 +53,9 @@ class BaseOptions:
         first.set_defaults(
             **{key: value for key, value in (saved or {}).items() if key in first.declared()}
         )
-        return first.parse_known_args(argv)[0]
+        found = first.parse_known_args(argv)[0]
+        found.model = models.resolve_alias(found.model, argv)
+        return found
 
     def build_parser(self, first: Namespace) -> OptionParser:
         """The full parser: shared flags, this phase's, the model's, the data set's."""

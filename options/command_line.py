@@ -22,6 +22,8 @@ def parse(options: BaseOptions, argv: Sequence[str] | None = None) -> Namespace:
     parser = options.build_parser(first)
 
     given = parser.parse_given(argv, lambda: flags_elsewhere(options, parser, first, argv, saved))
+    if "model" in given:
+        given["model"] = first.model  # by its own name
     opt = options.resolve(parser, given, saved)
     options.check(opt)
     return opt
