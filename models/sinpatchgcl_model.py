@@ -10,7 +10,7 @@ run this, so it is a reconstruction; docs/methods.md lists the choices.
 from argparse import Namespace
 
 from models import single_image
-from models.patchgcl_model import PatchGCLModel
+from models.patchgcl_model import PAPER, PatchGCLModel
 from models.single_image import SingleImage
 
 
@@ -18,12 +18,9 @@ class SinPatchGCLModel(SingleImage, PatchGCLModel):
     """PatchGCL on crops of one image per domain."""
 
     PRESETS = {
-        "paper": {**single_image.OFFICIAL, **PatchGCLModel.PRESETS["paper"]},
-        "official": {**single_image.OFFICIAL, **PatchGCLModel.PRESETS["official"]},
-        "shared": {
-            **single_image.SCHEDULE,
-            **PatchGCLModel.PRESETS["paper"],
-        },  # the common networks
+        "official": single_image.OFFICIAL,
+        "paper": {**single_image.OFFICIAL, **PAPER, "lambda_GNN": 4 * PAPER["lambda_GNN"]},
+        "shared": single_image.SCHEDULE,  # the common networks
     }
 
     @staticmethod

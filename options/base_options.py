@@ -9,7 +9,7 @@ import models
 from data.transforms import MODES
 from models.networks import DISCRIMINATORS, GENERATORS, generator_size_multiple, training_size
 from util.errors import UserError
-from util.hardware.runtime import PRECISIONS
+from util.hardware.runtime import PRECISIONS, planned_precision
 from util.parser import (
     OptionParser,
     natural,
@@ -265,7 +265,7 @@ class BaseOptions:
 
     @staticmethod
     def recipe(opt: Namespace, parser: OptionParser, published: dict[str, Any]) -> str:
-        """Which recipe a result comes from: model, preset, and every choice of method that departs from it."""
+        """Which recipe a result comes from: model, preset, precision, and every choice that departs from the preset."""
         names = [
             name for group in (ARCHITECTURE, opt.model, TRAINING) for name in parser.members(group)
         ]
@@ -274,9 +274,9 @@ class BaseOptions:
             for name in names
             if name not in ("model", "preset") and getattr(opt, name) != published[name]
         ]
-        return f"{opt.model}, preset {opt.preset or 'none'}" + (
-            f", with {', '.join(departures)}" if departures else ""
-        )
+        precision = planned_precision(opt.gpu_ids, opt.amp, opt.tf32)
+        text = f"{opt.model}, preset {opt.preset or 'none'}, {precision}"
+        return f"{text}, with {', '.join(departures)}" if departures else text
 
     def check(self, opt: Namespace) -> None:
         """Checks across flags, before any data is touched; raises UserError."""

@@ -23,14 +23,14 @@ import torchvision
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.benchmarking import head, levers, report, sweep  # noqa: E402
-from scripts.benchmarking.checks import LOSS, Agreements, Refused, copy_weights  # noqa: E402
-from scripts.benchmarking.contest import Settings  # noqa: E402
-from scripts.benchmarking.device import Device  # noqa: E402
-from scripts.benchmarking.official import Released  # noqa: E402
-from scripts.benchmarking.ours import LADDER, ON_CPU, ON_GPU, Ours  # noqa: E402
-from scripts.benchmarking.release import GRAPH_PATHS, Release  # noqa: E402
-from scripts.benchmarking.step import (  # noqa: E402
+from scripts.benchmarking import head, levers, report, sweep
+from scripts.benchmarking.checks import LOSS, Agreements, Refused, copy_weights
+from scripts.benchmarking.contest import Settings
+from scripts.benchmarking.device import Device
+from scripts.benchmarking.official import Released
+from scripts.benchmarking.ours import LADDER, ON_CPU, ON_GPU, Ours
+from scripts.benchmarking.release import GRAPH_PATHS, Release
+from scripts.benchmarking.step import (
     AS_PUBLISHED,
     BASELINES,
     REFERENCE,
@@ -40,9 +40,9 @@ from scripts.benchmarking.step import (  # noqa: E402
     measure_parts,
     require_admitted,
 )
-from util.errors import UserError  # noqa: E402
-from util.hardware.provenance import git_commit  # noqa: E402
-from util.parser import int_list, positive_int  # noqa: E402
+from util.errors import UserError
+from util.hardware.provenance import git_commit
+from util.parser import int_list, positive_int
 
 PARTS = ("step", "parts", "levers", "memory", "head", "sweep", "files", "translation")
 TURNS = {"cuda": (50, 5, 20), "cpu": (3, 3, 1)}  # iterations a round, rounds, steps of warm-up

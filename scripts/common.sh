@@ -42,7 +42,7 @@ find_data() {
     }
 }
 
-# train RUN DATASET DIRECTION FLAGS: with the default preset, the paper's.
+# train RUN DATASET DIRECTION FLAGS: with the preset of the release, the default.
 train() {
     find_data "$2"
     $python train.py --dataroot "$data" --name "$1" --direction "$3" "${@:4}"

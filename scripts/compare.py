@@ -25,19 +25,21 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.image_file import read_image  # noqa: E402
-from data.image_folder import phase_folder  # noqa: E402
-from models.inference.translate import translate  # noqa: E402
-from options import TestOptions, parse  # noqa: E402
-from options.base_options import run_dir  # noqa: E402
-from scripts import evaluate  # noqa: E402
-from scripts.comparing.facts import differing_options, measured, training_facts  # noqa: E402
-from scripts.comparing.page import Column, write_comparison  # noqa: E402
-from util.errors import UserError, exit_status  # noqa: E402
-from util.pages.gallery import Gallery  # noqa: E402
-from util.pages.html import Picture  # noqa: E402
-from util.parser import OptionParser  # noqa: E402
-from util.run.folder import saved_record  # noqa: E402
+from data.image_file import read_image
+from data.image_folder import phase_folder
+from models.inference.translate import translate
+from options import TestOptions, parse
+from scripts import evaluate
+from scripts.comparing.facts import differing_options, measured, training_facts
+from scripts.comparing.page import Column, write_comparison
+from util.errors import UserError, exit_status
+from util.pages.gallery import Gallery
+from util.pages.html import Picture
+from util.parser import OptionParser
+from util.run.folder import (
+    run_dir,
+    saved_record,
+)
 
 LONGEST_FOLDER = 100  # characters; beyond, a checksum takes the place of further names
 

@@ -7,9 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from models import find_model, model_names  # noqa: E402
-from options import TestOptions, TrainOptions  # noqa: E402
-from util.parser import OptionParser, show_value  # noqa: E402
+from models import find_model, model_names
+from options import TestOptions, TrainOptions
+from util.parser import OptionParser, show_value
 
 HEAD = """# Options
 

@@ -24,15 +24,15 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.image_file import read_image  # noqa: E402
-from data.image_folder import list_images, phase_folder  # noqa: E402
-from data.picture_set import PictureSet  # noqa: E402
-from util.errors import UserError, exit_status  # noqa: E402
-from util.files import atomic_path  # noqa: E402
-from util.hardware import provenance  # noqa: E402
-from util.metrics import truth as metrics  # noqa: E402
-from util.metrics.fid import FID_BIAS, fid_and_kid  # noqa: E402
-from util.run.folder import saved_record  # noqa: E402
+from data.image_file import read_image
+from data.image_folder import list_images, phase_folder
+from data.picture_set import PictureSet
+from util.errors import UserError, exit_status
+from util.files import atomic_path
+from util.hardware import provenance
+from util.metrics import truth as metrics
+from util.metrics.fid import FID_BIAS, fid_and_kid
+from util.run.folder import saved_record
 
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
 

@@ -21,10 +21,9 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from models.losses.graph_nce import multi_level_loss  # noqa: E402
-from models.networks.graph import GraphHead  # noqa: E402
-from models.patchgcl_model import PatchGCLModel  # noqa: E402
-from util.errors import UserError, exit_status  # noqa: E402
+from models.losses.graph_nce import multi_level_loss
+from models.networks.graph import GraphHead
+from util.errors import UserError, exit_status
 
 README = {
     "num_hop": 2,
@@ -71,12 +70,11 @@ def build_head(arrays: dict[str, Tensor], options: dict[str, Any]) -> GraphHead:
     weights = {name[2:]: value for name, value in arrays.items() if name.startswith("w:")}
     layers = sum(name.startswith("embed_") and name.endswith(".weight") for name in weights)
     channels = [weights[f"embed_{i}.linear.weight"].shape[1] for i in range(layers)]
-    official = PatchGCLModel.PRESETS["official"]
     head = GraphHead(
-        channels, weights["embed_0.linear.weight"].shape[0], num_hop=options["num_hop"], pool_hop=official["pool_hop"],
-        pooling_num=options["pooling_num"], down_scale=options["down_scale"], pool_shrink=official["pool_shrink"],
-        threshold=options["nonzero_th"], strict=official["threshold_test"] == "gt",
-        extra_loop=official["extra_self_loop"], pool_adjacency=official["pool_adjacency"],
+        channels, weights["embed_0.linear.weight"].shape[0], num_hop=options["num_hop"], pool_hop=1,
+        pooling_num=options["pooling_num"], down_scale=options["down_scale"], pool_shrink=2,
+        threshold=options["nonzero_th"], strict=True,
+        extra_loop=True, pool_adjacency="two_hop",
     ).double()  # fmt: skip
     try:
         head.load_state_dict(weights)

@@ -95,7 +95,7 @@ def test_a_run_leaves_everything_behind(whole):
     } <= names
     assert not [n for n in names if n.endswith(".tmp")]
     assert len(records(root)) == 12
-    assert "recipe: patchgcl, preset paper" in result.stdout
+    assert "recipe: patchgcl, preset official, float32" in result.stdout
     assert "end of epoch 3 of 3" in result.stdout
     assert "VGG16" in result.stdout and "random" in result.stdout
 
@@ -385,7 +385,7 @@ def test_two_processes_train_as_one(tmp_path):
         [*launch, "train.py", *train_flags(tmp_path, *SCHEDULE, *flags, "--name", "two")]
     )
     assert result.returncode == 0, result.stderr
-    for line in ("recipe: patchgcl", "lambda_GNN: 0.1", "training is complete"):
+    for line in ("recipe: patchgcl", "lambda_GNN: 0.1", "--max_steps 2 is reached"):
         assert result.stdout.count(line) == 1, f"{line} is not printed once"
     alone, together = records(tmp_path), records(tmp_path, "two")
     assert len(alone) == len(together) == 2

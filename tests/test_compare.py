@@ -77,7 +77,7 @@ def world(tmp_path_factory):
         root,
         ODD_RUN,
         "--preset",
-        "official",
+        "paper",
         "--load_size",
         "80",
         "--crop_size",

@@ -35,7 +35,7 @@ def mixed(tmp_path):
 @pytest.mark.parametrize("mode", ["unaligned", "single"])
 def test_the_other_domain_is_not_needed_and_not_loaded(mixed, mode):
     [batch, *_] = make_loader(test_options(mixed, dataset_mode=mode)).epoch(1)
-    assert set(batch) == {"A", "A_paths", "A_size"}
+    assert set(batch) == {"A", "A_paths", "A_size", "index"}
     (mixed / "testB").mkdir()  # empty: an error, were it read
     assert len(make_loader(test_options(mixed, dataset_mode=mode))) == 9
 

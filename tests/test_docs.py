@@ -91,7 +91,8 @@ def test_the_released_commands_of_the_readme_run(tmp_path):
     where = ["--checkpoints_dir", tmp_path / "checkpoints", "--dataroot", tmp_path / "data"]
     result = run_command([*trained, *TINY, *where, "--vgg_weights", "random", "--max_steps", "2"])
     assert result.returncode == 0, result.stderr
-    assert "pooling_ratio=1.0,0.5" in result.stdout
+    assert "recipe: patchgcl, preset official, float32, with netG=" in result.stdout
+    assert "pooling_ratio=" not in result.stdout, "the README's values are the recipe's own"
     released = ["--CUT_mode", "CUT", "--phase", "test", "--epoch", "latest", "--num_test", "3"]
     where += ["--results_dir", tmp_path / "results", "--gpu_ids", "-1"]
     result = run_command(["test.py", "--name", "h2z", *released, *where])

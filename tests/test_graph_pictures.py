@@ -82,7 +82,16 @@ def test_the_arrays_are_what_the_head_computes(shown):
     """The head itself, with every position sampled, on the written pictures."""
     root, folder = shown
     arrays = np.load(folder / "arrays" / "image_001.npz")
-    head = GraphHead([128, 512], 8, pooling_num=2)
+    head = GraphHead(
+        [128, 512],
+        8,
+        pooling_num=2,
+        pool_hop=1,
+        pool_shrink=2,
+        strict=True,
+        extra_loop=True,
+        pool_adjacency="two_hop",
+    )
     head.load_state_dict(
         torch.load(root / "checkpoints" / "run" / "latest_net_F.pth", weights_only=True)
     )

@@ -20,22 +20,18 @@ def parsed(*argv: str):
 
 
 def test_default_then_preset_then_flag():
-    assert parsed().pool_hop is None
-    assert parsed("--preset", "official").pool_hop == 1
-    assert parsed("--preset", "official", "--pool_hop", "3").pool_hop == 3
-    assert parsed("--preset", "official", "--symmetric_nce", "false").symmetric_nce is False
+    assert parsed().pool_hop == 1
+    assert parsed("--preset", "paper").pool_hop is None
+    assert parsed("--preset", "paper", "--pool_hop", "3").pool_hop == 3
+    assert parsed("--preset", "paper", "--symmetric_nce", "true").symmetric_nce is True
 
 
 def test_the_released_command_is_understood():
     opt = parsed(*README_COMMAND)
-    assert (opt.model, opt.preset, opt.lambda_GNN, opt.num_hop, opt.gnn_idt) == (
-        "patchgcl",
-        "paper",
-        0.1,
-        2,
-        True,
-    )
+    chosen = (opt.model, opt.preset, opt.lambda_GNN, opt.num_hop, opt.gnn_idt)
+    assert chosen == ("patchgcl", "official", 0.1, 2, True)
     assert opt.pooling_ratio == [1.0, 0.5]
+    assert opt.recipe == "patchgcl, preset official, float32", "the released loss, to the last flag"
     assert parsed("--pooling_ratio", "1, 1, 1").pooling_ratio == [1.0, 1.0, 1.0]
 
 
@@ -52,7 +48,7 @@ def test_flags_take_true_and_false(typed):
         (["--lambda_G", "1"], "unknown argument --lambda_G"),
         (["--model", "patchgc"], "did you mean 'patchgcl'"),
         (["--dataset_mode", "unalined"], "did you mean 'unaligned'"),
-        (["--preset", "offical"], "did you mean 'official'? there are: paper, official"),
+        (["--preset", "offical"], "did you mean 'official'? there are: official, paper"),
         (["--lr_policy", "warm"], "invalid choice: 'warm'"),
         (["--ngf", "0"], "at least 1"),
         (["--pooling_ratio", "a,b"], "separated by commas"),
@@ -170,12 +166,12 @@ def test_a_missing_dataroot_is_named():
 
 
 def test_the_printout_stars_what_differs_and_names_the_recipe():
-    opt = parsed("--preset", "official", "--lambda_GNN", "0.2", "--batch_size", "2")
+    opt = parsed("--preset", "paper", "--lambda_GNN", "0.2", "--batch_size", "2")
     lines = describe_options(opt).splitlines()
     assert any(line.split() == ["*", "lambda_GNN:", "0.2"] for line in lines)
-    assert any(line.split() == ["*", "average_levels:", "true"] for line in lines)
+    assert any(line.split() == ["*", "average_levels:", "false"] for line in lines)
     assert any(line.split() == ["lr:", "0.0002"] for line in lines)
-    assert opt.recipe == "patchgcl, preset official, with lambda_GNN=0.2"
+    assert opt.recipe == "patchgcl, preset paper, float32, with lambda_GNN=0.2"
 
 
 def test_name_suffix_is_filled_in():
@@ -207,7 +203,7 @@ def test_testing_needs_only_the_name(tmp_path):
     )
     assert (
         opt.recipe == trained.recipe
-        and "preset official, with netG=resnet_4blocks, ngf=4" in opt.recipe
+        and "preset official, float32, with netG=resnet_4blocks, ngf=4" in opt.recipe
     )
 
 
@@ -311,7 +307,7 @@ def test_the_record_beside_the_weights_holds_everything(tmp_path):
     assert record["options"]["ngf"] == 4
     assert record["recipe"] == opt.recipe
     assert record["versions"] == {"commit": "abc"}
-    assert "preset paper" in (tmp_path / "checkpoints" / "run" / "train_opt.txt").read_text()
+    assert "preset official" in (tmp_path / "checkpoints" / "run" / "train_opt.txt").read_text()
 
 
 def test_every_flag_has_help(tmp_path):

@@ -46,12 +46,12 @@ def test_the_official_recipe_is_the_released_one():
         "save_epoch_freq": 1,
     }  # fmt: skip
     assert {name: getattr(opt, name) for name in expected} == expected
-    assert opt.recipe == "sincut, preset official"
+    assert opt.recipe == "sincut, preset official, float32"
     changed = parse(
         TrainOptions(),
         ["--model", "sincut", "--dataroot", "x", "--lambda_NCE", "2", "--lambda_R1", "0"],
     )
-    assert changed.recipe == "sincut, preset official, with lambda_NCE=2.0, lambda_R1=0.0"
+    assert changed.recipe == "sincut, preset official, float32, with lambda_NCE=2.0, lambda_R1=0.0"
 
 
 def test_the_common_recipe_keeps_data_and_losses_and_takes_the_common_networks():
@@ -183,7 +183,7 @@ def test_crops_of_64_pixels_have_a_graph_node_at_every_position(tmp_path):
         make_image_folder(tmp_path / "data" / folder, count=1, size=(90, 80))
     flags = ["--crop_size", "64", "--num_patches", "256", "--batch_size", "2"]
     _, _, loader, model = build(tmp_path, "sinpatchgcl", "paper", *flags)
-    assert model.opt.lambda_GNN == 0.4
+    assert model.opt.lambda_GNN == 0.2
     graphs = []
     judge = model.judge
     model.judge = lambda levels: graphs.append(levels) or judge(levels)

@@ -107,7 +107,8 @@ class Ours(Contestant):
 
     def density(self) -> float:
         """Share of pairs of nodes that were edges in the last step."""
-        return float(self.model.losses["density"])
+        layers = [self.model.losses[f"density_{name}"] for name in self.model.layer_names()]
+        return float(sum(layers)) / len(layers)
 
     @contextlib.contextmanager
     def fixed_positions(self, ids: Sequence[Tensor]) -> Iterator[None]:

@@ -62,14 +62,14 @@ def write_comparison(
     title = " · ".join(column.title for column in methods)
     summary = f"{len(rows)} inputs · {len(methods)} methods"
     body = [
-        tags.style(raw((ASSETS / "compare_page.css").read_text(encoding="utf-8"))),
+        tags.style(raw((ASSETS / "page.css").read_text(encoding="utf-8"))),
         tags.div(*map(_card, methods), cls="methods"),
         *_figures_table(methods),
         *_options_table(methods, options),
         tags.details(tags.summary("How this page was made"), html.fact_table(facts)),
         _toolbar(columns),
         tags.div(*(_row(name, row, columns) for name, row in rows.items()), cls="rows"),
-        tags.script(raw((ASSETS / "compare_page.js").read_text(encoding="utf-8"))),
+        tags.script(raw((ASSETS / "page.js").read_text(encoding="utf-8"))),
     ]
     html.write_page(path, html.page(title, summary, body))
     return path

@@ -81,6 +81,20 @@ def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:
     return PRECISIONS[amp]
 
 
+def planned_precision(gpu_ids: str | None, amp: str, tf32: bool) -> str:
+    """In words, the precision in which networks will run that are asked for like this; nothing is started."""
+    on_gpu = gpu_ids != "-1" and torch.cuda.is_available()
+    dtype = choose_precision(amp, torch.device("cuda" if on_gpu else "cpu"))
+    if dtype is not None:
+        return precision_name(dtype)
+    return "float32 with TF32 convolutions" if on_gpu and tf32 else precision_name(dtype)
+
+
+def precision_name(dtype: torch.dtype | None) -> str:
+    """bfloat16, float16 or, for None, float32."""
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
 class Runtime:
     """Where and how the program runs; a null object on one CPU.
 
@@ -255,7 +269,7 @@ class Runtime:
             if self.world_size > 1
             else f"{torch.get_num_threads()} threads"
         )
-        precision = str(self.amp_dtype or torch.float32).removeprefix("torch.")
+        precision = precision_name(self.amp_dtype)
         speed = {
             "channels_last": self.memory_format == torch.channels_last,
             "compiled": self.compile,
