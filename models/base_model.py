@@ -309,7 +309,8 @@ class BaseModel(TrainingStep, ABC):
         """What the options ask for wins over a loaded state; moments take the layout that the weights have here."""
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
-            rate = float(group["lr"]) * asked["initial_lr"] / group["initial_lr"]
+            change = asked["initial_lr"] / group["initial_lr"]  # exactly 1 where nothing changed
+            rate = float(group["lr"]) * change
             group.update(asked, lr=self.runtime.learning_rate(rate))
         self.schedulers[name].base_lrs = [asked["initial_lr"]]
 

@@ -152,7 +152,9 @@ def test_resume_reproduces_the_next_losses(tmp_path, name, preset):
     torch.manual_seed(99)  # resuming must bring its own random state
     Checkpoint(opt, runtime, again, progress).resume()
     assert (progress.epoch, progress.step) == (1, 2)
-    assert [step(again, batch) for batch in batches[2:4]] == expected
+    for batch, wanted in zip(batches[2:4], expected, strict=True):
+        found = step(again, batch)  # of a cycle, only what its steps have computed since
+        assert found and found == {key: wanted[key] for key in found}
     for key, value in weights(again).items():
         assert torch.equal(value, after[key]), key
     for key, net in again.averages.items():
