@@ -18,6 +18,9 @@ case "$*" in
     *) fail "setup.sh $*: the only option is --dev" ;;
 esac
 
+# A link leads to the environment of another checkout, which an installation here would empty.
+[[ ! -L .venv ]] || fail ".venv is a link to $(readlink .venv): remove the link, or set up there"
+
 stamp=.venv/setup.stamp # what is installed; "unfinished" while an installation is under way
 previous=$(cat $stamp 2>/dev/null || true)
 if [[ $previous == *.ci/requirements.txt* ]]; then # once installed, kept
