@@ -32,7 +32,7 @@ def train(opt: Namespace) -> int:
     loader = create_loader(opt, runtime)
     model = create_model(opt, runtime)
     progress = Progress.from_options(opt, loader, loader.images_per_step)
-    checkpoint = Checkpoint(opt, runtime, model, progress)
+    checkpoint = Checkpoint(opt, runtime, model, progress, loader.dataset.fingerprint())
 
     # begin, or go on
     notes = checkpoint.begin()

@@ -1,5 +1,7 @@
 """The contract of data sets: they say which views make up a sample; reading, caching and batching is done for them."""
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from dataclasses import dataclass
@@ -87,6 +89,19 @@ class BaseDataset(ABC):
     @abstractmethod
     def plan(self, epoch: int, index: int) -> dict[str, View]:
         """The views of one sample, by role: a pure function of seed, epoch (from 1) and index."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells the images of each domain from others: their number, and a checksum of their names and sizes."""
+        prints = {}
+        for role, domain in self.domains.items():
+            checksum = hashlib.sha256()
+            for path in domain.paths:
+                name = os.path.relpath(path, domain.folder)
+                checksum.update(
+                    f"{name}\0{os.path.getsize(path)}\0".encode(errors="surrogateescape")
+                )
+            prints[role] = f"{len(domain.paths)} images, {checksum.hexdigest()[:16]}"
+        return prints
 
     def sample(self, index: int, epoch: int = 1) -> dict[str, Tensor]:
         """One sample, read here and now: images (C,H,W) in [-1,1] by role; the same on every machine.

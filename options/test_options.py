@@ -7,7 +7,7 @@ import models
 from options.base_options import ARCHITECTURE, DATA, BaseOptions
 from util.errors import UserError
 from util.parser import OptionParser, size_limit
-from util.run.folder import run_dir, saved_record
+from util.run.folder import is_other_data, run_dir, saved_record
 
 OWN_AT_TEST = (
     "preprocess",
@@ -90,7 +90,14 @@ class TestOptions(BaseOptions):
                 raise UserError(
                     f"--{name} {given[name]} contradicts the training run, which used {saved[name]}; leave the flag out"
                 )
+        if "direction" in saved and given.get("direction") not in (None, saved["direction"]):
+            raise UserError(
+                f"--direction {given['direction']} contradicts the training run, which translates "
+                f"{saved['direction']}; leave the flag out, or train a run for the other direction"
+            )
+
         opt = super().resolve(parser, given, saved)
+        opt.other_data = is_other_data(opt.dataroot, saved.get("dataroot"))
         opt.max_dataset_size = min(opt.max_dataset_size, opt.num_test)
         opt.recipe = self.saved_recipe or opt.recipe
         return opt

@@ -32,7 +32,7 @@ from util.files import atomic_path
 from util.hardware import provenance
 from util.metrics import truth as metrics
 from util.metrics.fid import FID_BIAS, fid_and_kid
-from util.run.folder import saved_record
+from util.run.folder import is_other_data, result_dir, saved_record
 
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
 
@@ -99,36 +99,56 @@ def find_folders(args: argparse.Namespace) -> dict[str, Any]:
     if not args.name:
         args.out = args.out or Path(f"{args.fake}_{measure_name(args)}.json")
         return {}
-    results = args.results_dir / args.name / f"{args.phase}_{args.epoch}"
-    args.fake = args.fake or results / "images" / "fake_B"
-    args.input = args.input or results / "images" / "real_A"
-    if not args.fake.is_dir():
-        raise UserError(
-            f"--name {args.name}: {args.fake} does not exist; first run: python test.py --name {args.name}"
-        )
+
+    # the record of the run
     run = {"name": args.name}
     chosen = args.real or args.truth
     remedy = "" if chosen else "say with --real or --truth what to compare with"
     record = saved_record(args.checkpoints_dir / args.name, remedy)
+    options = record.get("options", {})
     if record:
-        options = record["options"]
-        run |= {
-            "recipe": record["recipe"],
-            "seed": options["seed"],
-            "trained_with": record["versions"],
-        }
+        run |= {"recipe": record["recipe"], "seed": options["seed"]}
+        run |= {"trained_with": record["versions"], "trained_on": options["dataroot"]}
+
+    # what test.py wrote with it
+    args.dataroot = args.dataroot or Path(options.get("dataroot", "."))
+    args.other_data = is_other_data(str(args.dataroot), options.get("dataroot"))
+    results = result_dir(args)
+    args.fake = args.fake or results / "images" / "fake_B"
+    args.input = args.input or results / "images" / "real_A"
+    if not args.fake.is_dir():
+        flags = f"--name {args.name}" + (f" --dataroot {args.dataroot}" if args.other_data else "")
+        raise UserError(
+            f"--name {args.name}: {args.fake} does not exist; first run: python test.py {flags}"
+        )
+
     if not chosen:
-        source, target = options["direction"].split("to")
-        data = args.dataroot or Path(options["dataroot"])
-        paired = (
-            options["dataset_mode"] == "aligned"
-        )  # test.py then wrote the other half of each pair as real_B
-        truth = results / "images" / "real_B" if paired else data / f"{args.phase}{source}_truth"
-        args.truth = truth if truth.is_dir() else None
-        real = phase_folder(str(data), args.phase, target) or data / f"{args.phase}{target}"
-        args.real = None if args.truth else Path(real)
+        find_reference(args, options, results)
     args.out = args.out or results / f"{measure_name(args)}.json"
     return run
+
+
+def find_reference(args: argparse.Namespace, options: dict[str, Any], results: Path) -> None:
+    """What the pictures of a run are compared with: their truth where there is one, else the target domain."""
+    source, target = options["direction"].split("to")
+    paired = options["dataset_mode"] == "aligned"  # test.py then wrote the other half as real_B
+    own_truth = results / "images" / "real_B"
+    truth = own_truth if paired else args.dataroot / f"{args.phase}{source}_truth"
+    args.truth = truth if truth.is_dir() else None
+
+    folder = phase_folder(str(args.dataroot), args.phase, target)
+    real = folder or args.dataroot / f"{args.phase}{target}"
+    args.real = None if args.truth else Path(real)
+
+
+def check_belongs(flag: str, folder: Path) -> None:
+    """Raise UserError for a folder of result pictures that holds several kinds, such as inputs among outputs."""
+    if (folder.parent / "pictures.json").exists() and folder.name == "images":
+        kinds = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise UserError(
+            f"--{flag} {folder} holds pictures of several kinds ({', '.join(kinds)}): name one, such as "
+            f"{folder / 'fake_B'}"
+        )
 
 
 def measure_name(args: argparse.Namespace) -> str:
@@ -238,6 +258,7 @@ def measure(args: argparse.Namespace) -> None:
     for flag, folder in folders.items():
         if not Path(folder).is_dir():
             raise UserError(f"--{flag} {folder} is not a folder")
+        check_belongs(flag, Path(folder))
 
     result, text = compare_sets(args) if args.real else compare_with_truth(args)
     facts = {

@@ -105,7 +105,7 @@ def test_the_same_command_on_a_finished_run_returns_at_once(whole):
     before = state(root)
     again = train(root, "--ema", "0.9")
     assert again.returncode == 0, again.stderr
-    assert "training is complete" in again.stdout
+    assert "already complete, nothing was trained" in again.stdout
     assert_same_run(state(root), before)
     assert len(records(root)) == 12
 

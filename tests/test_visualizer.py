@@ -37,6 +37,8 @@ def options(**changes) -> Namespace:
         "display_winsize": 256,
     }
     libraries = {"use_tensorboard": False, "use_wandb": False}
+    made = {"recipe": "cut, preset shared", "dataroot": "photos", "direction": "BtoA", "seed": 3}
+    window |= made
     return Namespace(**{**defaults, **window, **libraries, **changes})
 
 

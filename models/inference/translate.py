@@ -18,7 +18,7 @@ from models.base_model import BaseModel
 from util.hardware.runtime import Runtime
 from util.pages.gallery import Gallery
 from util.run.checkpoint import load_for_inference
-from util.run.folder import result_dir, run_dir
+from util.run.folder import describe_history, result_dir, run_dir, saved_record
 
 
 def translate(opt: Namespace) -> Gallery:
@@ -33,14 +33,18 @@ def translate(opt: Namespace) -> Gallery:
     facts = {
         "command": shlex.join(["python", *sys.argv]),
         "recipe": opt.recipe,
+        "trained": "; ".join(describe_history(saved_record(run_dir(opt)))),
         "weights": ", ".join(weights) or "none",
+        "data": f"{opt.dataroot}, phase {opt.phase}, {opt.direction}",
+        "preprocess": opt.preprocess,
         **runtime.versions(),
     }
+    facts = {name: fact for name, fact in facts.items() if fact}
     count, names = len(loader.dataset), loader.dataset.result_names()
     print(f"{opt.recipe}: {count} images, weights {facts['weights']}, on {runtime.describe()}")
 
     began = time.perf_counter()
-    folder = result_dir(opt.results_dir, opt.name, opt.phase, opt.epoch)
+    folder = result_dir(opt)
     bar = tqdm(total=count, unit="img", disable=None)
     with gradients(model), bar, Gallery(folder, opt.easy_label or opt.name, facts) as gallery:
         for batch in loader.epoch(1):

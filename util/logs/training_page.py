@@ -26,9 +26,12 @@ class TrainingPage:
     name = "web page"
     live = False
 
-    def __init__(self, folder: Path, title: str, size: int) -> None:
-        """`folder`: where index.html goes; `size`: width of a picture on the page in pixels."""
+    def __init__(
+        self, folder: Path, title: str, size: int, facts: Mapping[str, str] | None = None
+    ) -> None:
+        """`folder`: where index.html goes; `size`: width of a picture on the page in pixels; `facts`: of the run."""
         self.folder, self.title, self.size = folder, title, size
+        self.facts = facts or {}
         self.rows_path = folder / "pictures.jsonl"
         self.records: list[dict] = []
         self.rows: list[dict] = []
@@ -86,9 +89,8 @@ class TrainingPage:
             for index in range(full_pages, 0, -1)
         }
         current = "newest" if number is None else f"older pictures {number}"
-        body = [
-            html.links({"loss_log.txt": "../loss_log.txt", "metrics.jsonl": "../metrics.jsonl"})
-        ]
+        logs = {"loss_log.txt": "../loss_log.txt", "metrics.jsonl": "../metrics.jsonl"}
+        body = [html.links(logs), *([html.fact_table(self.facts)] if self.facts else [])]
         if number is None and self.records:
             names = dict.fromkeys(name for record in self.records for name in record["losses"])
             images = [record["images"] for record in self.records]

@@ -121,7 +121,12 @@ def make_sinks(opt: Namespace, run_dir: Path) -> list[Sink]:
     """Return the background sinks that `opt` asks for; a further one is one more line here."""
     sinks: list[Sink] = []
     if not opt.no_html:
-        sinks.append(TrainingPage(run_dir / "web", opt.name, opt.display_winsize))
+        facts = {
+            "recipe": opt.recipe,
+            "data": f"{opt.dataroot}, {opt.direction}",
+            "seed": str(opt.seed),
+        }
+        sinks.append(TrainingPage(run_dir / "web", opt.name, opt.display_winsize, facts))
     if opt.display_id is None or opt.display_id > 0:
         where = (opt.display_server, opt.display_port, opt.display_env)
         sinks.append(

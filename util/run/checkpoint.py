@@ -10,16 +10,32 @@ from torch import nn
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import show_value
-from util.run.folder import move_aside, plain_options, run_dir, save_record, weights_file
+from util.run.folder import (
+    OF_NO_RECORD,
+    move_aside,
+    plain_options,
+    run_dir,
+    save_record,
+    weights_file,
+    weights_in,
+)
 from util.run.progress import Progress
 from util.run.weights import atomic_save, load_weights, read_file
 
 STATE = "latest_state.pt"
-FIXED = (
-    "epoch_count",
-    "lr_policy",
-)  # where the schedule began, and its kind: a run keeps them, like its architecture
-SILENT = ("continue_train", "checkpoints_dir", "dry_run")  # no part of what is trained
+# What a run keeps for life, beside its architecture: where its schedule began, and what its weights have seen.
+FIXED = ("epoch_count", "lr_policy", "direction", "seed", "dataset_mode")
+SILENT = (
+    "checkpoints_dir",
+    "dataroot",
+    *OF_NO_RECORD,
+)  # no part of what is trained; data are compared by their files
+OF_NO_EFFECT = (
+    "run",
+    "logs",
+    "checkpoints",
+    "speed",
+)  # groups of options that change nothing that is learned
 
 
 class Saved(Protocol):
@@ -45,13 +61,23 @@ class Checkpoint:
     which test.py reads and which have the released code's keys.
     """
 
-    def __init__(self, opt: Namespace, runtime: Runtime, model: Saved, progress: Progress) -> None:
+    def __init__(
+        self,
+        opt: Namespace,
+        runtime: Runtime,
+        model: Saved,
+        progress: Progress,
+        data: dict[str, str] | None = None,
+    ) -> None:
+        """`data`: what tells the images of each domain from others, as `BaseDataset.fingerprint` gives it."""
         self.opt, self.runtime, self.model, self.progress = opt, runtime, model, progress
+        self.data = data or {}
         self.folder = run_dir(opt)
         self.last_saved = "none yet"
+        self._recorded = False
 
     def begin(self) -> list[str]:
-        """Find the run's folder as the options want it, and write the record; returns what to tell the user.
+        """Find the run's folder as the options want it; returns what to tell the user.
 
         Raises:
             UserError: as `resume`.
@@ -61,9 +87,17 @@ class Checkpoint:
         self.runtime.barrier()
 
         notes = self.resume()
-        if self.runtime.is_main:
-            save_record(self.opt, self.runtime.versions())
+        if self.progress.images == 0:
+            self.record()
         return notes
+
+    def record(self) -> None:
+        """Write, once, what trains from here on; a run that goes on does so when its first step is done."""
+        if self._recorded or not self.runtime.is_main:
+            return
+        self._recorded = True
+        began = self.progress.images_at_start
+        save_record(self.opt, self.runtime.versions(), began)
 
     def resume(self) -> list[str]:
         """Go on where the run stopped, or from the weights that the options name; returns what to tell the user.
@@ -81,7 +115,7 @@ class Checkpoint:
                 *self._load_all(self.folder),
                 f"optimisers start afresh, at epoch {opt.epoch_count} (--epoch_count)",
             ]
-        if any(self.folder.glob("*_net_*.pth")):
+        if weights_in(self.folder):
             raise UserError(
                 f"{self.folder} holds weights but no training state: --continue_train trains on from them, "
                 "--from_scratch moves them aside, another --name leaves them alone"
@@ -90,6 +124,7 @@ class Checkpoint:
 
     def _resume_state(self, state: dict[str, Any], path: Path) -> list[str]:
         notes = compare_options(state["options"], self.opt)
+        self._compare_data(state)
         for name in ("steps_per_epoch", "images_per_step"):
             then, now = state[name], getattr(self.progress, name)
             if then != now:
@@ -101,7 +136,34 @@ class Checkpoint:
         self.progress.load_state_dict(state["progress"])
         self.runtime.set_rng_state(state["rng"])
         self.last_saved = str(path)
+        if self.progress.finished:
+            self._refuse_changes(state["options"])
+            return ["already complete: nothing was trained"]
         return [f"continuing at epoch {self.progress.epoch}, image {self.progress.images}", *notes]
+
+    def _compare_data(self, state: dict[str, Any]) -> None:
+        """Raise UserError where the run has learned from other images."""
+        for role, then in state["data"].items():
+            if self.data.get(role, then) != then:
+                raise UserError(
+                    f"--dataroot {self.opt.dataroot} holds other images of domain {role} than "
+                    f"{state['options']['dataroot']}, which the run in {self.folder} learns from: "
+                    f"{another_name(self.opt)}, or --from_scratch to move that run aside"
+                )
+
+    def _refuse_changes(self, saved: dict[str, Any]) -> None:
+        """Raise UserError where a finished run is asked to be another."""
+        silent = {name for group in OF_NO_EFFECT for name in self.opt.groups.get(group, ())}
+        changes = [
+            f"--{name} {show_value(now)} (then {show_value(then)})"
+            for name, (then, now) in differences(saved, self.opt).items()
+            if name not in silent
+        ]
+        if changes:
+            raise UserError(
+                f"the run in {self.folder} is already complete, nothing was trained, so {', '.join(changes)} cannot "
+                f"take effect: {another_name(self.opt)}, more --n_epochs to train on, or --from_scratch"
+            )
 
     def _load_all(self, folder: Path) -> list[str]:
         loaded = []
@@ -124,19 +186,21 @@ class Checkpoint:
             "images_per_step": self.progress.images_per_step,
             "rng": self.runtime.rng_state(),
             "options": plain_options(self.opt),
+            "data": self.data,
         }
         if self.runtime.is_main:
-            atomic_save(state, self.folder / STATE)
             self._write_weights("latest")
             if self.opt.save_by_iter:
                 self._write_weights(f"iter_{self.progress.images}")
+            atomic_save(state, self.folder / STATE)  # last, so that what it stands for is there
         self.last_saved = str(self.folder / STATE)
 
     def save_epoch(self, epoch: int) -> None:
         """Write the full state, and weights that are kept as <epoch>_net_<name>.pth."""
-        self.save_latest()
+        self.model.check_finite(self.last_saved)
         if self.runtime.is_main:
             self._write_weights(str(epoch))
+        self.save_latest()
 
     def _write_weights(self, label: str) -> None:
         for name, net in self.model.networks.items():
@@ -152,19 +216,31 @@ def compare_options(saved: dict[str, Any], opt: Namespace) -> list[str]:
         UserError: an option differs that a run keeps for life.
     """
     notes = []
-    for name, now in plain_options(opt).items():
-        then = saved.get(name, now)
-        if then == now or name in SILENT:
-            continue
+    for name, (then, now) in differences(saved, opt).items():
         if name in opt.architecture or name in FIXED:
             raise UserError(
                 f"--{name} {show_value(now)} contradicts the run in {run_dir(opt)}, which has {show_value(then)}: "
-                "give another --name, or --from_scratch to move that run aside"
+                f"{another_name(opt)}, or --from_scratch to move that run aside"
             )
         notes.append(
             f"changed since the last start: {name} {show_value(then)} -> {show_value(now)}"
         )
     return notes
+
+
+def differences(saved: dict[str, Any], opt: Namespace) -> dict[str, tuple[Any, Any]]:
+    """Options whose value is not that of a saved run: name -> then, now."""
+    found = {}
+    for name, now in plain_options(opt).items():
+        then = saved.get(name, now)
+        if then != now and name not in SILENT:
+            found[name] = (then, now)
+    return found
+
+
+def another_name(opt: Namespace) -> str:
+    """The advice to give a run a name, for one who has given none or that of another run."""
+    return "give another --name" if "name" in opt.changed else "give this run a --name"
 
 
 def load_for_inference(

@@ -1,7 +1,9 @@
 """The folder of a run: where its files lie, what they are called, and the record of the options that made it."""
 
 import datetime
+import hashlib
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,12 @@ from util.files import atomic_path
 from util.parser import show_value
 
 RECORD = "train_opt.json"  # for test.py; train_opt.txt beside it is for people
+OF_NO_RECORD = (
+    "continue_train",
+    "dry_run",
+    "from_scratch",
+    "max_minutes",
+)  # said once, not what trains
 
 
 def run_dir(opt: Namespace) -> Path:
@@ -23,9 +31,39 @@ def weights_file(folder: Path, epoch: str | int, name: str, average: bool = Fals
     return folder / f"{epoch}_net_{name}{'_ema' if average else ''}.pth"
 
 
-def result_dir(results_dir: Path | str, name: str, phase: str, epoch: str) -> Path:
-    """The folder into which test.py translates with the weights of one epoch."""
-    return Path(results_dir) / name / f"{phase}_{epoch}"
+def weights_in(folder: Path, epoch: str = "*", name: str = "*") -> list[Path]:
+    """The weights that lie in a folder, of one epoch or one network or of all, sorted by name."""
+    return sorted(folder.glob(f"{epoch}_net_{name}.pth"))
+
+
+def epoch_of(weights: Path) -> str:
+    """The epoch that a file of weights is named after."""
+    return weights.name.split("_net_")[0]
+
+
+def result_dir(opt: Namespace) -> Path:
+    """The folder into which test.py translates: by phase and epoch, and by data where they are not the run's own.
+
+    So pictures of other data never lie among those of the run's test set.
+    """
+    where = f"{opt.phase}_{opt.epoch}"
+    if opt.other_data:
+        where += f"_on_{data_label(opt.dataroot)}"
+    return Path(opt.results_dir) / opt.name / where
+
+
+def is_other_data(dataroot: str | None, trained_on: str | None) -> bool:
+    """Whether a data root is not the one that a run was trained on, where that is known."""
+    if not dataroot or not trained_on:
+        return False
+    return os.path.realpath(dataroot) != os.path.realpath(trained_on)
+
+
+def data_label(dataroot: str) -> str:
+    """A short name of a data root for a folder: its own name, and a checksum of its place."""
+    place = os.path.realpath(dataroot)
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in os.path.basename(place))
+    return f"{name[:40]}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:6]}"
 
 
 def plain_options(opt: Namespace) -> dict[str, Any]:
@@ -44,14 +82,53 @@ def describe_options(opt: Namespace) -> str:
     return "\n".join(lines)
 
 
-def save_record(opt: Namespace, versions: dict[str, str]) -> None:
-    """Write the options beside the weights: train_opt.txt for people, train_opt.json for test.py."""
+def save_record(opt: Namespace, versions: dict[str, str], images: int = 0) -> None:
+    """Write what trains from image `images` on: train_opt.txt for people, train_opt.json for programs.
+
+    The options are those of the newest steps. `history` has an entry for each start that changed something: the image
+    from which on it holds, and what changed, as name -> [then, now].
+    """
     folder = run_dir(opt)
+    earlier = saved_record(folder) if images else {}
     record = {"options": plain_options(opt), "recipe": opt.recipe, "versions": versions}
+    record["history"] = [*earlier.get("history", []), *new_chapter(record, earlier, images)]
+
     with atomic_path(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
     with atomic_path(folder / "train_opt.txt") as temporary:
-        temporary.write_text(f"recipe: {opt.recipe}\n{describe_options(opt)}\n")
+        lines = [f"recipe: {opt.recipe}", *describe_history(record), describe_options(opt)]
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def new_chapter(
+    record: dict[str, Any], earlier: dict[str, Any], images: int
+) -> list[dict[str, Any]]:
+    """The entry of the history that a start adds; none where it goes on as before."""
+    versions = record["versions"]
+    if not earlier:
+        return [{"from_image": images, "changes": {}, "versions": versions}]
+
+    before, now = earlier["options"], record["options"]
+    changes = {}
+    for name, value in now.items():
+        if name not in OF_NO_RECORD and before.get(name, value) != value:
+            changes[name] = [before[name], value]
+
+    same = not changes and versions == earlier["versions"]
+    return [] if same else [{"from_image": images, "changes": changes, "versions": versions}]
+
+
+def describe_history(record: dict[str, Any]) -> list[str]:
+    """The starts of a run that changed an option, a line each."""
+    lines = []
+    for chapter in record.get("history", []):
+        changes = [
+            f"{name} {show_value(then)} -> {show_value(now)}"
+            for name, (then, now) in chapter["changes"].items()
+        ]
+        if changes:
+            lines.append(f"from image {chapter['from_image']} on: {', '.join(changes)}")
+    return lines
 
 
 def saved_record(folder: Path, remedy: str = "") -> dict:

@@ -31,7 +31,9 @@ class Progress:
         self.images_per_step = images_per_step
         self.max_steps = max_steps
         self.step = 0  # steps done in this epoch
-        self.images = 0  # images done since the run began
+        self.images = self.images_at_start = (
+            0  # images done since the run began; when this start began
+        )
         self._since, self._waited, self._timed_images = time.perf_counter(), 0.0, 0
 
     @classmethod
@@ -120,4 +122,5 @@ class Progress:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from saved counters."""
         self.epoch, self.step, self.images = state["epoch"], state["step"], state["images"]
+        self.images_at_start = self.images
         self.first_epoch = state["first_epoch"]

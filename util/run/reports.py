@@ -69,6 +69,13 @@ class Losses(Report):
         )
 
 
+class Record(Report):
+    """Writes what the run is trained with, once something is trained with it."""
+
+    def after_step(self, last: bool) -> None:
+        self.run.checkpoint.record()
+
+
 class Pictures(Report):
     """Shows pictures at --display_freq, and puts them on the page at --update_html_freq."""
 
@@ -108,4 +115,4 @@ class Saves(Report):
 
 def create_reports(run: Run) -> list[Report]:
     """All reports of a run, in the order in which they are made; what can fail a run comes before it is saved."""
-    return [Losses(run), Pictures(run), Trace(run), Saves(run)]
+    return [Record(run), Losses(run), Pictures(run), Trace(run), Saves(run)]

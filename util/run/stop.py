@@ -72,6 +72,8 @@ class Stop:
         now = f"now: python test.py --name {opt.name}"
         if progress.limited:
             return Ending(0, f"--max_steps {opt.max_steps} is reached at {self._where()}; {now}")
+        if progress.images == progress.images_at_start:
+            return Ending(0, f"already complete, nothing was trained: {run_dir(opt)}; {now}")
         return Ending(0, f"training is complete: {run_dir(opt)}; {now}")
 
     def _where(self) -> str:
