@@ -141,7 +141,7 @@ def test_a_record_is_written_when_it_is_trained(tmp_path, capsys):
     for path, content in pictures.items():
         path.write_bytes(b"x" * len(content))
     assert run(tmp_path, "--lr", "0.001") == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "not an image" in capsys.readouterr().err
     assert before == (folder / "train_opt.json").read_bytes()
 
     for path, content in pictures.items():

@@ -63,10 +63,11 @@ class Losses(Report):
         run.visualizer.print_losses(progress.epoch, progress.images, losses, times)
 
     def after_epoch(self, epoch: int) -> None:
-        rate = f"learning rate {self.run.model.learning_rate:.2g} from here"
-        self.run.visualizer.message(
-            f"end of epoch {epoch} of {self.run.progress.last_epoch}, {rate}"
-        )
+        run = self.run
+        text = f"end of epoch {epoch} of {run.progress.last_epoch}"
+        if not run.progress.finished:
+            text += f", learning rate {run.model.learning_rate:.2g} from here"
+        run.visualizer.message(text)
 
 
 class Record(Report):
