@@ -10,9 +10,10 @@ common=(--num_threads 0 --print_freq 200 --update_html_freq 400 --display_id 0)
 nets=(--netG resnet_4blocks --ngf 16 --netD n_layers --n_layers_D 2 --ndf 32 --lr 0.0005 --ema 0.99)
 epochs=(--n_epochs 5 --n_epochs_decay 5)
 small=(--load_size 72 --crop_size 64 --cache ram)
-vgg=(--vgg_weights random --attn_layers "0,2,4" --num_patches 128 --lambda_GNN 1)
+vgg=(--preset paper --vgg_weights random --attn_layers "0,2,4" --num_patches 128 --lambda_GNN 1)
 patches=(--num_patches 128 --nce_layers "0,4,8,12,14" --lambda_NCE 4)
 crops=("${nets[@]}" "${epochs[@]}" --batch_size 1 --crops_per_epoch 200 --lambda_R1 0.01)
+common_game=(--gan_mode lsgan --beta1 0.5 --beta2 0.999)
 shared=("${small[@]}" "${nets[@]}" "${epochs[@]}")
 
 # flags METHOD: the kind of toy set and the flags of train.py, into `kind` and `flags`.
@@ -25,7 +26,7 @@ flags() {
         cycle_gan) flags=(--model cycle_gan --preset shared "${shared[@]}") ;;
         pix2pix) kind=aligned flags=(--model pix2pix --preset shared "${shared[@]}") ;;
         sincut) kind=single flags=(--model sincut --preset shared "${crops[@]}" "${patches[@]}" --lambda_NCE 1) ;;
-        sinpatchgcl) kind=single flags=(--model sinpatchgcl --preset shared "${crops[@]}" "${vgg[@]}") ;;
+        sinpatchgcl) kind=single flags=(--model sinpatchgcl "${crops[@]}" "${vgg[@]}" "${common_game[@]}") ;;
         *)
             echo "error: $1 is no method of this table: patchgcl cut fastcut cycle_gan pix2pix sincut sinpatchgcl" >&2
             exit 2

@@ -11,7 +11,7 @@ name=toy_seed$seed
 settings=( # small networks, and features of shallow layers, since those of an untrained VGG16 carry colour and edges
     --load_size 72 --crop_size 64 --num_threads 0 --cache ram
     --netG resnet_4blocks --ngf 16 --netD n_layers --n_layers_D 2 --ndf 32
-    --vgg_weights random --attn_layers "0,2,4" --num_patches 128 --lambda_GNN 1
+    --preset paper --vgg_weights random --attn_layers "0,2,4" --num_patches 128 --lambda_GNN 1
     --n_epochs 5 --n_epochs_decay 5 --lr 0.0005 --ema 0.99
     --print_freq 200 --update_html_freq 400 --display_id 0
 )
