@@ -24,29 +24,34 @@ def find_dataset(mode: str) -> type[BaseDataset]:
 def create_loader(opt: Namespace, runtime: Runtime) -> Loader:
     """Find the images that the options ask for and build the loader of their batches.
 
-    A step takes batch_size * accumulate images when training and batch_size at test; each of W processes gets its
-    W-th part of them.
+    A step takes batch_size * accumulate images when training and batch_size at test; each of W
+    processes gets its W-th part of them.
 
     Raises:
         UserError: missing or unreadable images, or options that do not fit the images or each other.
     """
     dataset = find_dataset(opt.dataset_mode)(opt)
-    count = opt.batch_size * (opt.accumulate if opt.is_train else 1)
+    batches = opt.accumulate if opt.is_train else 1
+    count = opt.batch_size * batches
+
     if count % runtime.world_size:
         raise UserError(
-            f"{count} images per step (batch_size * accumulate) cannot be shared by {runtime.world_size} processes; "
-            f"make --batch_size a multiple of {runtime.world_size}"
+            f"{count} images per step (batch_size * accumulate) cannot be shared by "
+            f"{runtime.world_size} processes; make --batch_size a multiple of {runtime.world_size}"
         )
     if opt.is_train and len(dataset) < count:
         raise UserError(
-            f"batch_size * accumulate = {opt.batch_size} * {opt.accumulate} = {count}, but {opt.dataroot} has only "
-            f"{len(dataset)} images per epoch; lower --batch_size or --accumulate"
+            f"batch_size * accumulate = {opt.batch_size} * {opt.accumulate} = {count}, but "
+            f"{opt.dataroot} has only {len(dataset)} images per epoch; "
+            "lower --batch_size or --accumulate"
         )
+
     cache = choose_cache(opt.cache, dataset, runtime.device)
     if cache != "none" and not dataset.cacheable:
         raise UserError(
-            f"--cache {cache} cannot hold images that are resized anew for each sample, as --preprocess "
-            f"{opt.preprocess} does; use --cache none"
+            f"--cache {cache} cannot hold images that are resized anew for each sample, "
+            f"as --preprocess {opt.preprocess} does; use --cache none"
         )
+
     deferred = opt.is_train and cache == "device" and runtime.capture
     return Loader(dataset, runtime, count, opt.num_threads, cache, deferred)

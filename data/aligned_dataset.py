@@ -24,26 +24,33 @@ class AlignedDataset(BaseDataset):
         self.together = self._folder_of_halves(opt)
         super().__init__(opt, roles="AB")
         self.notes = list(dict.fromkeys(self.notes))  # both roles read the same files
+
         if not self.together:
             self.domains = self._paired(self.domains)
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:
         rng = self.rng(epoch, index)
         view_A = self.view("A", index, epoch, rng)
+        source_A = view_A.source
+
         paths = self.domains["B"].paths
         source_B = self._source("B", paths[index % len(paths)], epoch, None)
-        if self._part("A", view_A.source.path)[0] != self._part("B", source_B.path)[0]:
+
+        size_A, _ = self._part("A", source_A.path)
+        size_B, _ = self._part("B", source_B.path)
+        if size_A != size_B:
             raise UserError(
-                f"{view_A.source.path} and {source_B.path} differ in size; the images of a pair have one"
+                f"{source_A.path} and {source_B.path} differ in size; the images of a pair have one"
             )
-        return {
-            "A": view_A,
-            "B": replace(view_A, source=replace(source_B, size=view_A.source.size)),
-        }
+
+        # the same cut, also where a size was drawn at random
+        source_B = replace(source_B, size=source_A.size)
+        return {"A": view_A, "B": replace(view_A, source=source_B)}
 
     def find_files(self, role: str) -> tuple[str, list[str]]:
         if not self.together:
             return super().find_files(role)
+
         if os.path.isfile(self.together):
             return os.path.dirname(self.together), [self.together]
         return self.together, list_images(self.together)
@@ -57,39 +64,53 @@ class AlignedDataset(BaseDataset):
             return folder
         if any(phase_folder(root, phase, letter) for letter in "AB"):
             return None
+
         if opt.is_train or not os.path.exists(root) or has_domains(root):
+            tried = " or ".join(folder_names(phase))
             raise UserError(
-                f"--dataroot {root} has no folder {' or '.join(folder_names(phase))} with images that hold A and B "
+                f"--dataroot {root} has no folder {tried} with images that hold A and B "
                 f"side by side (nor {phase}A and {phase}B with pairs under equal names)"
             )
         return root
 
     def _paired(self, domains: dict[str, Domain]) -> dict[str, Domain]:
         """The two domains reduced to what both have; a lack is an error unless unreadable images are left out."""
-        names = {
-            role: {
-                os.path.splitext(os.path.relpath(path, domain.folder))[0]: path
-                for path in domain.paths
-            }
-            for role, domain in domains.items()
-        }
-        for role, domain in domains.items():
-            if len(names[role]) < len(domain.paths):
-                raise UserError(
-                    f"{domain.folder} holds two images whose names differ in the ending only; remove one"
-                )
-        alone = sorted(names["A"].keys() ^ names["B"].keys())
-        both = [name for name in names["A"] if name in names["B"]]
-        text = f"{len(alone)} images have no partner of the same name in the other folder: {', '.join(alone[:3])}"
+        files = {role: self._by_name(domain) for role, domain in domains.items()}
+        alone = sorted(files["A"].keys() ^ files["B"].keys())
+        both = [name for name in files["A"] if name in files["B"]]
+
+        shown = ", ".join(alone[:3])
+        text = f"{len(alone)} images have no partner of the same name in the other folder: {shown}"
         if not both or (alone and not self.opt.skip_bad_images):
+            folders = f"{domains['A'].folder}, {domains['B'].folder}"
+            raise UserError(f"{folders}: {text}; without pairs take unaligned")
+        if alone:
+            self.notes.append(f"left out: {text}")
+
+        paired = {}
+        for role, domain in domains.items():
+            paths = [files[role][name] for name in both]
+            paired[role] = replace(domain, paths=paths)
+        return paired
+
+    @staticmethod
+    def _by_name(domain: Domain) -> dict[str, str]:
+        """A domain's paths by their place below its folder, without the ending.
+
+        Raises:
+            UserError: two of them have the same.
+        """
+        files = {}
+        for path in domain.paths:
+            name, _ = os.path.splitext(os.path.relpath(path, domain.folder))
+            files[name] = path
+
+        if len(files) < len(domain.paths):
             raise UserError(
-                f"{domains['A'].folder}, {domains['B'].folder}: {text}; without pairs take unaligned"
+                f"{domain.folder} holds two images whose names differ in the ending only; "
+                "remove one"
             )
-        self.notes += [f"left out: {text}"] if alone else []
-        return {
-            role: replace(domain, paths=[names[role][n] for n in both])
-            for role, domain in domains.items()
-        }
+        return files
 
     def _part(self, role: str, path: str) -> tuple[Size, Box | None]:
         """Size of a role's image, and the part of the file that it is.
@@ -100,14 +121,17 @@ class AlignedDataset(BaseDataset):
         size = self.file_size(path)
         if not self.together:
             return size, None
+
         width, height = size
         if width % 2:
             raise UserError(
-                f"{path} is {width} pixels wide, which is no two halves of equal width: --dataset_mode aligned takes "
-                "files with A and B side by side"
+                f"{path} is {width} pixels wide, which is no two halves of equal width: "
+                "--dataset_mode aligned takes files with A and B side by side"
             )
-        left = 0 if self.letter(role) == "A" else width // 2
-        return (width // 2, height), (left, 0, width // 2, height)
+
+        half = width // 2
+        left = 0 if self.letter(role) == "A" else half
+        return (half, height), (left, 0, half, height)
 
     def _source(self, role: str, path: str, epoch: int, rng: np.random.Generator | None) -> Source:
         size, region = self._part(role, path)

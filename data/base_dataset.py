@@ -45,7 +45,10 @@ class BaseDataset(ABC):
     def modify_commandline_options(parser: "OptionParser", is_train: bool) -> "OptionParser":
         """Declare options of this data set."""
         if is_train:
-            text = "resize to crop_size instead of load_size in the decay phase (epoch > n_epochs), as CUT does"
+            text = (
+                "resize to crop_size instead of load_size in the decay phase (epoch > n_epochs), "
+                "as CUT does"
+            )
             parser.group("data").add("--finetune_resize", True, text)
         return parser
 
@@ -53,6 +56,7 @@ class BaseDataset(ABC):
         self.opt = opt
         self.is_train = opt.is_train
         self.notes: list[str] = []  # what the user should be told once
+
         self.preprocess = Preprocess(
             opt.preprocess, opt.crop_size, opt.size_multiple, opt.is_train, opt.no_flip
         )
@@ -61,7 +65,9 @@ class BaseDataset(ABC):
 
     def letter(self, role: str) -> str:
         """The letter of a role's folder: with --direction BtoA the input comes from domain B."""
-        return role if self.opt.direction == "AtoB" else {"A": "B", "B": "A"}[role]
+        if self.opt.direction == "AtoB":
+            return role
+        return {"A": "B", "B": "A"}[role]
 
     def find_files(self, role: str) -> tuple[str, list[str]]:
         """The folder that a role is read from, and its images."""
@@ -72,18 +78,23 @@ class BaseDataset(ABC):
         paths = paths[: min(len(paths), self.opt.max_dataset_size)]
         if self.opt.skip_bad_images:
             paths = self._without_bad(paths)
-        return Domain(paths, folder, self.opt.input_nc if role == "A" else self.opt.output_nc)
+
+        channels = self.opt.input_nc if role == "A" else self.opt.output_nc
+        return Domain(paths, folder, channels)
 
     def _without_bad(self, paths: list[str]) -> list[str]:
         bad = find_bad_images(paths)
         if not bad:
             return paths
-        shown = ", ".join(list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
+
+        shown = ", ".join(list(bad)[:3])
+        if len(bad) > 3:
+            shown += ", ..."
         if len(bad) == len(paths):
             raise UserError(f"none of the {len(paths)} images can be read: {shown}; replace them")
-        self.notes.append(
-            f"left out {len(bad)} of {len(paths)} images that cannot be read: {shown}"
-        )
+
+        note = f"left out {len(bad)} of {len(paths)} images that cannot be read: {shown}"
+        self.notes.append(note)
         return [path for path in paths if path not in bad]
 
     @abstractmethod
@@ -97,9 +108,8 @@ class BaseDataset(ABC):
             checksum = hashlib.sha256()
             for path in domain.paths:
                 name = os.path.relpath(path, domain.folder)
-                checksum.update(
-                    f"{name}\0{os.path.getsize(path)}\0".encode(errors="surrogateescape")
-                )
+                entry = f"{name}\0{os.path.getsize(path)}\0"
+                checksum.update(entry.encode(errors="surrogateescape"))
             prints[role] = f"{len(domain.paths)} images, {checksum.hexdigest()[:16]}"
         return prints
 
@@ -131,11 +141,15 @@ class BaseDataset(ABC):
         """The indices of an epoch in the order of their use."""
         if not self.is_train or self.opt.serial_batches:
             return list(range(len(self)))
-        return np.random.default_rng((self.opt.seed, epoch, 0)).permutation(len(self)).tolist()
+
+        rng = np.random.default_rng((self.opt.seed, epoch, 0))
+        return rng.permutation(len(self)).tolist()
 
     def rng(self, epoch: int, index: int) -> np.random.Generator | None:
         """Random numbers of one sample; None outside training, where nothing is random."""
-        return np.random.default_rng((self.opt.seed, epoch, index + 1)) if self.is_train else None
+        if not self.is_train:
+            return None
+        return np.random.default_rng((self.opt.seed, epoch, index + 1))
 
     def load_size(self, epoch: int) -> int:
         """The size that images are resized to: in the decay phase of training it is crop_size (CUT)."""
@@ -146,15 +160,15 @@ class BaseDataset(ABC):
     def view(self, role: str, number: int, epoch: int, rng: np.random.Generator | None) -> View:
         """A view of a domain's image `number` (counted round and round), cut at random with `rng`."""
         paths = self.domains[role].paths
-        return self.preprocess.view(self._source(role, paths[number % len(paths)], epoch, rng), rng)
+        source = self._source(role, paths[number % len(paths)], epoch, rng)
+        return self.preprocess.view(source, rng)
 
     def sources(self, epoch: int) -> list[Source]:
         """All that the samples of an epoch are cut from, for caches."""
-        return [
-            self._source(role, path, epoch, None)
-            for role, domain in self.domains.items()
-            for path in domain.paths
-        ]
+        found = []
+        for role, domain in self.domains.items():
+            found += [self._source(role, path, epoch, None) for path in domain.paths]
+        return found
 
     @property
     def cacheable(self) -> bool:
@@ -171,5 +185,6 @@ class BaseDataset(ABC):
         size = None
         if self.preprocess.needs_file_size:
             size = self.file_size(path)
+
         resized = self.preprocess.resized(size, self.load_size(epoch), rng)
         return Source(path, self.domains[role].channels, resized)

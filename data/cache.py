@@ -20,6 +20,7 @@ def choose_cache(kind: str, dataset: BaseDataset, device: torch.device) -> str:
         return kind
     if device.type != "cuda" or not dataset.is_train or not dataset.cacheable:
         return "none"
+
     needed = sum(source.bytes for source in dataset.sources(epoch=1))
     return "device" if SHARE * needed <= free_memory(device) else "none"
 
@@ -42,22 +43,23 @@ class PixelCache:
         ends = torch.tensor(lengths).cumsum(0)
         total = int(ends[-1])
         check_memory(total, len(sources), device, flag)
+
         self._starts = (ends - torch.tensor(lengths)).tolist()
         self.buffer = torch.empty(total, dtype=torch.uint8, device=device)
-        for start, length, pixels in zip(
-            self._starts, lengths, in_threads(read_source, sources), strict=True
-        ):
+        decoded = in_threads(read_source, sources)
+        for start, length, pixels in zip(self._starts, lengths, decoded, strict=True):
             self.buffer[start : start + length].copy_(pixels.flatten())
-        self._table = torch.tensor(
-            [
-                (start, source.size[1], source.size[0])
-                for start, source in zip(self._starts, sources, strict=True)
-            ]
-        ).to(device)
+
+        table = []
+        for start, source in zip(self._starts, sources, strict=True):
+            width, height = source.size
+            table.append((start, height, width))
+        self._table = torch.tensor(table).to(device)
 
     def describe(self) -> str:
         """How many images, in how much memory, where."""
-        return f"{len(self._place)} images, {self.buffer.numel() / GIB:.2f} GiB on {self.buffer.device}"
+        size = self.buffer.numel() / GIB
+        return f"{len(self._place)} images, {size:.2f} GiB on {self.buffer.device}"
 
     def pixels(self, source: Source) -> Tensor:
         """One source, uint8 (C, height, width), without a copy."""
@@ -67,8 +69,11 @@ class PixelCache:
 
     def plan(self, views: Sequence[View]) -> Tensor:
         """What `cut` needs to know of views of equal size: int64 (B, 4), image, left, top, mirrored; on the device."""
-        plan = torch.tensor([(self._place[v.source], v.box[0], v.box[1], v.flip) for v in views])
-        return plan.to(self.buffer.device, non_blocking=True)
+        rows = []
+        for view in views:
+            left, top, _, _ = view.box
+            rows.append((self._place[view.source], left, top, view.flip))
+        return torch.tensor(rows).to(self.buffer.device, non_blocking=True)
 
     def cut(self, plan: Tensor, size: tuple[int, int, int]) -> Tensor:
         """Views of one size (C, H, W), cut on the device: uint8 (B, C, H, W)."""
@@ -92,10 +97,13 @@ def gather_views(
     channels, height, width = shape
     image, left, top, flip = plan.unsqueeze(2).unbind(1)  # (B, 1) each
     start, full_height, full_width = table[image].unbind(2)  # (B, 1) each
+
     across = torch.arange(width, device=plan.device)
     across = torch.where(flip > 0, width - 1 - across, across)  # (B, W)
     columns = reflect(left + across, full_width)
     rows = reflect(top + torch.arange(height, device=plan.device), full_height)  # (B, H)
+
+    # where in the buffer each plane begins, then each line of a plane
     planes = start + torch.arange(channels, device=plan.device) * full_height * full_width  # (B, C)
     lines = planes[:, :, None] + (rows * full_width)[:, None, :]  # (B, C, H)
     return buffer[lines[:, :, :, None] + columns[:, None, None, :]]
@@ -107,18 +115,24 @@ def check_memory(needed: int, count: int, device: torch.device, flag: str) -> No
     if free is not None and needed > free:
         instead = "--cache ram or --cache none" if flag == "device" else "--cache none"
         raise UserError(
-            f"--cache {flag} needs {needed / GIB:.2f} GiB for {count} images, but only {free / GIB:.2f} GiB are free "
-            f"on {device}; use {instead}"
+            f"--cache {flag} needs {needed / GIB:.2f} GiB for {count} images, "
+            f"but only {free / GIB:.2f} GiB are free on {device}; use {instead}"
         )
 
 
 def free_memory(device: torch.device) -> int | None:
     """Free bytes on a GPU, or available bytes of main memory on Linux; None where that is not known."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":") for line in file)
     except OSError:
         return None
-    return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
+    if "MemAvailable" not in lines:
+        return None
+
+    kibibytes, *_ = lines["MemAvailable"].split()
+    return int(kibibytes) * 1024

@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from itertools import product
 
 from data.base_dataset import BaseDataset
 from data.image_folder import has_domains, is_image, list_images
@@ -39,8 +40,10 @@ class ContentStyleDataset(BaseDataset):
             )
         if not opt.style and not has_domains(opt.dataroot):
             raise UserError(
-                f"--dataroot {opt.dataroot} has no domain B to take styles from: name an image or a folder with --style"
+                f"--dataroot {opt.dataroot} has no domain B to take styles from: "
+                "name an image or a folder with --style"
             )
+
         super().__init__(opt, roles="AB")
         self.pairs = self._pair(opt.pair_by)
 
@@ -48,6 +51,7 @@ class ContentStyleDataset(BaseDataset):
         style = self.opt.style
         if role == "A" or not style:
             return super().find_files(role)
+
         if os.path.isdir(style):
             return style, list_images(style)
         if not os.path.isfile(style) or not is_image(style):
@@ -64,24 +68,28 @@ class ContentStyleDataset(BaseDataset):
 
     def result_names(self) -> list[str]:
         """The content's name; with --pair_by each that of the style too."""
-        contents, styles = (unique_names(d.paths, d.folder) for d in self.domains.values())
+        A, B = self.domains["A"], self.domains["B"]
+        contents = unique_names(A.paths, A.folder)
+        styles = unique_names(B.paths, B.folder)
+
         if self.opt.pair_by != "each":
             return [contents[content] for content, _ in self.pairs]
         return [f"{contents[content]}__{styles[style]}" for content, style in self.pairs]
 
     def _pair(self, pair_by: str) -> list[tuple[int, int]]:
         """(number of the content, number of its style) of each sample."""
-        contents, styles = (domain.paths for domain in self.domains.values())
+        contents, styles = self.domains["A"].paths, self.domains["B"].paths
         if pair_by == "order":
             return [(number, number % len(styles)) for number in range(len(contents))]
         if pair_by == "each":
-            return [(c, s) for c in range(len(contents)) for s in range(len(styles))]
+            return list(product(range(len(contents)), range(len(styles))))
 
         by_stem = {_stem(path): number for number, path in enumerate(styles)}
         alone = [path for path in contents if _stem(path) not in by_stem]
         if alone:
+            folder = self.domains["B"].folder
             raise UserError(
-                f"--pair_by name: {alone[0]} has no style of its name in {self.domains['B'].folder} "
+                f"--pair_by name: {alone[0]} has no style of its name in {folder} "
                 f"(nor have {len(alone) - 1} others); give --pair_by order or each"
             )
         return [(number, by_stem[_stem(path)]) for number, path in enumerate(contents)]

@@ -35,7 +35,8 @@ class Deferred:
 
     def images(self) -> Tensor:
         """The images, (B,C,H,W) in [-1,1]."""
-        return self._finish(self.source.cut(self.plan, self.size))
+        pixels = self.source.cut(self.plan, self.size)
+        return self._finish(pixels)
 
     def clone(self) -> "Deferred":
         """The same with a plan in memory of its own."""
@@ -44,7 +45,9 @@ class Deferred:
 
 def images_of(entry: Any) -> Any:
     """A batch entry as a model reads it."""
-    return entry.images() if isinstance(entry, Deferred) else entry
+    if isinstance(entry, Deferred):
+        return entry.images()
+    return entry
 
 
 def held_by(entry: Any) -> Tensor | None:

@@ -28,7 +28,9 @@ _TO_UPRIGHT = {
 
 def cpu_count() -> int:
     """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -41,26 +43,27 @@ def read_size(path: str) -> tuple[int, int]:
     """(width, height) of the upright image, from the file's header alone; raises UserError for an unreadable file."""
     with _opened(path) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+        lies_on_its_side = _orientation(image) >= 5
+        return (height, width) if lies_on_its_side else (width, height)
 
 
 def read_image(path: str, channels: int) -> Image.Image:
     """Decode the first frame of a file, turned upright: mode "L" (luminance) for 1 channel, "RGB" for 3.
 
-    16-bit grey is scaled to 8 bits with rounding. Transparent pixels show white, as they do on a page: the colours
-    that a file stores beneath them are arbitrary.
+    16-bit grey is scaled to 8 bits with rounding. Transparent pixels show white, as they do on a
+    page: the colours that a file stores beneath them are arbitrary.
 
     Raises:
         UserError: the file cannot be decoded, or holds numbers whose range is not known.
     """
     with _opened(path) as image:
-        orientation = _orientation(image)
+        turn = _TO_UPRIGHT.get(_orientation(image))  # asked before decoding
         image.load()
+
         pixels = _to_8_bit(image, path)
-        turn = _TO_UPRIGHT.get(orientation)
-        return (pixels if turn is None else pixels.transpose(turn)).convert(
-            "L" if channels == 1 else "RGB"
-        )
+        if turn is not None:
+            pixels = pixels.transpose(turn)
+        return pixels.convert("L" if channels == 1 else "RGB")
 
 
 def find_bad_images(paths: list[str]) -> dict[str, str]:
@@ -84,7 +87,8 @@ def _opened(path: str) -> Iterator[Image.Image]:
             yield image
     except UserError:
         raise
-    except Exception as error:  # decoders raise anything (SyntaxError, struct.error, ...), always because of the file
+    except Exception as error:
+        # decoders raise anything (SyntaxError, struct.error, ...), always because of the file
         reason = _reason(path, error)
         raise UserError(
             f"{path}: {reason}; replace the file, or leave it out with --skip_bad_images"
@@ -96,14 +100,17 @@ def _reason(path: str, error: Exception) -> str:
         return "the file is empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
         return "not an image, whatever its name says"
+
     detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"the image cannot be read ({' '.join(detail.split())})"
+    in_one_line = " ".join(detail.split())
+    return f"the image cannot be read ({in_one_line})"
 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation 1 to 8 as far as the header tells it; asked before decoding so that sizes agree."""
     if image.format == "TIFF":  # Pillow turns these itself, size included
         return 1
+
     try:
         # The base method: PNG's own would decode the whole file in search of a late EXIF chunk.
         return int(Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
@@ -118,12 +125,17 @@ def _to_8_bit(image: Image.Image, path: str) -> Image.Image:
             raise UserError(
                 f"{path}: 32-bit values outside 0..65535; convert it to 8 or 16 bits per channel"
             )
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        rounded = (values + 128) // 257
+        return Image.fromarray(rounded.astype(np.uint8))
+
     if image.mode == "F":
         raise UserError(
-            f"{path}: floating-point pixels have no known range; convert it to 8 or 16 bits per channel"
+            f"{path}: floating-point pixels have no known range; "
+            "convert it to 8 or 16 bits per channel"
         )
+
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        page = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(page, rgba).convert("RGB")
     return image

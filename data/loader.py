@@ -50,11 +50,16 @@ class Loader:
         self.images_per_step = images_per_step
         self._runtime = runtime
         self._pin = runtime.device.type == "cuda"
-        self._cache_kind = cache
         self._deferred = deferred
+
+        self._cache_kind = cache
         self._cache: PixelCache | None = None
         self._cached_size = 0
-        self._host = self._make_host(min(num_threads, cpu_count())) if cache == "none" else None
+
+        self._host = None
+        if cache == "none":
+            self._host = self._make_host(min(num_threads, cpu_count()))
+
         self._steps = len(self._index_batches(epoch=1))
         for note in dataset.notes:
             self._say(note)
@@ -67,36 +72,48 @@ class Loader:
         """This process's batches of an epoch (counted from 1); the first `start` are skipped without being decoded.
 
         Raises:
-            UserError: an image that cannot be read, is too small for its crop, or differs in size from its batch.
+            UserError: an image that cannot be read, is too small for its crop, or differs in size
+                from its batch.
         """
         part = self.images_per_step // self._runtime.world_size
         first = part * self._runtime.rank
-        batches = [batch[first : first + part] for batch in self._index_batches(epoch)[start:]]
-        keys = [[(epoch, index) for index in batch] for batch in batches if batch]
-        for batch in (
-            self._fetch_cached(epoch, keys) if self._host is None else self._fetch_decoded(keys)
-        ):
-            yield {
-                role: self._finish(pixels) for role, pixels in batch.pixels.items()
-            } | batch.facts
+        keys = []
+        for batch in self._index_batches(epoch)[start:]:
+            own = batch[first : first + part]
+            if own:
+                keys.append([(epoch, index) for index in own])
+
+        cached = self._host is None
+        fetched = self._fetch_cached(epoch, keys) if cached else self._fetch_decoded(keys)
+        for batch in fetched:
+            images = {role: self._finish(pixels) for role, pixels in batch.pixels.items()}
+            yield images | batch.facts
 
     def _finish(self, pixels: Tensor | Deferred) -> Tensor | Deferred:
-        return pixels if isinstance(pixels, Deferred) else self._runtime.images(pixels)
+        if isinstance(pixels, Deferred):
+            return pixels
+        return self._runtime.images(pixels)
 
     def _index_batches(self, epoch: int) -> list[list[int]]:
         order, size = self.dataset.order(epoch), self.images_per_step
         if self.dataset.is_train:
-            return [order[first : first + size] for first in range(0, len(order) - size + 1, size)]
-        groups: dict[
-            Any, list[int]
-        ] = {}  # at test a batch holds images of one size, so that none affects another
+            starts = range(0, len(order) - size + 1, size)
+            return [order[first : first + size] for first in starts]
+        return self._batches_of_one_size(epoch, order)
+
+    def _batches_of_one_size(self, epoch: int, order: list[int]) -> list[list[int]]:
+        """Batches of images of one size, so that none affects another; full ones come first."""
+        groups: dict[Any, list[int]] = {}
         full = []
         for index in order:
+            key = None
             plan = self.dataset.plan(epoch, index)
-            key = tuple((role, *view.box[2:]) for role, view in plan.items()) if size > 1 else None
+            if self.images_per_step > 1:
+                key = tuple((role, *view.box[2:]) for role, view in plan.items())
+
             group = groups.setdefault(key, [])
             group.append(index)
-            if len(group) == size:
+            if len(group) == self.images_per_step:
                 full.append(groups.pop(key))
         return full + list(groups.values())
 
@@ -104,28 +121,35 @@ class Loader:
         self._host.sampler.keys = keys
         with signals_held():
             batches = iter(self._host)  # starts the workers, the first time
+
         for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
 
     def _fetch_cached(self, epoch: int, keys: list[Keys]) -> Iterator["RawBatch"]:
+        on_device = self._cache_kind == "device"
         size = self.dataset.load_size(epoch)
         if size != self._cached_size:
             self._cache = None  # before the new one takes its place in memory
-            device = self._runtime.device if self._cache_kind == "device" else torch.device("cpu")
+            device = self._runtime.device if on_device else torch.device("cpu")
             self._cache = PixelCache(self.dataset.sources(epoch), device, self._cache_kind)
             self._cached_size = size
             self._say(f"cache {self._cache_kind}: {self._cache.describe()}")
-        on_device = self._cache_kind == "device"
+
         cut = self._cut_on_device if on_device else partial(cut_views, self._cache.pixels)
         for batch in keys:
             raw = make_batch(self.dataset, batch, cut)
-            yield raw.pin_memory() if self._pin and not on_device else raw
+            if self._pin and not on_device:
+                raw = raw.pin_memory()
+            yield raw
 
     def _cut_on_device(self, views: Sequence[View]) -> Tensor | Deferred:
-        width, height = views[0].box[2:]
-        plan, size = self._cache.plan(views), (views[0].source.channels, height, width)
+        first = views[0]
+        _, _, width, height = first.box
+        size = (first.source.channels, height, width)
+
+        plan = self._cache.plan(views)
         if self._deferred:
             return Deferred(plan, size, self._cache, self._runtime.images)
         return self._cache.cut(plan, size)
@@ -139,9 +163,11 @@ class Loader:
             num_workers=workers,
             worker_init_fn=ignore_signals,
             pin_memory=self._pin,
-            generator=torch.Generator(),  # of its own, so that loading does not move the model's random numbers
+            # of its own, so that loading does not move the model's random numbers
+            generator=torch.Generator(),
             **settings,
         )
+
         # At exit this must come before the queues to the workers close, which have priority 10.
         Finalize(self, stop_workers, args=(host,), exitpriority=20)
         return host
@@ -160,9 +186,8 @@ class RawBatch:
 
     def pin_memory(self) -> "RawBatch":
         """The same in page-locked memory; DataLoader calls this."""
-        return RawBatch(
-            {role: pixels.pin_memory() for role, pixels in self.pixels.items()}, self.facts
-        )
+        pinned = {role: pixels.pin_memory() for role, pixels in self.pixels.items()}
+        return RawBatch(pinned, self.facts)
 
 
 def make_batch(dataset: BaseDataset, keys: Keys, cut: Cut) -> RawBatch:
@@ -173,14 +198,17 @@ def make_batch(dataset: BaseDataset, keys: Keys, cut: Cut) -> RawBatch:
     """
     plans = [dataset.plan(epoch, index) for epoch, index in keys]
     batch = RawBatch({}, {"index": [index for _, index in keys]})
+
     for role in plans[0]:
         views = [plan[role] for plan in plans]
         for view in views:
             if view.box[2:] != views[0].box[2:]:
                 raise UserError(
-                    f"images of one batch differ in size: {_described(views[0])}, {_described(view)}; use --preprocess "
-                    "resize_and_crop or scale_shortside_and_crop, or --batch_size 1"
+                    f"images of one batch differ in size: {_described(views[0])}, "
+                    f"{_described(view)}; use --preprocess resize_and_crop or "
+                    "scale_shortside_and_crop, or --batch_size 1"
                 )
+
         batch.pixels[role] = cut(views)
         batch.facts[f"{role}_paths"] = [view.source.path for view in views]
         batch.facts[f"{role}_size"] = [view.content_size for view in views]
@@ -188,7 +216,8 @@ def make_batch(dataset: BaseDataset, keys: Keys, cut: Cut) -> RawBatch:
 
 
 def _described(view: View) -> str:
-    return f"{view.source.path} is {view.box[2]}x{view.box[3]}"
+    _, _, width, height = view.box
+    return f"{view.source.path} is {width}x{height}"
 
 
 def cut_views(pixels: Callable[..., Tensor], views: Sequence[View]) -> Tensor:

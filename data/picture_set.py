@@ -23,15 +23,19 @@ class PictureSet(Dataset):
         self.paths = list_images(str(folder))
         if len(self.paths) < 2:
             raise UserError(f"{folder} holds one image; FID and KID compare sets of at least 2")
-        self.size = read_size(self.paths[0])
+
+        first = self.paths[0]
+        self.size = read_size(first)
         for path in self.paths:
-            if (size := read_size(path)) != self.size:
+            size = read_size(path)
+            if size != self.size:
                 raise UserError(
-                    f"{path} is {size} wide and high, {self.paths[0]} {self.size}; give images of one size"
+                    f"{path} is {size} wide and high, {first} {self.size}; give images of one size"
                 )
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(np.array(read_image(self.paths[index], 3))).permute(2, 0, 1)
+        image = read_image(self.paths[index], channels=3)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)

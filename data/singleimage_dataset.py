@@ -35,12 +35,8 @@ class SingleImageDataset(BaseDataset):
 
         if is_train:
             group = parser.group("data")
-            group.add(
-                "--crops_per_epoch",
-                100_000,
-                "crops of the two images that make an epoch",
-                type=positive_int,
-            )
+            text = "crops of the two images that make an epoch"
+            group.add("--crops_per_epoch", 100_000, text, positive_int)
             group.add("--random_scale_max", 3.0, "sides are divided by up to this, at random")
             parser.set_defaults(preprocess=ZOOM_AND_PATCH)
         return parser
@@ -49,26 +45,33 @@ class SingleImageDataset(BaseDataset):
         if not opt.is_train:
             super().__init__(opt, roles="A")
             return
+
         if opt.preprocess != ZOOM_AND_PATCH:
             raise UserError(
-                f"--preprocess {opt.preprocess}: --dataset_mode singleimage zooms and cuts by itself; leave it out"
+                f"--preprocess {opt.preprocess}: --dataset_mode singleimage zooms and cuts "
+                "by itself; leave it out"
             )
         if opt.random_scale_max < 1:
             raise UserError(
-                f"--random_scale_max {opt.random_scale_max}: images are only made smaller; give 1 or more"
+                f"--random_scale_max {opt.random_scale_max}: images are only made smaller; "
+                "give 1 or more"
             )
-        super().__init__(Namespace(**{**vars(opt), "preprocess": "crop"}), roles="AB")
+
+        cropped = Namespace(**{**vars(opt), "preprocess": "crop"})
+        super().__init__(cropped, roles="AB")
         for domain in self.domains.values():
             if len(domain.paths) > 1:
                 raise UserError(
-                    f"{domain.folder} holds {len(domain.paths)} images, --dataset_mode singleimage learns from one: "
-                    "leave one there, or take the first with --max_dataset_size 1 (several: --dataset_mode unaligned)"
+                    f"{domain.folder} holds {len(domain.paths)} images, --dataset_mode singleimage "
+                    "learns from one: leave one there, or take the first with --max_dataset_size 1 "
+                    "(several: --dataset_mode unaligned)"
                 )
         self._numbers: dict[tuple[int, str], np.ndarray] = {}
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:
         if not self.is_train:
             return {"A": self.view("A", index, epoch, None)}
+
         rng = self.rng(epoch, index)
         return {role: self._tile(role, epoch, index, rng) for role in self.domains}
 
@@ -90,10 +93,17 @@ class SingleImageDataset(BaseDataset):
         return not self.is_train
 
     def _tile(self, role: str, epoch: int, index: int, rng: np.random.Generator) -> View:
-        source, crop = self._zoomed(role, epoch, index // self.opt.batch_size), self.opt.crop_size
-        columns, rows = (side // crop for side in source.size)
-        left, top = (int(rng.integers(side % crop + 1)) for side in source.size)
-        column, row = divmod(self._number(role, epoch, index) % (columns * rows), rows)
+        crop = self.opt.crop_size
+        source = self._zoomed(role, epoch, index // self.opt.batch_size)
+
+        # a grid of tiles, anywhere in the image
+        width, height = source.size
+        columns, rows = width // crop, height // crop
+        left = int(rng.integers(width % crop + 1))
+        top = int(rng.integers(height % crop + 1))
+
+        number = self._number(role, epoch, index) % (columns * rows)
+        column, row = divmod(number, rows)
         flip = self.preprocess.flip and bool(rng.random() < 0.5)
         return View(source, (left + column * crop, top + row * crop, crop, crop), flip)
 
@@ -102,21 +112,24 @@ class SingleImageDataset(BaseDataset):
         opt, domain = self.opt, self.domains[role]
         path = domain.paths[0]
         rng = np.random.default_rng((opt.seed, epoch, 0, 1 + 2 * batch + "AB".index(role)))
-        zoom = rng.uniform(1 / opt.random_scale_max, 1, size=2)
-        width, height = (
-            max(opt.crop_size, round(side * factor))
-            for side, factor in zip(self.file_size(path), zoom, strict=True)
-        )
+        across, down = rng.uniform(1 / opt.random_scale_max, 1, size=2)
+
+        width, height = self.file_size(path)
+        width = max(opt.crop_size, round(width * across))
+        height = max(opt.crop_size, round(height * down))
         return Source(path, domain.channels, (width, height), bilinear=True, kept=True)
 
     def _number(self, role: str, epoch: int, index: int) -> int:
         """A different number for each sample of an epoch."""
         if self.opt.serial_batches:
             return index
+
         if (epoch, role) not in self._numbers:
-            self._numbers = {
-                key: numbers for key, numbers in self._numbers.items() if key[0] == epoch
-            }
+            # those of earlier epochs are not needed again
+            for key in list(self._numbers):
+                if key[0] != epoch:
+                    del self._numbers[key]
             rng = np.random.default_rng((self.opt.seed, epoch, 0, 0, 1 + "AB".index(role)))
             self._numbers[epoch, role] = rng.permutation(len(self))
+
         return int(self._numbers[epoch, role][index])

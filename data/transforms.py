@@ -1,5 +1,6 @@
 """What is cut from which image: the geometry of each --preprocess, and views turned into pixels."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,7 +57,8 @@ class View:
     def content_size(self) -> tuple[int, int]:
         """(height, width) of the part that is image and not filling."""
         left, top, width, height = self.box
-        return min(height, self.source.size[1] - top), min(width, self.source.size[0] - left)
+        full_width, full_height = self.source.size
+        return min(height, full_height - top), min(width, full_width - left)
 
 
 def resize(size: Size, load_size: int, crop_size: int) -> Size:
@@ -90,8 +92,8 @@ CUTTERS = ("crop", "trim")
 ZOOM_RANGE = (0.8, 1.0)
 KEPT_IMAGES = 2  # per process: one of each domain
 MODES = (
-    "resize_and_crop, resize, crop, scale_width, scale_width_and_crop, scale_shortside, scale_shortside_and_crop, "
-    "zoom_and_crop, trim, none"
+    "resize_and_crop, resize, crop, scale_width, scale_width_and_crop, scale_shortside, "
+    "scale_shortside_and_crop, zoom_and_crop, trim, none"
 )
 
 
@@ -116,41 +118,40 @@ class Preprocess:
         scalers = [word for word in words if word in SCALERS]
         cutters = [word for word in words if word in CUTTERS]
         self.zoom = "zoom" in words
-        if (
-            len(scalers) > 1
-            or len(cutters) > 1
-            or len(words) != len(scalers) + len(cutters) + self.zoom
-        ):
+        known = len(scalers) + len(cutters) + self.zoom
+        if len(scalers) > 1 or len(cutters) > 1 or len(words) != known:
             raise UserError(f"--preprocess {mode}: no such mode; there are: {MODES}")
+
         self.scale = SCALERS[scalers[0] if scalers else "none"]
+        self.needs_file_size = self.scale is not resize
         self.crop = "crop" in words
         self.trim = "trim" in words
         if cutters and crop_size % multiple:
             below = crop_size - crop_size % multiple
+            remedy = f"{below} or {below + multiple}" if below else multiple
             raise UserError(
-                f"--crop_size {crop_size} is not a multiple of {multiple}, which the networks need; "
-                f"use {f'{below} or ' if below else ''}{below + multiple}"
+                f"--crop_size {crop_size} is not a multiple of {multiple}, "
+                f"which the networks need; use {remedy}"
             )
+
         self.mode = mode
         self.crop_size = crop_size
         self.multiple = multiple
         self.is_train = is_train
         self.flip = not no_flip
-        self.needs_file_size = self.scale is not resize
 
     def resized(self, size: Size | None, load_size: int, rng: np.random.Generator | None) -> Size:
         """Size after resizing a file of `size` (None will do without `needs_file_size`)."""
         width, height = self.scale(size, load_size, self.crop_size)
+
         if self.zoom:
             across, down = rng.uniform(*ZOOM_RANGE, size=2) if rng else (1, 1)
-            width, height = (
-                max(self.crop_size, round(side * z))
-                for side, z in ((width, across), (height, down))
-            )
+            width = max(self.crop_size, round(width * across))
+            height = max(self.crop_size, round(height * down))
+
         if self.is_train and not self.crop:
-            width, height = (
-                max(round(side / self.multiple), 1) * self.multiple for side in (width, height)
-            )
+            width = self._nearest_multiple(width)
+            height = self._nearest_multiple(height)
         return int(width), int(height)
 
     def view(self, source: Source, rng: np.random.Generator | None) -> View:
@@ -162,28 +163,38 @@ class Preprocess:
         width, height = source.size
         if self.crop and min(width, height) < self.crop_size:
             raise UserError(
-                f"{source.path}: {width}x{height} pixels after scaling are too few for --crop_size {self.crop_size} "
-                f"with --preprocess {self.mode}; use --preprocess scale_shortside_and_crop or resize_and_crop with "
+                f"{source.path}: {width}x{height} pixels after scaling are too few for --crop_size "
+                f"{self.crop_size} with --preprocess {self.mode}; use --preprocess "
+                "scale_shortside_and_crop or resize_and_crop with "
                 f"--load_size >= {self.crop_size}"
             )
-        cut = [
-            min(side, self.crop_size) if self.crop or self.trim else side for side in source.size
-        ]
-        spare = [side - part for side, part in zip(source.size, cut, strict=True)]
-        left, top = (int(rng.integers(s + 1)) if rng else s // 2 for s in spare)
-        width, height = (-(-part // self.multiple) * self.multiple for part in cut)
-        return View(
-            source, (left, top, width, height), bool(rng and self.flip and rng.random() < 0.5)
-        )
+        if self.crop or self.trim:
+            width, height = min(width, self.crop_size), min(height, self.crop_size)
+
+        # where the part that is cut out may lie
+        across, down = source.size[0] - width, source.size[1] - height
+        if rng:
+            left, top = int(rng.integers(across + 1)), int(rng.integers(down + 1))
+        else:
+            left, top = across // 2, down // 2
+
+        # filled up beyond the edge until the networks can take it
+        box = (left, top, self._filled_up(width), self._filled_up(height))
+        flip = bool(rng and self.flip and rng.random() < 0.5)
+        return View(source, box, flip)
+
+    def _nearest_multiple(self, side: float) -> int:
+        return max(round(side / self.multiple), 1) * self.multiple
+
+    def _filled_up(self, side: int) -> int:
+        return math.ceil(side / self.multiple) * self.multiple
 
 
 def read_source(source: Source) -> Tensor:
     """Decode and resize a source: uint8 (C, height, width). A kept one is shared, so it must not be written to."""
-    return (
-        _kept_pixels(source)
-        if source.kept
-        else _pixels(source, read_image(source.path, source.channels))
-    )
+    if source.kept:
+        return _kept_pixels(source)
+    return _pixels(source, read_image(source.path, source.channels))
 
 
 _kept_image = lru_cache(KEPT_IMAGES)(read_image)
@@ -198,10 +209,11 @@ def _pixels(source: Source, image: Image.Image) -> Tensor:
     if source.region is not None:
         left, top, width, height = source.region
         image = image.crop((left, top, left + width, top + height))
+
     if image.size != source.size:
-        image = image.resize(
-            source.size, Image.Resampling.BILINEAR if source.bilinear else Image.Resampling.BICUBIC
-        )
+        kernel = Image.Resampling.BILINEAR if source.bilinear else Image.Resampling.BICUBIC
+        image = image.resize(source.size, kernel)
+
     array = np.array(image).reshape(image.height, image.width, source.channels)
     return torch.from_numpy(array).permute(2, 0, 1)
 
@@ -215,6 +227,7 @@ def cut_view(pixels: Tensor, view: View) -> Tensor:
         rows = reflect(top + torch.arange(height), torch.tensor(pixels.shape[1]))
         columns = reflect(left + torch.arange(width), torch.tensor(pixels.shape[2]))
         cut = pixels[:, rows[:, None], columns]
+
     return cut.flip(2) if view.flip else cut.contiguous()
 
 

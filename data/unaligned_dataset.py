@@ -16,29 +16,34 @@ class UnalignedDataset(BaseDataset):
 
     def __init__(self, opt: Namespace) -> None:
         letter = "B" if opt.direction == "AtoB" else "A"
-        both = opt.is_train or (
-            opt.test_roles == "AB" and phase_folder(opt.dataroot, opt.phase, letter)
-        )
+        if opt.is_train:
+            both = True
+        else:
+            wanted = opt.test_roles == "AB"
+            both = wanted and phase_folder(opt.dataroot, opt.phase, letter) is not None
         super().__init__(opt, roles="AB" if both else "A")
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:
         if not self.is_train:
             role, number = self._at_test(index)
             return {role: self.view(role, number, epoch, None)}
+
         rng = self.rng(epoch, index)
         view_A = self.view("A", index, epoch, rng)
-        number = (
-            index if self.opt.serial_batches else int(rng.integers(len(self.domains["B"].paths)))
-        )
+
+        number = index
+        if not self.opt.serial_batches:
+            number = int(rng.integers(len(self.domains["B"].paths)))
         return {"A": view_A, "B": self.view("B", number, epoch, rng)}
 
     def __len__(self) -> int:
-        return (
-            super().__len__()
-            if self.is_train
-            else sum(len(domain.paths) for domain in self.domains.values())
-        )
+        if self.is_train:
+            return super().__len__()
+        return sum(len(domain.paths) for domain in self.domains.values())
 
     def _at_test(self, index: int) -> tuple[str, int]:
+        """The domain of a sample, and its number there."""
         count = len(self.domains["A"].paths)
-        return ("A", index) if index < count else ("B", index - count)
+        if index < count:
+            return "A", index
+        return "B", index - count
