@@ -42,18 +42,22 @@ class BaseOptions:
         """Read just the names that decide which other flags exist; everything else waits for the full parse."""
         parser = OptionParser(add_help=False)
         self.add_shared(parser)
+
         names = ("model", "dataset_mode", "name", "suffix", "checkpoints_dir")
         first = OptionParser(add_help=False)
         for action in parser.declared().values():
             if action.dest in names:
                 first.add_argument(*action.option_strings, default=action.default)
+
+        # defaults, each of which gives way to the next
         first.set_defaults(dataset_mode=None)  # unless it is given, the model decides
         if self.is_train:
             first.set_defaults(model=models.implied_model(argv) or first.get_default("model"))
-        first.set_defaults(
-            **{key: value for key, value in (saved or {}).items() if key in first.declared()}
-        )
-        found = first.parse_known_args(argv)[0]
+        for name, value in (saved or {}).items():
+            if name in first.declared():
+                first.set_defaults(**{name: value})
+
+        found, _ = first.parse_known_args(argv)
         found.model = models.resolve_alias(found.model, argv)
         return found
 
@@ -62,6 +66,7 @@ class BaseOptions:
         parser = OptionParser(usage="%(prog)s [--flag value ...]", description=self.description)
         self.add_shared(parser)
         self.add_phase(parser)
+
         parser.set_defaults(model=first.model)
         models.find_model(first.model).modify_commandline_options(parser, self.is_train)
         mode = first.dataset_mode or parser.get_default("dataset_mode")
@@ -79,25 +84,24 @@ class BaseOptions:
     def add_run(parser: OptionParser) -> None:
         """Which run, on which device, from which seed."""
         run = parser.group(RUN)
-        run.add(
-            "--name", "experiment_name", "name of the run; its files go to CHECKPOINTS_DIR/NAME"
-        )
+        text = "name of the run; its files go to CHECKPOINTS_DIR/NAME"
+        run.add("--name", "experiment_name", text)
         run.add("--suffix", "", "appended to --name; {model}, {netG} and so on are filled in")
         run.add("--checkpoints_dir", "./checkpoints", "where the folders of all runs are")
         run.add("--easy_label", "", "title of the run's pages (default: the name)")
-        run.add(
-            "--gpu_ids",
-            None,
-            "-1: CPU, 0: first GPU; default: the best. Several: torchrun --nproc_per_node N train.py",
+
+        text = (
+            "-1: CPU, 0: first GPU; default: the best. "
+            "Several: torchrun --nproc_per_node N train.py"
         )
-        run.add(
-            "--seed", 0, "seed of the initial weights, the patches and the data order", type=natural
+        run.add("--gpu_ids", None, text)
+        text = "seed of the initial weights, the patches and the data order"
+        run.add("--seed", 0, text, natural)
+        text = (
+            "bit-identical reruns on a GPU too, at the price of slower convolutions "
+            "(on a CPU they are anyway)"
         )
-        run.add(
-            "--deterministic",
-            False,
-            "bit-identical reruns on a GPU too, at the price of slower convolutions (on a CPU they are anyway)",
-        )
+        run.add("--deterministic", False, text)
         run.add("--verbose", False, "print each network layer by layer")
 
     @staticmethod
@@ -105,133 +109,87 @@ class BaseOptions:
         """What shapes the networks: fixed for the life of a run."""
         net = parser.group(ARCHITECTURE)
         methods = ", ".join(models.model_names())
-        net.add(
-            "--model",
-            "patchgcl",
-            f"the method: {methods}; --model NAME --help lists the flags of one",
+        text = f"the method: {methods}; --model NAME --help lists the flags of one"
+        net.add("--model", "patchgcl", text)
+        text = (
+            "a published configuration of the model; flags win over it. "
+            "Default: the first one it has"
         )
-        net.add(
-            "--preset",
-            None,
-            "a published configuration of the model; flags win over it. Default: the first one it has",
-        )
+        net.add("--preset", None, text)
         net.add("--input_nc", 3, "channels of input images: 3 RGB, 1 grey", choices=(1, 3))
         net.add("--output_nc", 3, "channels of output images: 3 RGB, 1 grey", choices=(1, 3))
+
         net.add("--netG", "resnet_9blocks", f"generator: {', '.join(GENERATORS)}")
-        net.add(
-            "--ngf", 64, "filters in the generator's first and last convolution", type=positive_int
-        )
-        net.add(
-            "--netD",
-            "basic",
-            f"discriminator: {', '.join(DISCRIMINATORS)}; basic is the PatchGAN of 3 layers",
-        )
-        net.add("--ndf", 64, "filters in the discriminator's first convolution", type=positive_int)
-        net.add(
-            "--n_layers_D",
-            3,
-            "strided layers n, for --netD n_layers and tilestylegan2 (tiles of 4 * 2^n pixels)",
-            type=positive_int,
-        )
-        net.add("--normG", "instance", "normalisation in G", choices=("instance", "batch", "none"))
-        net.add("--normD", "instance", "normalisation in D", choices=("instance", "batch", "none"))
+        text = "filters in the generator's first and last convolution"
+        net.add("--ngf", 64, text, positive_int)
+        text = f"discriminator: {', '.join(DISCRIMINATORS)}; basic is the PatchGAN of 3 layers"
+        net.add("--netD", "basic", text)
+        net.add("--ndf", 64, "filters in the discriminator's first convolution", positive_int)
+        text = "strided layers n, for --netD n_layers and tilestylegan2 (tiles of 4 * 2^n pixels)"
+        net.add("--n_layers_D", 3, text, positive_int)
+
+        norms = ("instance", "batch", "none")
+        net.add("--normG", "instance", "normalisation in G", choices=norms)
+        net.add("--normD", "instance", "normalisation in D", choices=norms)
         net.add("--no_dropout", True, "no dropout in the generator's residual blocks")
-        net.add(
-            "--no_antialias",
-            False,
-            "strided convolutions instead of blurred down-sampling, in G and D",
-        )
-        net.add(
-            "--no_antialias_up",
-            False,
-            "learned transposed convolutions instead of bilinear up-sampling",
-        )
-        net.add(
-            "--stylegan2_size",
-            None,
-            "image size StyleGAN2 nets are made for; default: by crop_size",
-            type=power_of_two,
-        )
-        net.add(
-            "--stylegan2_G_num_downsampling",
-            1,
-            "halvings in --netG stylegan2",
-            type=int,
-            choices=(1, 2),
-        )
+        text = "strided convolutions instead of blurred down-sampling, in G and D"
+        net.add("--no_antialias", False, text)
+        text = "learned transposed convolutions instead of bilinear up-sampling"
+        net.add("--no_antialias_up", False, text)
+
+        text = "image size StyleGAN2 nets are made for; default: by crop_size"
+        net.add("--stylegan2_size", None, text, power_of_two)
+        text = "halvings in --netG stylegan2"
+        net.add("--stylegan2_G_num_downsampling", 1, text, int, choices=(1, 2))
 
     @staticmethod
     def add_data(parser: OptionParser) -> None:
         """Which images, and how they are read."""
         images = parser.group(DATA)
-        images.add(
-            "--dataroot",
-            None,
-            "folder with trainA, trainB, testA; test.py also takes an image or a folder of images",
+        text = (
+            "folder with trainA, trainB, testA; test.py also takes an image or a folder of images"
         )
-        images.add(
-            "--dataset_mode",
-            "unaligned",
-            f"how images are read: {', '.join(data.dataset_modes())}; models choose theirs",
-        )
-        images.add(
-            "--direction", "AtoB", "which domain is translated into which", choices=("AtoB", "BtoA")
-        )
-        images.add("--batch_size", 1, "images per step; the paper uses 1", type=positive_int)
-        images.add(
-            "--load_size", 286, "images are scaled to this size, before the crop", type=positive_int
-        )
-        images.add("--crop_size", 256, "side of the square that is cut out", type=positive_int)
+        images.add("--dataroot", None, text)
+        text = f"how images are read: {', '.join(data.dataset_modes())}; models choose theirs"
+        images.add("--dataset_mode", "unaligned", text)
+        text = "which domain is translated into which"
+        images.add("--direction", "AtoB", text, choices=("AtoB", "BtoA"))
+        images.add("--batch_size", 1, "images per step; the paper uses 1", positive_int)
+
+        text = "images are scaled to this size, before the crop"
+        images.add("--load_size", 286, text, positive_int)
+        images.add("--crop_size", 256, "side of the square that is cut out", positive_int)
         images.add("--preprocess", "resize_and_crop", f"scaling and cropping: {MODES}")
         images.add("--no_flip", False, "no random horizontal flips")
         images.add("--serial_batches", False, "take images in order, A and B by the same index")
-        images.add(
-            "--max_dataset_size",
-            float("inf"),
-            "use only the first N images of each domain",
-            type=size_limit,
+        text = "use only the first N images of each domain"
+        images.add("--max_dataset_size", float("inf"), text, size_limit)
+
+        text = "worker processes that load images; 0 loads in the main process"
+        images.add("--num_threads", 4, text, natural)
+        text = (
+            "keep decoded images in memory, or on the device; "
+            "auto: on a GPU to train, if they fill at most a quarter"
         )
-        images.add(
-            "--num_threads",
-            4,
-            "worker processes that load images; 0 loads in the main process",
-            type=natural,
-        )
-        images.add(
-            "--cache",
-            "auto",
-            "keep decoded images in memory, or on the device; auto: on a GPU to train, if they fill at most a quarter",
-            choices=("auto", "none", "ram", "device"),
-        )
-        images.add(
-            "--skip_bad_images",
-            False,
-            "check all images first, go on without the unreadable ones, say how many",
-        )
+        images.add("--cache", "auto", text, choices=("auto", "none", "ram", "device"))
+        text = "check all images first, go on without the unreadable ones, say how many"
+        images.add("--skip_bad_images", False, text)
 
     @staticmethod
     def add_speed(parser: OptionParser) -> None:
         """How fast, at equal results up to rounding."""
         speed = parser.group(SPEED)
-        speed.add(
-            "--amp",
-            "auto",
-            "precision of the networks; auto: bf16 on a GPU, else off",
-            choices=tuple(PRECISIONS),
-        )
+        text = "precision of the networks; auto: bf16 on a GPU, else off"
+        speed.add("--amp", "auto", text, choices=tuple(PRECISIONS))
         speed.add("--tf32", True, "a GPU's float32 convolutions may round factors to 10 bits")
-        speed.add(
-            "--channels_last",
-            "auto",
-            "layout of images and networks; auto: on for a GPU",
-            type=switch,
+
+        text = "layout of images and networks; auto: on for a GPU"
+        speed.add("--channels_last", "auto", text, switch)
+        text = (
+            "compile the graph head and all between convolutions, in the first step; "
+            "auto: to train on a GPU"
         )
-        speed.add(
-            "--compile",
-            "auto",
-            "compile the graph head and all between convolutions, in the first step; auto: to train on a GPU",
-            type=switch,
-        )
+        speed.add("--compile", "auto", text, switch)
 
     def add_phase(self, parser: OptionParser) -> None:
         """Flags of this phase only."""
@@ -246,37 +204,41 @@ class BaseOptions:
         model = models.find_model(merged["model"])
         preset = given.get("preset") or saved.get("preset") or model.default_preset(given)
         published = find_by_name(model.PRESETS, preset, "--preset") if preset else {}
+
         layered = {**defaults, **published, **saved, **given, "preset": preset}
         opt = Namespace(**layered)
         if opt.suffix:
             opt.name += opt.suffix.format(**vars(opt))
             opt.suffix = ""
+
+        # what follows from the options
         opt.is_train = self.is_train
         opt.size_multiple = generator_size_multiple(opt.netG)
         opt.test_roles = model.TEST_ROLES
         opt.recipe = self.recipe(opt, parser, {**defaults, **published})
         opt.stylegan2_size = opt.stylegan2_size or training_size(opt.netG, opt.netD, opt.crop_size)
+
+        # what is shown and recorded of them
         opt.changed = sorted(key for key, value in defaults.items() if layered[key] != value)
         opt.architecture = parser.members(ARCHITECTURE)
-        opt.groups = {
-            group.title: [a.dest for a in group._group_actions] for group in parser._groups.values()
-        }
+        opt.groups = {title: parser.members(title) for title in parser._groups}
         return opt
 
     @staticmethod
     def recipe(opt: Namespace, parser: OptionParser, published: dict[str, Any]) -> str:
         """Which recipe a result comes from: model, preset, precision, and every choice that departs from the preset."""
-        names = [
-            name for group in (ARCHITECTURE, opt.model, TRAINING) for name in parser.members(group)
-        ]
-        departures = [
-            f"{name}={show_value(getattr(opt, name))}"
-            for name in names
-            if name not in ("model", "preset") and getattr(opt, name) != published[name]
-        ]
+        departures = []
+        for group in (ARCHITECTURE, opt.model, TRAINING):
+            for name in parser.members(group):
+                value = getattr(opt, name)
+                if name not in ("model", "preset") and value != published[name]:
+                    departures.append(f"{name}={show_value(value)}")
+
         precision = planned_precision(opt.gpu_ids, opt.amp, opt.tf32)
         text = f"{opt.model}, preset {opt.preset or 'none'}, {precision}"
-        return f"{text}, with {', '.join(departures)}" if departures else text
+        if departures:
+            text += f", with {', '.join(departures)}"
+        return text
 
     def check(self, opt: Namespace) -> None:
         """Checks across flags, before any data is touched; raises UserError."""
@@ -284,12 +246,12 @@ class BaseOptions:
             raise UserError(
                 "--dataroot is missing: give the folder that holds trainA and trainB (or testA)"
             )
-        if (
-            opt.load_size < opt.crop_size
-            and "crop" in opt.preprocess
-            and "resize" in opt.preprocess
-        ):
+
+        crops_what_it_resizes = "crop" in opt.preprocess and "resize" in opt.preprocess
+        if crops_what_it_resizes and opt.load_size < opt.crop_size:
             raise UserError(
-                f"--load_size {opt.load_size} is smaller than --crop_size {opt.crop_size}; make it at least as large"
+                f"--load_size {opt.load_size} is smaller than --crop_size {opt.crop_size}; "
+                "make it at least as large"
             )
+
         models.find_model(opt.model).check_options(opt)

@@ -37,35 +37,41 @@ def flags_elsewhere(
     }
     own, other = COMMANDS if options.is_train else reversed(COMMANDS)
     given = {text.split("=")[0] for text in argv}
-    known, found = set(parser.flags()), {}
+    found = {}
+
+    # of this command, with another --model or --dataset_mode
     for choice, owners in _owners(options, now).items():
         reason = _reason(choice, now["model"], given, saved)
-        remedy = (
-            "leave it out" if choice in saved else f"leave it out, or choose another --{choice}"
-        )
+        remedy = "leave it out"
+        if choice not in saved:
+            remedy += f", or choose another --{choice}"
         for flag, names in owners.items():
             text = f"belongs to --{choice} {_either(names)}, not to {now[choice]}{reason}; {remedy}"
             found.setdefault(flag, text)
+
+    # of the other command
     for choice, owners in _owners(COMMANDS[other](), now).items():
         for flag, names in owners.items():
             where = "" if now[choice] in names else f" with --{choice} {_either(names)}"
             found.setdefault(flag, f"is a flag of {other}{where}, not of {own}; leave it out")
+
+    known = set(parser.flags())
     return {flag: text for flag, text in found.items() if flag not in known}
 
 
 def _owners(options: BaseOptions, now: dict[str, str]) -> dict[str, dict[str, list[str]]]:
     """By choice, --model or --dataset_mode, the other one staying as it is: flag -> all names that bring it along."""
-    usable = [
-        n for n in models.model_names() if models.find_model(n).TRAINABLE or not options.is_train
-    ]
-    owners = {}
-    for choice, names in {
-        "model": {*usable, now["model"]},
-        "dataset_mode": data.dataset_modes(),
-    }.items():
-        owners[choice] = defaultdict(list)
+    usable = {now["model"]}
+    for name in models.model_names():
+        if models.find_model(name).TRAINABLE or not options.is_train:
+            usable.add(name)
+
+    owners = {"model": defaultdict(list), "dataset_mode": defaultdict(list)}
+    choices = {"model": usable, "dataset_mode": data.dataset_modes()}
+    for choice, names in choices.items():
         for name in sorted(names):
-            for flag in options.build_parser(Namespace(**now | {choice: name})).flags():
+            parser = options.build_parser(Namespace(**now | {choice: name}))
+            for flag in parser.flags():
                 owners[choice][flag].append(name)
     return owners
 
@@ -78,6 +84,7 @@ def _reason(choice: str, model: str, given: set[str], saved: Collection[str]) ->
         return " (with which the run was trained)"
     if choice == "dataset_mode":
         return f" (the default of --model {model})"
+
     implied = sorted(given.intersection(models.find_model(model).IMPLIED_BY))
     return f" (chosen by {implied[0]})" if implied else " (the default)"
 

@@ -22,11 +22,8 @@ OWN_AT_TEST = (
     "skip_bad_images",
     "phase",
 )
-CHOSEN_BY_MODEL = (
-    "model",
-    "preset",
-    "dataset_mode",
-)  # a model that only applies weights may apply any run's
+# a model that only applies weights may apply any run's
+CHOSEN_BY_MODEL = ("model", "preset", "dataset_mode")
 
 
 class TestOptions(BaseOptions):
@@ -40,19 +37,12 @@ class TestOptions(BaseOptions):
         group = parser.group("results")
         group.add("--results_dir", "./results", "results go to RESULTS_DIR/NAME/PHASE_EPOCH")
         group.add("--epoch", "latest", "which weights: latest, or the number of a saved epoch")
-        group.add(
-            "--num_test",
-            float("inf"),
-            "translate only the first N images (of each domain, where both are translated)",
-            type=size_limit,
-            metavar="N",
-        )
-        group.add(
-            "--eval",
-            False,
-            "evaluation mode: batch norm uses its running statistics, dropout is off",
-        )
+        text = "translate only the first N images (of each domain, where both are translated)"
+        group.add("--num_test", float("inf"), text, size_limit, metavar="N")
+        text = "evaluation mode: batch norm uses its running statistics, dropout is off"
+        group.add("--eval", False, text)
         group.add("--no_ema", False, "use the plain weights although the run kept a moving average")
+
         parser.group(DATA).add("--phase", "test", "reads DATAROOT/<phase>A (<phase>B for BtoA)")
         parser.set_defaults(preprocess="none", load_size=parser.get_default("crop_size"))
 
@@ -62,25 +52,26 @@ class TestOptions(BaseOptions):
         self.saved_recipe = record.get("recipe")
         if not record:  # published weights come without one; flags and defaults describe them
             return {}
+
         options = record["options"]
         if not {"model", "dataset_mode"} <= options.keys():
             raise UserError(
-                f"{run_dir(first)}/train_opt.json names no model or dataset_mode; restore or delete it"
+                f"{run_dir(first)}/train_opt.json names no model or dataset_mode; "
+                "restore or delete it"
             )
-        parser = self.build_parser(
-            Namespace(model=options["model"], dataset_mode=options["dataset_mode"])
-        )
-        kept = [
-            *parser.members(ARCHITECTURE),
-            *parser.members(DATA),
-            *parser.members(options["model"]),
-        ]
-        own = (
-            OWN_AT_TEST
-            if models.find_model(first.model).TRAINABLE
-            else (*OWN_AT_TEST, *CHOSEN_BY_MODEL)
-        )
-        return {name: options[name] for name in kept if name in options and name not in own}
+
+        chosen = Namespace(model=options["model"], dataset_mode=options["dataset_mode"])
+        parser = self.build_parser(chosen)
+        own = set(OWN_AT_TEST)
+        if not models.find_model(first.model).TRAINABLE:
+            own.update(CHOSEN_BY_MODEL)
+
+        kept = {}
+        for group in (ARCHITECTURE, DATA, options["model"]):
+            for name in parser.members(group):
+                if name in options and name not in own:
+                    kept[name] = options[name]
+        return kept
 
     def resolve(
         self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]
@@ -88,8 +79,10 @@ class TestOptions(BaseOptions):
         for name in parser.members(ARCHITECTURE):
             if name in given and name in saved and given[name] != saved[name]:
                 raise UserError(
-                    f"--{name} {given[name]} contradicts the training run, which used {saved[name]}; leave the flag out"
+                    f"--{name} {given[name]} contradicts the training run, "
+                    f"which used {saved[name]}; leave the flag out"
                 )
+
         if "direction" in saved and given.get("direction") not in (None, saved["direction"]):
             raise UserError(
                 f"--direction {given['direction']} contradicts the training run, which translates "

@@ -26,178 +26,107 @@ class TrainOptions(BaseOptions):
     def add_schedule(parser: OptionParser) -> None:
         """How long, how fast, with what objective."""
         group = parser.group(TRAINING)
-        group.add("--n_epochs", 200, "epochs at the initial learning rate", type=natural)
-        group.add(
-            "--n_epochs_decay",
-            200,
-            "further epochs, in which it falls to zero (no random crops then)",
-            type=natural,
-        )
+        group.add("--n_epochs", 200, "epochs at the initial learning rate", natural)
+        text = "further epochs, in which it falls to zero (no random crops then)"
+        group.add("--n_epochs_decay", 200, text, natural)
         group.add("--lr", 0.0002, "initial learning rate of Adam")
         group.add("--beta1", 0.5, "first momentum of Adam")
         group.add("--beta2", 0.999, "second momentum of Adam")
-        group.add(
-            "--lr_policy",
-            "linear",
-            "when the learning rate falls; docs/training.md",
-            choices=POLICIES,
-        )
-        group.add(
-            "--lr_decay_iters",
-            50,
-            "epochs between falls for --lr_policy step, steps for halving",
-            type=positive_int,
-        )
+        text = "when the learning rate falls; docs/training.md"
+        group.add("--lr_policy", "linear", text, choices=POLICIES)
+        text = "epochs between falls for --lr_policy step, steps for halving"
+        group.add("--lr_decay_iters", 50, text, positive_int)
+
         group.add("--gan_mode", "lsgan", "adversarial objective", choices=tuple(OBJECTIVES))
-        group.add(
-            "--init_type", "xavier", "initial weights of G and D", choices=tuple(INITIALIZERS)
-        )
+        text = "initial weights of G and D"
+        group.add("--init_type", "xavier", text, choices=tuple(INITIALIZERS))
         group.add("--init_gain", 0.02, "scale of the initial weights")
-        group.add(
-            "--accumulate",
-            1,
-            "batches per step: the step of a batch N times as large, in the memory of one",
-            type=positive_int,
-        )
-        group.add(
-            "--ema",
-            0.0,
-            "decay of a moving average of G, 0.999 say, which test.py then uses; 0 is off",
-        )
-        group.add(
-            "--max_steps",
-            None,
-            "stop after N steps in total, for a trial",
-            type=positive_int,
-            metavar="N",
-        )
-        group.add(
-            "--max_minutes",
-            None,
-            "stop after N minutes with the run saved; the same command continues",
-            type=positive_float,
-            metavar="N",
-        )
+        text = "batches per step: the step of a batch N times as large, in the memory of one"
+        group.add("--accumulate", 1, text, positive_int)
+        text = "decay of a moving average of G, 0.999 say, which test.py then uses; 0 is off"
+        group.add("--ema", 0.0, text)
+
+        text = "stop after N steps in total, for a trial"
+        group.add("--max_steps", None, text, positive_int, metavar="N")
+        text = "stop after N minutes with the run saved; the same command continues"
+        group.add("--max_minutes", None, text, positive_float, metavar="N")
+
         speed = parser.group(SPEED)
-        speed.add(
-            "--cuda_graph",
-            "auto",
-            "record the whole training step once and replay it, without launch costs; auto: on for a GPU",
-            type=switch,
+        text = (
+            "record the whole training step once and replay it, without launch costs; "
+            "auto: on for a GPU"
         )
-        speed.add(
-            "--profile",
-            0,
-            "trace N steps, from the tenth on, for Perfetto or chrome://tracing",
-            type=natural,
-        )
+        speed.add("--cuda_graph", "auto", text, switch)
+        text = "trace N steps, from the tenth on, for Perfetto or chrome://tracing"
+        speed.add("--profile", 0, text, natural)
 
     @staticmethod
     def add_logs(parser: OptionParser) -> None:
         """What a run shows, and how often (all frequencies in images)."""
         group = parser.group("logs")
-        group.add("--print_freq", 100, "images between two lines of losses", type=positive_int)
-        group.add("--display_freq", 400, "images between two pictures in visdom", type=positive_int)
-        group.add(
-            "--update_html_freq",
-            1000,
-            "images between two rows of pictures on the page",
-            type=positive_int,
-        )
+        group.add("--print_freq", 100, "images between two lines of losses", positive_int)
+        group.add("--display_freq", 400, "images between two pictures in visdom", positive_int)
+        text = "images between two rows of pictures on the page"
+        group.add("--update_html_freq", 1000, text, positive_int)
         group.add("--no_html", False, "no page in CHECKPOINTS_DIR/NAME/web")
-        group.add(
-            "--display_id",
-            None,
-            "first visdom window; 0: no visdom. Default: visdom, if its server answers",
-            type=int,
-        )
+
+        text = "first visdom window; 0: no visdom. Default: visdom, if its server answers"
+        group.add("--display_id", None, text, int)
         group.add("--display_server", "http://localhost", "address of the visdom server")
         group.add("--display_port", 8097, "port of the visdom server")
         group.add("--display_env", "main", "visdom environment")
-        group.add(
-            "--display_ncols", 4, "pictures per row in visdom; 0 gives each a window", type=natural
-        )
-        group.add(
-            "--display_winsize",
-            256,
-            "width of pictures on page and panel, in pixels",
-            type=positive_int,
-        )
-        group.add(
-            "--use_tensorboard",
-            False,
-            "losses and pictures for TensorBoard too, in CHECKPOINTS_DIR/NAME/tensorboard",
-        )
-        group.add(
-            "--use_wandb",
-            False,
-            "losses and pictures to Weights & Biases too; WANDB_MODE=offline keeps them here",
-        )
+        text = "pictures per row in visdom; 0 gives each a window"
+        group.add("--display_ncols", 4, text, natural)
+        text = "width of pictures on page and panel, in pixels"
+        group.add("--display_winsize", 256, text, positive_int)
+
+        text = "losses and pictures for TensorBoard too, in CHECKPOINTS_DIR/NAME/tensorboard"
+        group.add("--use_tensorboard", False, text)
+        text = "losses and pictures to Weights & Biases too; WANDB_MODE=offline keeps them here"
+        group.add("--use_wandb", False, text)
         group.add("--wandb_project_name", "patchgcl", "project in Weights & Biases")
 
     @staticmethod
     def add_checkpoints(parser: OptionParser) -> None:
         """What a run saves, and what it starts from."""
         group = parser.group("checkpoints")
-        group.add(
-            "--save_latest_freq",
-            5000,
-            "images between two saves of the run's full state",
-            type=positive_int,
-        )
-        group.add(
-            "--save_epoch_freq",
-            5,
-            "epochs between two sets of weights that are kept",
-            type=positive_int,
-        )
-        group.add(
-            "--save_by_iter",
-            False,
-            "keep a set of weights, named by the image count, at each --save_latest_freq",
-        )
-        group.add(
-            "--continue_train",
-            False,
-            "go on from weights alone (an interrupted run continues without this flag)",
-        )
-        group.add(
-            "--epoch_count",
-            1,
-            "first epoch, when training goes on from weights alone",
-            type=positive_int,
-        )
+        text = "images between two saves of the run's full state"
+        group.add("--save_latest_freq", 5000, text, positive_int)
+        text = "epochs between two sets of weights that are kept"
+        group.add("--save_epoch_freq", 5, text, positive_int)
+        text = "keep a set of weights, named by the image count, at each --save_latest_freq"
+        group.add("--save_by_iter", False, text)
+
+        text = "go on from weights alone (an interrupted run continues without this flag)"
+        group.add("--continue_train", False, text)
+        text = "first epoch, when training goes on from weights alone"
+        group.add("--epoch_count", 1, text, positive_int)
         group.add("--epoch", "latest", "which weights to go on from, when there is no full state")
-        group.add(
-            "--pretrained_name",
-            None,
-            "start from the weights of another run in CHECKPOINTS_DIR",
-            metavar="NAME",
-        )
-        group.add(
-            "--from_scratch",
-            False,
-            "start anew: an earlier run of this name is moved aside, never deleted",
-        )
+        text = "start from the weights of another run in CHECKPOINTS_DIR"
+        group.add("--pretrained_name", None, text, metavar="NAME")
+        text = "start anew: an earlier run of this name is moved aside, never deleted"
+        group.add("--from_scratch", False, text)
         group.add("--dry_run", False, "print the resolved options and stop")
 
     def check(self, opt: Namespace) -> None:
         super().check(opt)
-        if opt.n_epochs + opt.n_epochs_decay < opt.epoch_count:
-            total = opt.n_epochs + opt.n_epochs_decay
+        last_epoch = opt.n_epochs + opt.n_epochs_decay
+        if last_epoch < opt.epoch_count:
             raise UserError(
-                f"--epoch_count {opt.epoch_count} is past the last epoch, {total} (n_epochs + n_epochs_decay): "
-                "nothing would be trained"
+                f"--epoch_count {opt.epoch_count} is past the last epoch, {last_epoch} "
+                "(n_epochs + n_epochs_decay): nothing would be trained"
             )
         if not 0 <= opt.ema < 1:
             raise UserError(f"--ema {opt.ema}: a decay lies between 0 (off) and 1, such as 0.999")
         if opt.lr <= 0:
             raise UserError(f"--lr {opt.lr}: the learning rate must be positive")
+
         if opt.from_scratch and opt.continue_train:
             raise UserError(
                 "--from_scratch and --continue_train contradict each other: give one of them"
             )
         if opt.continue_train and opt.pretrained_name:
             raise UserError(
-                "--continue_train goes on with this run, --pretrained_name starts from another: give one of them"
+                "--continue_train goes on with this run, --pretrained_name starts from another: "
+                "give one of them"
             )
