@@ -100,14 +100,15 @@ class _Help(argparse.HelpFormatter):
     """Help that ends with the default, as wide as the terminal allows."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(
-            prog, max_help_position=34, width=min(shutil.get_terminal_size().columns, 120)
-        )
+        width = min(shutil.get_terminal_size().columns, 120)
+        super().__init__(prog, max_help_position=34, width=width)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, "", argparse.SUPPRESS) or action.nargs == 0:
             return action.help
-        return f"{action.help} (default: {show_value(action.default).replace('%', '%%')})"
+
+        shown = show_value(action.default).replace("%", "%%")
+        return f"{action.help} (default: {shown})"
 
 
 class _Declarations:
@@ -124,8 +125,11 @@ class _Declarations:
             settings |= {"type": boolean, "nargs": "?", "const": True, "metavar": "true|false"}
         elif type is switch:
             settings |= {"type": switch, "nargs": "?", "const": "on", "metavar": "auto|on|off"}
+        elif type is not None:
+            settings["type"] = type
         else:
-            settings["type"] = type or (str if default is None else default.__class__)
+            settings["type"] = str if default is None else default.__class__
+
         self.add_argument(name, default=default, help=help, **settings)
 
 
@@ -162,8 +166,9 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
 
     def members(self, title: str) -> list[str]:
         """Names of the options declared in a group; none for a group that nobody declared."""
-        group = self._groups.get(title)
-        return [action.dest for action in group._group_actions] if group else []
+        if title not in self._groups:
+            return []
+        return [action.dest for action in self._groups[title]._group_actions]
 
     def declared(self) -> dict[str, argparse.Action]:
         """Every option by name, `help` left out."""
@@ -188,29 +193,32 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
         known, unknown = self.parse_known_args(argv, namespace=blank)
         if unknown:
             self.error(self.explain_unknown(unknown, elsewhere()))
+
         return {name: value for name, value in vars(known).items() if value is not _UNSET}
 
     def explain_unknown(self, unknown: Sequence[str], elsewhere: dict[str, str]) -> str:
         """One line on arguments that no option takes: whose the first is, or else the nearest flag, if there is one."""
-        flag, *others = (
-            dict.fromkeys(text.split("=")[0] for text in unknown if text.startswith("--"))
-            or unknown
-        )
+        flags = dict.fromkeys(text.split("=")[0] for text in unknown if text.startswith("--"))
+        flag, *others = flags or unknown
+
         if flag in elsewhere:
             alike = [other for other in others if elsewhere.get(other) == elsewhere[flag]]
-            return flag + (f" (like {', '.join(alike)}) " if alike else " ") + elsewhere[flag]
-        near = [
-            name
-            for names in (self.flags(), elsewhere)
-            for name in difflib.get_close_matches(flag, names, n=1)
-        ]
+            like = f" (like {', '.join(alike)})" if alike else ""
+            return f"{flag}{like} {elsewhere[flag]}"
+
+        # the nearest of ours comes first, so that it wins where one elsewhere is as near
+        near = difflib.get_close_matches(flag, self.flags(), n=1)
+        near += difflib.get_close_matches(flag, elsewhere, n=1)
+        arguments = " ".join(unknown)
         if not near:
-            return f"unknown argument {' '.join(unknown)}; --help lists all flags"
-        nearest = max(
-            near, key=lambda name: difflib.SequenceMatcher(None, name, flag).ratio()
-        )  # of equals, ours
+            return f"unknown argument {arguments}; --help lists all flags"
+
+        def likeness(name: str) -> float:
+            return difflib.SequenceMatcher(None, name, flag).ratio()
+
+        nearest = max(near, key=likeness)
         owner = f" It {elsewhere[nearest]}" if nearest in elsewhere else ""
-        return f"unknown argument {' '.join(unknown)}; did you mean {nearest}?{owner}"
+        return f"unknown argument {arguments}; did you mean {nearest}?{owner}"
 
     def error(self, message: str) -> None:
         raise UserError(message)

@@ -24,27 +24,30 @@ def find_by_name(table: Mapping[str, T], name: str, flag: str) -> T:
 
 def names_in(package: ModuleType, suffix: str) -> list[str]:
     """Every NAME with a file NAME<suffix>.py in the package, sorted."""
-    modules = pkgutil.iter_modules(package.__path__)
-    return sorted(
-        m.name.removesuffix(suffix)
-        for m in modules
-        if m.name.endswith(suffix) and m.name[: -len(suffix)]
-    )
+    names = []
+    for module in pkgutil.iter_modules(package.__path__):
+        name = module.name.removesuffix(suffix)
+        if module.name.endswith(suffix) and name:
+            names.append(name)
+    return sorted(names)
 
 
 def find_class(package: ModuleType, suffix: str, base: type, name: str, flag: str) -> type:
     """The one subclass of `base` in NAME<suffix>.py; raises UserError (naming `flag`) when there is none."""
-    table = {n: f"{package.__name__}.{n}{suffix}" for n in names_in(package, suffix) if n != "base"}
-    module = importlib.import_module(find_by_name(table, name, flag))
-    found = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, base)
-        and value.__module__ == module.__name__
-    ]
+    files = {}
+    for known in names_in(package, suffix):
+        if known != "base":
+            files[known] = f"{package.__name__}.{known}{suffix}"
+    module = importlib.import_module(find_by_name(files, name, flag))
+
+    found = []
+    for value in vars(module).values():
+        defined_here = inspect.isclass(value) and value.__module__ == module.__name__
+        if defined_here and issubclass(value, base):
+            found.append(value)
     if len(found) != 1:
         raise TypeError(
-            f"{module.__name__} must define exactly one subclass of {base.__name__}, found {len(found)}"
+            f"{module.__name__} must define exactly one subclass of {base.__name__}, "
+            f"found {len(found)}"
         )
     return found[0]

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 FIRST_SCALE = 2.0**16
-STEPS_TO_GROW = (
-    2000  # the scale doubles after so many steps without overflow, and halves at each overflow
-)
+# The scale doubles after so many steps without overflow, and halves at each overflow.
+STEPS_TO_GROW = 2000
 
 
 class NoLossScale(nn.Module):
@@ -42,13 +41,17 @@ class DynamicLossScale(NoLossScale):
         torch._foreach_mul_(list(grads), 1 / self.factor)
         largest = torch.stack(torch._foreach_norm(list(grads), ord=torch.inf))
         overflow = 1 - torch.isfinite(largest).all().float()
+
         good_steps = (self.good_steps + 1) * (1 - overflow)
         grown = (good_steps >= STEPS_TO_GROW).float()
         self.factor.mul_(1 + grown - 0.5 * overflow).clamp_(min=1)
         self.good_steps.copy_(good_steps * (1 - grown))
+
         return torch.maximum(skip, overflow)
 
 
 def create_loss_scale(amp_dtype: torch.dtype | None, device: torch.device) -> NoLossScale:
     """What the precision of autocast (None: off) needs."""
-    return DynamicLossScale().to(device) if amp_dtype == torch.float16 else NoLossScale()
+    if amp_dtype == torch.float16:
+        return DynamicLossScale().to(device)
+    return NoLossScale()

@@ -14,7 +14,9 @@ def versions(device: str = "", libraries: Sequence[str] = LIBRARIES) -> dict[str
     """Commit, Python and libraries by name; `device` in words where the result depends on it."""
     found = {"commit": git_commit(), "python": platform.python_version()}
     found |= {library: library_version(library) for library in libraries}
-    return found | ({"device": device} if device else {})
+    if device:
+        found["device"] = device
+    return found
 
 
 def library_version(library: str) -> str:
@@ -29,8 +31,7 @@ def git_commit() -> str:
     """The commit of this checkout, marked when files differ from it; "unknown" outside a checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return done.stdout.strip()

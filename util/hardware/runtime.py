@@ -16,12 +16,8 @@ from torch import Tensor, nn
 from util.errors import UserError
 from util.hardware import provenance
 
-PRECISIONS = {
-    "auto": None,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "off": None,
-}  # values of --amp
+# values of --amp
+PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
 
 @runtime_checkable
@@ -54,6 +50,7 @@ def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
         return torch.device("cuda", local_rank) if count else torch.device("cpu")
     if gpu_ids == "-1":
         return torch.device("cpu")
+
     if "," in gpu_ids:
         number = len(gpu_ids.split(","))
         raise UserError(
@@ -63,8 +60,9 @@ def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
     if not gpu_ids.isdecimal():
         raise UserError(f"--gpu_ids {gpu_ids}: expected the number of a GPU, or -1 for the CPU")
     if int(gpu_ids) >= count:
+        there_are = f"{count} CUDA GPUs" if count > 1 else f"{count or 'no'} CUDA GPU"
         raise UserError(
-            f"--gpu_ids {gpu_ids}: this machine has {count or 'no'} CUDA GPU{'s' * (count > 1)} that torch can use; "
+            f"--gpu_ids {gpu_ids}: this machine has {there_are} that torch can use; "
             "give -1 for the CPU, or leave the flag out to take the best device"
         )
     return torch.device("cuda", int(gpu_ids))
@@ -72,22 +70,20 @@ def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
 
 def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:
     """The type that --amp asks for, None for float32; auto: bfloat16 on GPUs that compute in it, float32 elsewhere."""
-    if amp == "auto":
-        amp = (
-            "bf16"
-            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            else "off"
-        )
-    return PRECISIONS[amp]
+    if amp != "auto":
+        return PRECISIONS[amp]
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return PRECISIONS["bf16"]
+    return PRECISIONS["off"]
 
 
 def planned_precision(gpu_ids: str | None, amp: str, tf32: bool) -> str:
     """In words, the precision in which networks will run that are asked for like this; nothing is started."""
     on_gpu = gpu_ids != "-1" and torch.cuda.is_available()
     dtype = choose_precision(amp, torch.device("cuda" if on_gpu else "cpu"))
-    if dtype is not None:
-        return precision_name(dtype)
-    return "float32 with TF32 convolutions" if on_gpu and tf32 else precision_name(dtype)
+    if dtype is None and on_gpu and tf32:
+        return "float32 with TF32 convolutions"
+    return precision_name(dtype)
 
 
 def precision_name(dtype: torch.dtype | None) -> str:
@@ -125,27 +121,32 @@ class Runtime:
         self.rank = int(os.environ.get("RANK", 0))
         self.is_main = is_main_process()
         self.device = choose_device(gpu_ids, int(os.environ.get("LOCAL_RANK", 0)))
-        if self.device.type == "cuda":
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
             torch.cuda.set_device(self.device)
             torch.backends.cudnn.benchmark = not deterministic
             torch.backends.cudnn.allow_tf32 = tf32
+
         self.amp_dtype = choose_precision(amp, self.device)
-        on_gpu = self.device.type == "cuda"
-        self.compile = on_gpu if compile == "auto" else compile == "on"
-        self.compiled: list[Compilable] = []
-        self.capture = on_gpu and self.world_size == 1 and cuda_graph != "off"
-        asked_in_vain = cuda_graph == "on" and not self.capture
-        self.no_capture = (
-            ("it is for one process" if on_gpu else "it needs a GPU") if asked_in_vain else None
-        )
         last = on_gpu if channels_last == "auto" else channels_last == "on"
         self.memory_format = torch.channels_last if last else torch.contiguous_format
+
+        self.compile = on_gpu if compile == "auto" else compile == "on"
+        self.compiled: list[Compilable] = []
+
+        self.capture = on_gpu and self.world_size == 1 and cuda_graph != "off"
+        self.no_capture = None
+        if cuda_graph == "on" and not self.capture:
+            self.no_capture = "it is for one process" if on_gpu else "it needs a GPU"
+
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            # where torch has no deterministic operator for a GPU it warns, and names it; ours have none of these
+            # Where torch has no deterministic operator for a GPU it warns, and names it;
+            # ours have none of these.
             torch.use_deterministic_algorithms(True, warn_only=True)
+
         if self.world_size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if on_gpu else "gloo")
         torch.manual_seed(seed + self.rank)
 
     @classmethod
@@ -154,7 +155,9 @@ class Runtime:
         speed = {"amp": opt.amp, "tf32": opt.tf32, "channels_last": opt.channels_last}
         if opt.is_train:
             speed |= {"compile": opt.compile, "cuda_graph": opt.cuda_graph}
-        else:  # the first pictures would wait longer than compiled code could make up for in a small test set
+        else:
+            # At test "auto" is off: the first pictures would wait longer than compiled code
+            # could make up for in a small test set.
             speed |= {"compile": "on" if opt.compile == "on" else "off", "cuda_graph": "off"}
         return cls(opt.gpu_ids, opt.seed, opt.deterministic, **speed)
 
@@ -177,10 +180,12 @@ class Runtime:
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device, in its layout, compile its parts, and make it equal on all processes."""
         module.to(self.device, memory_format=self.memory_format)
+
         if self.compile:
             for part in self.compiles(module):
                 part.compile_parts()
                 self.compiled.append(part)
+
         if self.world_size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, src=0)
@@ -194,16 +199,19 @@ class Runtime:
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average gradients over all processes, in one message.
 
-        DistributedDataParallel expects one forward per backward and parameters that never freeze; a GAN step does
-        neither, so the average is taken here, between backward and step.
+        DistributedDataParallel expects one forward per backward and parameters that never freeze; a
+        GAN step does neither, so the average is taken here, between backward and step.
         """
         if self.world_size == 1:
             return
+
         grads = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in grads])
+        flat = torch.cat([grad.flatten() for grad in grads])
         dist.all_reduce(flat)
         flat /= self.world_size
-        for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+
+        parts = flat.split([grad.numel() for grad in grads])
+        for grad, part in zip(grads, parts, strict=True):
             grad.copy_(part.view_as(grad))
 
     def run_compiled(self, on: bool) -> None:
@@ -221,6 +229,7 @@ class Runtime:
         """Read 0-d tensors as numbers, averaged over processes, with a single wait for the device."""
         if not values:
             return {}
+
         stacked = torch.stack([value.detach().float() for value in values.values()])
         if self.world_size > 1:
             dist.all_reduce(stacked)
@@ -236,7 +245,9 @@ class Runtime:
         """The number, the largest of all processes; several compare theirs only when `confer`, else it is 0."""
         if self.world_size == 1:
             return number
-        return int(self.any(torch.tensor(number, device=self.device))) if confer else 0
+        if not confer:
+            return 0
+        return int(self.any(torch.tensor(number, device=self.device)))
 
     def rng_state(self) -> list[dict[str, Tensor]]:
         """Random states of all processes, by rank."""
@@ -245,6 +256,7 @@ class Runtime:
             state["cuda"] = torch.cuda.get_rng_state(self.device)
         if self.world_size == 1:
             return [state]
+
         states: list[Any] = [None] * self.world_size
         dist.all_gather_object(states, state)
         return states
@@ -259,28 +271,30 @@ class Runtime:
 
     def describe(self) -> str:
         """The device in words."""
-        name = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else platform.machine() + " CPU"
-        )
-        shape = (
-            f"{self.world_size} processes"
-            if self.world_size > 1
-            else f"{torch.get_num_threads()} threads"
-        )
-        precision = precision_name(self.amp_dtype)
-        speed = {
-            "channels_last": self.memory_format == torch.channels_last,
-            "compiled": self.compile,
-            "recorded steps": self.capture,
-        }
-        return f"{self.device} ({', '.join([name, shape, precision, *(k for k, on in speed.items() if on)])})"
+        if self.device.type == "cuda":
+            facts = [torch.cuda.get_device_name(self.device)]
+        else:
+            facts = [platform.machine() + " CPU"]
+
+        if self.world_size > 1:
+            facts.append(f"{self.world_size} processes")
+        else:
+            facts.append(f"{torch.get_num_threads()} threads")
+
+        facts.append(precision_name(self.amp_dtype))
+        if self.memory_format == torch.channels_last:
+            facts.append("channels_last")
+        if self.compile:
+            facts.append("compiled")
+        if self.capture:
+            facts.append("recorded steps")
+        return f"{self.device} ({', '.join(facts)})"
 
     def memory(self) -> dict[str, float]:
         """The most GPU memory in use since the last call, in GB; nothing on a CPU."""
         if self.device.type != "cuda":
             return {}
+
         peak = torch.cuda.max_memory_allocated(self.device) / 1e9
         torch.cuda.reset_peak_memory_stats(self.device)
         return {"memory": peak}

@@ -6,9 +6,8 @@ from threading import Condition, Thread
 
 from util.logs.sink import Frame, Sink
 
-WAITING_FRAMES = (
-    8  # displays that may wait for the page and other logs; a ninth pushes out the oldest
-)
+# displays that may wait for the page and other logs; a ninth pushes out the oldest
+WAITING_FRAMES = 8
 CLOSE_SECONDS = 60.0  # how long the end of a run waits for a sink that hangs
 
 
@@ -20,10 +19,13 @@ class BackgroundWriter:
     def __init__(self, sinks: Sequence[Sink], guard: Callable, say: Callable[[str], None]) -> None:
         """`guard(sink, action, *arguments)` runs an action of a sink and switches the sink off if it raises."""
         self.sinks, self.guard, self.say = sinks, guard, say
+
+        # what waits for the thread
         self.records: list[dict] = []
         self.frames: deque[Frame] = deque()
         self.dropped = 0
         self.closing = False
+
         self.news = Condition()
         self.thread = Thread(target=self._run, name="visualizer", daemon=True)
 
@@ -47,6 +49,7 @@ class BackgroundWriter:
                 self.dropped += 1
             self.frames.append(frame)
             self.news.notify()
+
         return not full
 
     def close(self) -> bool:
@@ -54,6 +57,7 @@ class BackgroundWriter:
         with self.news:
             self.closing = True
             self.news.notify()
+
         if self.thread.ident is not None:
             self.thread.join(CLOSE_SECONDS)
         return not self.thread.is_alive()
@@ -63,11 +67,9 @@ class BackgroundWriter:
             where = self.guard(sink, sink.start, *self.start_arguments)
             if where:
                 self.say(where)
+
         while True:
-            with self.news:
-                self.news.wait_for(lambda: self.records or self.frames or self.closing)
-                records, self.records = self.records, []
-                frame = self.frames.popleft() if self.frames else None
+            records, frame = self._take_over()
             if not records and frame is None:
                 break
             for sink in self.sinks:
@@ -75,5 +77,15 @@ class BackgroundWriter:
                     self.guard(sink, sink.losses, records)
                 if frame is not None:
                     self.guard(sink, sink.pictures, frame)
+
         for sink in self.sinks:
             self.guard(sink, sink.close)
+
+    def _take_over(self) -> tuple[list[dict], Frame | None]:
+        """Wait for news: all records and the oldest frame; nothing at the end."""
+        with self.news:
+            self.news.wait_for(lambda: self.records or self.frames or self.closing)
+
+            records, self.records = self.records, []
+            frame = self.frames.popleft() if self.frames else None
+            return records, frame

@@ -20,6 +20,7 @@ class Console:
         """Show the bar, if standard error is a terminal."""
         self.first = self.images = images_done
         self.started = time.monotonic()
+
         if sys.stderr.isatty():
             self.bar = tqdm(
                 total=self.total,
@@ -38,9 +39,9 @@ class Console:
     def losses(self, line: str, epoch: int, losses: Mapping[str, float]) -> None:
         """Put the losses behind the bar, and print the line where there is no bar or the output goes to a file."""
         if self.bar is not None:
-            self.bar.set_postfix_str(
-                f"epoch {epoch}, " + ", ".join(f"{k} {v:.3f}" for k, v in losses.items())
-            )
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            self.bar.set_postfix_str(f"epoch {epoch}, {shown}")
+
         if self.bar is None or not sys.stdout.isatty():
             self.message(f"{line} [{self._progress()}]")
 
@@ -59,5 +60,7 @@ class Console:
         done = self.images - self.first
         if done == 0 or self.total <= 0:
             return "ETA ?"
-        left = (time.monotonic() - self.started) / done * max(self.total - self.images, 0)
+
+        seconds_per_image = (time.monotonic() - self.started) / done
+        left = seconds_per_image * max(self.total - self.images, 0)
         return f"{self.images / self.total:.1%}, ETA {tqdm.format_interval(left)}"

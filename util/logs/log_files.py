@@ -11,6 +11,7 @@ from util.files import atomic_path
 def keep_until(path: Path, images_done: int) -> list[dict]:
     """Return the records of a JSON-lines file up to `images_done` images; later and half-written lines are removed."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
+
     records = []
     for line in text.splitlines():
         try:
@@ -19,6 +20,7 @@ def keep_until(path: Path, images_done: int) -> list[dict]:
             continue  # the process was killed while it wrote this line
         if record["images"] <= images_done:
             records.append(record)
+
     kept = "".join(json.dumps(record) + "\n" for record in records)
     if kept != text:
         with atomic_path(path) as temporary:
@@ -34,10 +36,11 @@ def append(path: Path, line: str) -> None:
 
 def numbers_of(record: Mapping) -> dict[str, float | None]:
     """The numbers of a record by name: losses under their own, the rest (epoch, seconds, ...) under run/."""
-    rest = {
-        key: value for key, value in record.items() if key not in ("images", "losses", "nonfinite")
-    }
-    return dict(record["losses"]) | {f"run/{key}": value for key, value in rest.items()}
+    numbers = dict(record["losses"])
+    for key, value in record.items():
+        if key not in ("images", "losses", "nonfinite"):
+            numbers[f"run/{key}"] = value
+    return numbers
 
 
 class RunLog:
@@ -52,10 +55,10 @@ class RunLog:
     def start(self, images_done: int) -> list[dict]:
         """Make the folder, open the chapter in loss_log.txt, and return the records that a resumed run goes on from."""
         self.text_path.parent.mkdir(parents=True, exist_ok=True)
+
         what = f"resumed at {images_done} images" if images_done else "training started"
-        self.message(
-            f"================ {what} ({time.strftime('%Y-%m-%d %H:%M:%S')}) ================"
-        )
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.message(f"================ {what} ({now}) ================")
         return keep_until(self.metrics_path, images_done)
 
     def losses(self, line: str, record: Mapping) -> None:

@@ -34,24 +34,29 @@ class TensorBoardDisplay:
         """Open a new event file; earlier losses are written where TensorBoard was off until now."""
         known = any(self.folder.glob("events.*"))
         self.writer = self.make_writer(str(self.folder), purge_step=images_done + 1)
+
         for title, text in describe(saved_record(self.run_dir)).items():
             self.writer.add_text(title, text, images_done)
         self.losses([] if known else records)
+
         return f"TensorBoard: tensorboard --logdir {self.run_dir.parent}"
 
     def losses(self, records: Sequence[dict]) -> None:
         """Write the points; a loss that is not finite becomes NaN, which TensorBoard marks."""
         for record in records:
             for name, value in numbers_of(record).items():
-                self.writer.add_scalar(name, math.nan if value is None else value, record["images"])
+                number = math.nan if value is None else value
+                self.writer.add_scalar(name, number, record["images"])
         self.writer.flush()
 
     def pictures(self, frame: Frame) -> None:
         """Write the pictures of a frame that is to be kept."""
-        if frame.save:
-            for label, picture in frame.pictures.items():
-                self.writer.add_image(label, picture, frame.images, dataformats="HWC")
-            self.writer.flush()
+        if not frame.save:
+            return
+
+        for label, picture in frame.pictures.items():
+            self.writer.add_image(label, picture, frame.images, dataformats="HWC")
+        self.writer.flush()
 
     def close(self) -> None:
         """Finish the file."""
@@ -62,9 +67,9 @@ def describe(record: dict) -> dict[str, str]:
     """What made the run, as Markdown by title; nothing for a run without a record."""
     if not record:
         return {}
-    tables = {title: record[title] for title in ("options", "versions")}
-    head = "| | |\n|---|---|\n"
-    return {"recipe": record["recipe"]} | {
-        title: head + "".join(f"| {name} | `{value}` |\n" for name, value in table.items())
-        for title, table in tables.items()
-    }
+
+    texts = {"recipe": record["recipe"]}
+    for title in ("options", "versions"):
+        rows = [f"| {name} | `{value}` |\n" for name, value in record[title].items()]
+        texts[title] = "| | |\n|---|---|\n" + "".join(rows)
+    return texts

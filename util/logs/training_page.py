@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from dominate.tags import h2
+from dominate.tags import div, h2
 
 from util.images import save_png
 from util.logs.log_files import append, keep_until
@@ -14,6 +14,7 @@ from util.logs.sink import Frame
 from util.pages import html
 
 ROWS_PER_PAGE = 200
+NO_FILE_NAME = str.maketrans("/\\\0", "___")  # what a file name cannot hold
 
 
 class TrainingPage:
@@ -32,6 +33,7 @@ class TrainingPage:
         """`folder`: where index.html goes; `size`: width of a picture on the page in pixels; `facts`: of the run."""
         self.folder, self.title, self.size = folder, title, size
         self.facts = facts or {}
+
         self.rows_path = folder / "pictures.jsonl"
         self.records: list[dict] = []
         self.rows: list[dict] = []
@@ -52,12 +54,15 @@ class TrainingPage:
         """Write the PNG files and the page, if the frame is one to keep."""
         if not frame.save:
             return
+
         pictures = []
         for label, array in frame.pictures.items():
-            safe_label = "".join("_" if character in "/\\\0" else character for character in label)
+            safe_label = label.translate(NO_FILE_NAME)
             file = f"images/epoch{frame.epoch:03d}_{frame.images}_{safe_label}.png"
             save_png(array, self.folder / file)
-            pictures.append(html.Picture(label, file, width=array.shape[1], height=array.shape[0]))
+            height, width = array.shape[:2]
+            pictures.append(html.Picture(label, file, width, height))
+
         row = {
             "epoch": frame.epoch,
             "images": frame.images,
@@ -65,13 +70,12 @@ class TrainingPage:
         }
         append(self.rows_path, json.dumps(row))
         self.rows.append(row)
+
         self._write_index()
         number, rest = divmod(len(self.rows), ROWS_PER_PAGE)
         if rest == 0:
-            html.write_page(
-                self.folder / html.numbered_page(number),
-                self._page(self.rows[-ROWS_PER_PAGE:], number),
-            )
+            full_page = self._page(self.rows[-ROWS_PER_PAGE:], number)
+            html.write_page(self.folder / html.numbered_page(number), full_page)
 
     def close(self) -> None:
         """Draw the last losses."""
@@ -82,32 +86,41 @@ class TrainingPage:
 
     def _page(self, rows: Sequence[Mapping], number: int | None) -> str:
         """Return index.html (`number` None: charts and newest rows) or the numbered page of older rows."""
-        places = {"newest": "index.html"}
-        full_pages = len(self.rows) // ROWS_PER_PAGE
-        places |= {
-            f"older pictures {index}": html.numbered_page(index)
-            for index in range(full_pages, 0, -1)
-        }
-        current = "newest" if number is None else f"older pictures {number}"
         logs = {"loss_log.txt": "../loss_log.txt", "metrics.jsonl": "../metrics.jsonl"}
-        body = [html.links(logs), *([html.fact_table(self.facts)] if self.facts else [])]
+        body = [html.links(logs)]
+        if self.facts:
+            body.append(html.fact_table(self.facts))
         if number is None and self.records:
-            names = dict.fromkeys(name for record in self.records for name in record["losses"])
-            images = [record["images"] for record in self.records]
-            losses = {
-                name: [record["losses"].get(name) for record in self.records] for name in names
-            }
-            body += [h2("Losses over images"), html.loss_charts(images, losses)]
+            body += [h2("Losses over images"), self._charts()]
+
         body.append(h2("Pictures"))
-        if full_pages:
+        places = {"newest": "index.html"}
+        for index in range(len(self.rows) // ROWS_PER_PAGE, 0, -1):
+            places[f"older pictures {index}"] = html.numbered_page(index)
+        if len(places) > 1:
+            current = "newest" if number is None else f"older pictures {number}"
             body.append(html.links(places, current))
+
         cards = []
         for row in reversed(rows):
             pictures = [html.Picture(**picture) for picture in row["pictures"]]
             cards.append((f"epoch {row['epoch']}, images {row['images']}", pictures))
         body.append(html.picture_rows(cards, self.size))
-        last = max(
-            (records[-1]["images"] for records in (self.records, self.rows) if records), default=0
-        )
-        summary = f"{last:,} images seen · {len(self.rows)} displays · updated {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        return html.page(self.title, summary, body)
+
+        return html.page(self.title, self._summary(), body)
+
+    def _charts(self) -> div:
+        """A chart per loss, in the order in which they came up."""
+        names = dict.fromkeys(name for record in self.records for name in record["losses"])
+        images = [record["images"] for record in self.records]
+
+        losses = {}
+        for name in names:
+            losses[name] = [record["losses"].get(name) for record in self.records]
+        return html.loss_charts(images, losses)
+
+    def _summary(self) -> str:
+        newest = [records[-1]["images"] for records in (self.records, self.rows) if records]
+        seen = max(newest, default=0)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        return f"{seen:,} images seen · {len(self.rows)} displays · updated {now}"

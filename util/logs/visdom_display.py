@@ -37,12 +37,11 @@ class VisdomDisplay:
     ) -> None:
         """`run`: title of the windows; `size`: width of one picture in pixels. Nothing connects before `start`."""
         self.run, self.server, self.port, self.env = run, server, port, env
-        self.window = (
-            crc32(run.encode("utf-8", "replace")) % 100_000 * 10
-            if display_id is None
-            else display_id
-        )
+        if display_id is None:
+            display_id = crc32(run.encode("utf-8", "replace")) % 100_000 * 10
+        self.window = display_id
         self.columns, self.size = columns, size
+
         self.records: list[dict] = []
         self.legend: list[str] = []
 
@@ -53,36 +52,35 @@ class VisdomDisplay:
             socket.create_connection((parts.hostname, self.port), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             raise ConnectionError(
-                f"no server at {self.server}:{self.port}; start one with `python -m visdom.server -port {self.port}`, "
+                f"no server at {self.server}:{self.port}; "
+                f"start one with `python -m visdom.server -port {self.port}`, "
                 "or silence this with `--display_id 0`"
             ) from error
+
         self.client = make_client(self.server, self.port, self.env)
         if records:
             self.losses(records)
 
     def losses(self, records: Sequence[dict]) -> None:
         """Append to the plot; a window that is new, was closed by the user or lacks a loss gets all points again."""
-        legend = list(
-            dict.fromkeys(
-                [*self.legend, *(name for record in records for name in record["losses"])]
-            )
-        )
+        legend = list(self.legend)
+        for record in records:
+            legend += [name for name in record["losses"] if name not in legend]
         self.records.extend(records)
+
         window = str(self.window)
         append = legend == self.legend and self.client.win_exists(window)
         self.legend = legend
+
         shown = records if append else self.records
+        images = [record["images"] for record in shown]
         rows = [[record["losses"].get(name) for name in legend] for record in shown]
+        title = f"{self.run}: losses"
         self.client.line(
-            X=np.array([record["images"] for record in shown], dtype=float),
+            X=np.array(images, dtype=float),
             Y=np.array(rows, dtype=float),  # None becomes NaN, which visdom draws as a gap
             win=window,
-            opts={
-                "title": f"{self.run}: losses",
-                "legend": legend,
-                "xlabel": "images",
-                "ylabel": "loss",
-            },
+            opts={"title": title, "legend": legend, "xlabel": "images", "ylabel": "loss"},
             update="append" if append else None,
         )
 
@@ -95,6 +93,7 @@ class VisdomDisplay:
             caption = f"{moment}: {' | '.join(frame.pictures)}"
             self._show(1, panel, columns * self.size, f"{self.run}: pictures", caption)
             return
+
         for offset, (label, picture) in enumerate(frame.pictures.items(), start=1):
             self._show(offset, grid([picture], 1), self.size, f"{self.run}: {label}", moment)
 
@@ -115,17 +114,15 @@ def make_client(server: str, port: int, env: str):
     """
     import visdom
 
-    logging.getLogger("visdom").setLevel(
-        logging.ERROR
-    )  # its notes on sessions and sockets are of no use in a run
+    # its notes on sessions and sockets are of no use in a run
+    logging.getLogger("visdom").setLevel(logging.ERROR)
 
     class Client(visdom.Visdom):
         """The two calls that would hang on a stuck server or print to the console, made quiet."""
 
         def _handle_post(self, url, data=None):
-            self.session.trust_env = (
-                False  # straight to the server that was probed, past any proxy for the web
-            )
+            # straight to the server that was probed, past any proxy for the web
+            self.session.trust_env = False
             reply = self.session.post(url, data=data or {}, timeout=REPLY_SECONDS)
             reply.raise_for_status()
             return reply.text

@@ -42,6 +42,7 @@ class Visualizer:
         """Begin, or go on after `images_done` images: what was logged beyond them is dropped, it will come again."""
         if not self.enabled:
             return
+
         self._guard(self.console, self.console.start, images_done)
         records = self._guard(self.log, self.log.start, images_done) or []
         self.writer.start(records, images_done)
@@ -52,11 +53,13 @@ class Visualizer:
         """Log losses (and times, in seconds) after `images` images, in CUT's look; NaN and infinity are welcome."""
         if not self.enabled:
             return
-        counters = ", ".join(
-            [f"epoch: {epoch}", f"iters: {images}", *(f"{k}: {v:.3f}" for k, v in times.items())]
-        )
-        line = f"({counters}) " + " ".join(f"{name}: {value:.3f}" for name, value in losses.items())
+
+        counters = [f"epoch: {epoch}", f"iters: {images}"]
+        counters += [f"{name}: {value:.3f}" for name, value in times.items()]
+        values = [f"{name}: {value:.3f}" for name, value in losses.items()]
+        line = f"({', '.join(counters)}) {' '.join(values)}"
         record = make_record(epoch, images, losses, times)
+
         self._guard(self.log, self.log.losses, line, record)
         self._guard(self.console, self.console.losses, line, epoch, losses)
         self.writer.add_record(record)
@@ -71,9 +74,8 @@ class Visualizer:
 
         The pictures are copied before this returns, so that the next step may overwrite the tensors.
         """
-        wanted = any(
-            (sink.live or save) and sink.name not in self.off for sink in self.writer.sinks
-        )
+        on = [sink for sink in self.writer.sinks if sink.name not in self.off]
+        wanted = any(sink.live or save for sink in on)
         if self.enabled and wanted:
             self._guard(self.writer, self._display, visuals, epoch, images, save)
 
@@ -87,12 +89,13 @@ class Visualizer:
         """Write everything that waits; further calls do nothing."""
         if not self.enabled:
             return
+
         if not self.writer.close():
-            self.message(
-                f"warning: a log did not finish within {CLOSE_SECONDS:.0f} s and is left behind"
-            )
+            text = f"a log did not finish within {CLOSE_SECONDS:.0f} s and is left behind"
+            self.message(f"warning: {text}")
         if self.writer.dropped:
             self.message(f"warning: {self.writer.dropped} displays were dropped in all")
+
         self._guard(self.console, self.console.close)
         self.enabled = False
 
@@ -100,14 +103,14 @@ class Visualizer:
         pictures = {label: to_uint8(batch[0]) for label, batch in visuals.items()}
         kept_all = self.writer.add_frame(Frame(epoch, images, pictures, save))
         if not kept_all and self.writer.dropped == 1:
-            self.message(
-                "warning: pictures come faster than the logs take them; some will not be shown"
-            )
+            text = "pictures come faster than the logs take them; some will not be shown"
+            self.message(f"warning: {text}")
 
     def _guard(self, sink: object, action: Callable, *arguments: object) -> object:
         """Run one action of a sink that is not off; if it raises, switch the sink off and say so, once."""
         if sink.name in self.off:
             return None
+
         try:
             return action(*arguments)
         except Exception as error:  # whatever a sink trips over, training goes on
@@ -120,18 +123,17 @@ class Visualizer:
 def make_sinks(opt: Namespace, run_dir: Path) -> list[Sink]:
     """Return the background sinks that `opt` asks for; a further one is one more line here."""
     sinks: list[Sink] = []
+    size = opt.display_winsize
     if not opt.no_html:
-        facts = {
-            "recipe": opt.recipe,
-            "data": f"{opt.dataroot}, {opt.direction}",
-            "seed": str(opt.seed),
-        }
-        sinks.append(TrainingPage(run_dir / "web", opt.name, opt.display_winsize, facts))
+        images = f"{opt.dataroot}, {opt.direction}"
+        facts = {"recipe": opt.recipe, "data": images, "seed": str(opt.seed)}
+        sinks.append(TrainingPage(run_dir / "web", opt.name, size, facts))
+
     if opt.display_id is None or opt.display_id > 0:
-        where = (opt.display_server, opt.display_port, opt.display_env)
-        sinks.append(
-            VisdomDisplay(opt.name, *where, opt.display_id, opt.display_ncols, opt.display_winsize)
-        )
+        server = (opt.display_server, opt.display_port, opt.display_env)
+        visdom = VisdomDisplay(opt.name, *server, opt.display_id, opt.display_ncols, size)
+        sinks.append(visdom)
+
     if opt.use_tensorboard:
         sinks.append(TensorBoardDisplay(run_dir))
     if opt.use_wandb:  # last, because it may wait for a server
@@ -143,12 +145,16 @@ def make_record(
     epoch: int, images: int, losses: Mapping[str, float], times: Mapping[str, float]
 ) -> dict:
     """Return the JSON object of one print: valid JSON also for NaN, as null plus its name in "nonfinite"."""
-    nonfinite = [name for name, value in {**times, **losses}.items() if not math.isfinite(value)]
 
-    def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-        return {
-            name: float(value) if math.isfinite(value) else None for name, value in values.items()
-        }
+    def finite(value: float) -> float | None:
+        return float(value) if math.isfinite(value) else None
 
-    record = {"epoch": epoch, "images": images, **finite(times), "losses": finite(losses)}
-    return record | ({"nonfinite": nonfinite} if nonfinite else {})
+    record: dict = {"epoch": epoch, "images": images}
+    record |= {name: finite(value) for name, value in times.items()}
+    record["losses"] = {name: finite(value) for name, value in losses.items()}
+
+    numbers = {**times, **losses}
+    nonfinite = [name for name, value in numbers.items() if not math.isfinite(value)]
+    if nonfinite:
+        record["nonfinite"] = nonfinite
+    return record

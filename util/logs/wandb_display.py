@@ -33,12 +33,14 @@ class WandbDisplay:
             raise UserError(
                 f"--use_wandb: {error}; pip install wandb, or leave the flag out"
             ) from None
-        if not hasattr(
-            self.wandb, "init"
-        ):  # a folder of that name, such as W&B leaves behind, passes for a package
+
+        # a folder of that name, such as W&B leaves behind, passes for a package
+        if not hasattr(self.wandb, "init"):
             raise UserError(
-                "--use_wandb: the package is not installed; pip install wandb, or leave the flag out"
+                "--use_wandb: the package is not installed; "
+                "pip install wandb, or leave the flag out"
             )
+
         self.project, self.run_name, self.run_dir = project, run, run_dir
 
     def start(self, records: Sequence[dict], images_done: int) -> str:
@@ -48,38 +50,45 @@ class WandbDisplay:
         """
         quiet = {"silent": True, "console": "off"}
         self.wandb.setup(self.wandb.Settings(**quiet))
+
         id_file = self.run_dir / "wandb_id.txt"
         known = id_file.exists()
         if not known:
             with atomic_path(id_file) as temporary:
                 temporary.write_text(secrets.token_hex(4) + "\n")
+
         record = saved_record(self.run_dir)
+        options = record.pop("options", {})
         self.run = self.wandb.init(
             project=self.project, name=self.run_name, id=id_file.read_text().strip(), resume="allow",
-            dir=str(self.run_dir), config=record.pop("options", {}) | record, allow_val_change=True,
+            dir=str(self.run_dir), config=options | record, allow_val_change=True,
             settings=self.wandb.Settings(**quiet, init_timeout=CONNECT_SECONDS),
         )  # fmt: skip
         self.run.define_metric("images")
         self.run.define_metric("*", step_metric="images")
         self.losses([] if known else records)
-        return f"W&B: {self.run.url or f'offline, in {Path(self.run.dir).parent}; wandb sync sends it'}"
+
+        if self.run.url:
+            return f"W&B: {self.run.url}"
+        return f"W&B: offline, in {Path(self.run.dir).parent}; wandb sync sends it"
 
     def losses(self, records: Sequence[dict]) -> None:
         """Log the points; a loss that is not finite becomes NaN."""
         for record in records:
-            values = {
-                name: math.nan if value is None else value
-                for name, value in numbers_of(record).items()
-            }
-            self.run.log({"images": record["images"]} | values)
+            values = {"images": record["images"]}
+            for name, value in numbers_of(record).items():
+                values[name] = math.nan if value is None else value
+            self.run.log(values)
 
     def pictures(self, frame: Frame) -> None:
         """Log the pictures of a frame that is to be kept."""
-        if frame.save:
-            pictures = {
-                label: self.wandb.Image(picture) for label, picture in frame.pictures.items()
-            }
-            self.run.log({"images": frame.images} | pictures)
+        if not frame.save:
+            return
+
+        values = {"images": frame.images}
+        for label, picture in frame.pictures.items():
+            values[label] = self.wandb.Image(picture)
+        self.run.log(values)
 
     def close(self) -> None:
         """Send what waits."""

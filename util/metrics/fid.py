@@ -25,22 +25,23 @@ def inception_weights(path: Path | None, feature: str) -> Path:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     if path is None:
-        path = (
-            Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(URL_INCEPTION_V3).path).name
-        )
+        name = Path(urlparse(URL_INCEPTION_V3).path).name
+        path = Path(torch.hub.get_dir()) / "checkpoints" / name
         try:
             torch.hub.load_state_dict_from_url(
                 URL_INCEPTION_V3, map_location="cpu", check_hash=True, weights_only=True
             )
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"the Inception weights cannot be downloaded ({error}); get {URL_INCEPTION_V3} by other means and give "
-                "--inception PATH"
+                f"the Inception weights cannot be downloaded ({error}); "
+                f"get {URL_INCEPTION_V3} by other means and give --inception PATH"
             ) from error
+
     damaged = [key for key, value in read_file(path).items() if not torch.isfinite(value).all()]
     if feature == "2048" and damaged:
         raise UserError(
-            f"--inception {path} holds NaN in {len(damaged)} tensors, {damaged[0]} first: no FID can be had from it; "
+            f"--inception {path} holds NaN in {len(damaged)} tensors, {damaged[0]} first: "
+            "no FID can be had from it; "
             "give the full weights, or --feature 768 for FID-768"
         )
     return path
@@ -53,7 +54,8 @@ def fid_and_kid(
 
     `feature` is the Inception layer, "2048" for the FID of the papers.
 
-    KID is the mean over KID_SUBSETS random subsets of KID_SUBSET_SIZE images, or of all images where there are fewer.
+    KID is the mean over KID_SUBSETS random subsets of KID_SUBSET_SIZE images, or of all images
+    where there are fewer.
 
     Raises:
         UserError: unusable weights, torch-fidelity is missing, or a result is no number.
@@ -64,6 +66,7 @@ def fid_and_kid(
         raise UserError(
             f"FID and KID need torch-fidelity ({error}); bash scripts/setup.sh --dev installs it"
         ) from None
+
     weights = inception_weights(inception, feature)
     subset_size = min(KID_SUBSET_SIZE, len(fakes), len(reals))
     values = torch_fidelity.calculate_metrics(
@@ -72,33 +75,24 @@ def fid_and_kid(
         feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights),
         feature_layer_fid=feature, feature_layer_kid=feature, kid_subsets=KID_SUBSETS, kid_subset_size=subset_size,
     )  # fmt: skip
-    fid, mean, sd = (
-        values[key]
-        for key in (
-            "frechet_inception_distance",
-            "kernel_inception_distance_mean",
-            "kernel_inception_distance_std",
-        )
-    )
-    if not all(map(math.isfinite, (fid, mean, sd))):
+
+    fid = values["frechet_inception_distance"]
+    mean = values["kernel_inception_distance_mean"]
+    sd = values["kernel_inception_distance_std"]
+    if not (math.isfinite(fid) and math.isfinite(mean) and math.isfinite(sd)):
         raise UserError(
             f"--inception {weights} gives FID {fid} and KID {mean}: the weights are damaged"
         )
+
+    kid = {"mean": mean, "sd": sd}
+    kid |= {"subsets": KID_SUBSETS, "subset_size": subset_size, "seed": KID_SEED}
     suffix = "" if feature == "2048" else f"-{feature}"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     return {
         "names": [f"FID{suffix}", f"KID{suffix}"],
         "fid": fid,
-        "kid": {
-            "mean": mean,
-            "sd": sd,
-            "subsets": KID_SUBSETS,
-            "subset_size": subset_size,
-            "seed": KID_SEED,
-        },
+        "kid": kid,
         "counts": {"fake": len(fakes), "real": len(reals)},
         "sizes": {"fake": fakes.size, "real": reals.size},
-        "inception": {
-            "file": weights.name,
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        },
+        "inception": {"file": weights.name, "sha256": digest},
     }

@@ -37,22 +37,28 @@ def local_statistics(image: np.ndarray, sigma: float) -> tuple[np.ndarray, np.nd
 def texture_error(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """(H,W) error e of two (H,W,C) pictures in [0,1]: difference of their local means plus that of local contrasts."""
     sigma = max(one.shape[:2]) / WINDOW
-    (mean_1, std_1), (mean_2, std_2) = local_statistics(one, sigma), local_statistics(other, sigma)
+    mean_1, std_1 = local_statistics(one, sigma)
+    mean_2, std_2 = local_statistics(other, sigma)
     return (np.abs(mean_1 - mean_2) + np.abs(std_1 - std_2)).mean(-1)
 
 
 def errors_by_region(fake: np.ndarray, truth: np.ndarray, source: np.ndarray) -> dict[str, float]:
     """Errors of one picture, all (H,W,C) in [0,1].
 
-    `error` is the one the score is made of; `object` and `background` are its means where `source` and `truth` differ
-    and where they agree; `l1` and `mse` are the plain differences of pixels, which do punish a shifted texture.
+    `error` is the one the score is made of; `object` and `background` are its means where `source`
+    and `truth` differ and where they agree; `l1` and `mse` are the plain differences of pixels,
+    which do punish a shifted texture.
     """
     error = texture_error(fake, truth)
     changed = (source != truth).any(-1)
+
+    def mean_where(chosen: np.ndarray) -> float:
+        return float(error[chosen].mean()) if chosen.any() else 0.0
+
     return {
         "error": float(error.mean()),
-        "object": float(error[changed].mean()) if changed.any() else 0.0,
-        "background": float(error[~changed].mean()) if not changed.all() else 0.0,
+        "object": mean_where(changed),
+        "background": mean_where(~changed),
         "l1": float(np.abs(fake - truth).mean()),
         "mse": float(((fake - truth) ** 2).mean()),
     }
@@ -65,6 +71,7 @@ def score(fake_errors: list[float], copy_errors: list[float]) -> float:
     """
     if not sum(copy_errors) > 0:
         raise ValueError("input and truth do not differ in any image")
+
     return 1 - sum(fake_errors) / sum(copy_errors)
 
 

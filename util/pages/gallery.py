@@ -42,8 +42,10 @@ class Gallery:
         self.title = title
         self.description = dict(description)
         self.size = size
+
         self.rows: list[tuple[str, list[html.Picture]]] = []
         self.files: set[str] = set()
+
         self.error: tuple[Path, Exception] | None = None
         self.pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="gallery")
         self.free = BoundedSemaphore(WAITING_PICTURES)
@@ -57,28 +59,31 @@ class Gallery:
     ) -> None:
         """Queue a row of pictures: {label: (C,H,W) in [-1, 1] or uint8}, in order, named as in data/result_names.py.
 
-        `figures` are shown below at full width, `arrays` only written. Raises ValueError for a name used before with
-        one of the labels or that leaves the folder, and UserError as soon as a file could not be written.
+        `figures` are shown below at full width, `arrays` only written. Raises ValueError for a name
+        used before with one of the labels or that leaves the folder, and UserError as soon as a
+        file could not be written.
         """
         self._raise_write_error()
         figures = figures or {}
         files = {label: f"images/{label}/{name}.png" for label in images}
         files |= {label: f"figures/{label}/{name}.png" for label in figures}
         numbers = f"arrays/{name}.npz"
-        taken = self.files & {*files.values(), *([numbers] if arrays else [])}
-        if name.startswith("/") or ".." in PurePosixPath(f"{name}.png").parts or taken:
+
+        wanted = {*files.values(), numbers} if arrays else set(files.values())
+        leaves = name.startswith("/") or ".." in PurePosixPath(f"{name}.png").parts
+        if leaves or self.files & wanted:
             raise ValueError(
                 f"result name {name!r} is absolute, leaves the folder or was used before"
             )
+
         row = []
         for label, file in files.items():
-            array = to_uint8(figures[label] if label in figures else images[label])
-            row.append(
-                html.Picture(
-                    label, file, array.shape[1], array.shape[0], is_figure=label in figures
-                )
-            )
+            is_figure = label in figures
+            array = to_uint8(figures[label] if is_figure else images[label])
+            height, width = array.shape[:2]
+            row.append(html.Picture(label, file, width, height, is_figure))
             self._queue(save_png, array, file)
+
         if arrays:
             self._queue(save_npz, arrays, numbers)
         self.rows.append((name, row))
@@ -112,9 +117,8 @@ class Gallery:
         try:
             if self.error is None:
                 save(value, path)
-        except (
-            Exception
-        ) as error:  # whatever it is, it is raised in the main thread, by `add` or `close`
+        except Exception as error:
+            # whatever it is, it is raised in the main thread, by `add` or `close`
             self.error = self.error or (path, error)
         finally:
             self.free.release()
@@ -134,44 +138,40 @@ class Gallery:
     def _set_aside_earlier(self) -> None:
         """Move files of an earlier run that this one did not write to earlier/, those of images/ right into it.
 
-        So nothing is lost, and whoever measures a folder of images measures one run. Only files that a gallery itself
-        recorded in pictures.json are moved.
+        So nothing is lost, and whoever measures a folder of images measures one run. Only files
+        that a gallery itself recorded in pictures.json are moved.
         """
         record = self.folder / "pictures.json"
-        now = self.files
-        before = set(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else set()
+        now, before = self.files, set()
+        if record.exists():
+            before = set(json.loads(record.read_text(encoding="utf-8")))
+
         for file in sorted(before - now):
             target = self.folder / "earlier" / file.removeprefix("images/")
             if ".." not in target.parts and (self.folder / file).exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (self.folder / file).replace(target)
+
         with atomic_path(record) as temporary:
             temporary.write_text(json.dumps(sorted(now), indent=0), encoding="utf-8")
 
     def _write_pages(self) -> None:
         """Write index.html and, beyond ROWS_PER_PAGE rows, further pages that link to each other."""
         rows = sorted(self.rows, key=lambda row: row[0])
-        chunks = [
-            rows[start : start + ROWS_PER_PAGE] for start in range(0, len(rows), ROWS_PER_PAGE)
-        ] or [[]]
-        files = [
-            "index.html",
-            *(html.numbered_page(number) for number in range(2, len(chunks) + 1)),
-        ]
-        starts = range(1, len(rows) + 2, ROWS_PER_PAGE)
-        spans = [
-            f"{start}-{start + len(chunk) - 1}"
-            for start, chunk in zip(starts, chunks, strict=False)
-        ]
-        targets = dict(zip(spans, files, strict=True))
-        summary = f"{len(rows)} inputs · {sum(len(pictures) for _, pictures in rows)} pictures"
-        for span, file, chunk in zip(spans, files, chunks, strict=True):
-            navigation = [html.links(targets, current=span)] if len(chunks) > 1 else []
-            body = [
-                html.fact_table(self.description),
-                *navigation,
-                html.picture_rows(chunk, self.size),
-                *navigation,
-            ]
-            html.write_page(self.folder / file, html.page(self.title, summary, body))
-        html.remove_pages_after(self.folder, len(chunks))
+        pages, targets = [], {}
+        for start in range(0, max(len(rows), 1), ROWS_PER_PAGE):
+            chunk = rows[start : start + ROWS_PER_PAGE]
+            number = len(pages) + 1
+            span = f"{start + 1}-{start + len(chunk)}"
+            targets[span] = "index.html" if number == 1 else html.numbered_page(number)
+            pages.append((span, chunk))
+
+        pictures = sum(len(row) for _, row in rows)
+        summary = f"{len(rows)} inputs · {pictures} pictures"
+        for span, chunk in pages:
+            facts = html.fact_table(self.description)
+            navigation = [html.links(targets, current=span)] if len(pages) > 1 else []
+            body = [facts, *navigation, html.picture_rows(chunk, self.size), *navigation]
+            html.write_page(self.folder / targets[span], html.page(self.title, summary, body))
+
+        html.remove_pages_after(self.folder, len(pages))

@@ -54,10 +54,8 @@ figcaption { margin-top: 5px; color: var(--muted); font-size: 13px; text-align: 
 .chart .x { text-anchor: middle; }
 .chart .y { text-anchor: end; dominant-baseline: middle; }
 """
-CARD_GAP, CARD_FRAME = (
-    14,
-    36,
-)  # between two pictures of a card; its padding and border, as in the style above
+# between two pictures of a card; its padding and border, as in the style above
+CARD_GAP, CARD_FRAME = 14, 36
 CHART_WIDTH, CHART_HEIGHT = 360, 190
 CHART_LEFT, CHART_RIGHT, CHART_TOP, CHART_BOTTOM = 44, 14, 8, 24
 CHART_POINTS = 300  # a run of any length is drawn with at most this many points per curve
@@ -118,68 +116,70 @@ def remove_pages_after(folder: Path, number: int) -> None:
 
 def links(targets: Mapping[str, str], current: str | None = None) -> tags.nav:
     """Return a row of links, {text: relative path}; the text `current` is marked instead of linked."""
-    return tags.nav(
-        *(
-            tags.b(text) if text == current else tags.a(text, href=url(targets[text]))
-            for text in targets
-        )
-    )
+    row = tags.nav()
+    for text, target in targets.items():
+        row.add(tags.b(text) if text == current else tags.a(text, href=url(target)))
+    return row
 
 
 def fact_table(facts: Mapping[str, str]) -> tags.table:
     """Return a two-column table of names and values."""
-    return tags.table(
-        *(tags.tr(tags.th(printable(k)), tags.td(printable(str(facts[k])))) for k in facts)
-    )
+    table = tags.table()
+    for name, value in facts.items():
+        table.add(tags.tr(tags.th(printable(name)), tags.td(printable(str(value)))))
+    return table
 
 
 def picture_rows(rows: Iterable[tuple[str, Sequence[Picture]]], size: int) -> tags.div:
     """Return one card per (heading, pictures); pictures are `size` pixels wide and link to their files.
 
-    A figure is as wide as its file, on a line of its own where pictures leave too little room. Narrow cards stand side
-    by side. Images load when they come into view, so that thousands of them are no burden.
+    A figure is as wide as its file, on a line of its own where pictures leave too little room.
+    Narrow cards stand side by side. Images load when they come into view, so that thousands of them
+    are no burden.
     """
-    return tags.div(
-        *(_picture_row(printable(heading), pictures, size) for heading, pictures in rows),
-        cls="rows",
-    )
+    cards = [_picture_row(printable(heading), pictures, size) for heading, pictures in rows]
+    return tags.div(*cards, cls="rows")
 
 
 def _picture_row(heading: str, pictures: Sequence[Picture], size: int) -> tags.section:
-    figures = []
+    figures = tags.div(cls="pictures")
     widths = [picture.width if picture.is_figure else size for picture in pictures]
     for picture, width in zip(pictures, widths, strict=True):
         label, link = printable(picture.label), url(picture.file)
-        image = tags.img(
-            src=link, alt=label, loading="lazy", width=picture.width, height=picture.height
-        )
+        shape = {"width": picture.width, "height": picture.height}
+        image = tags.img(src=link, alt=label, loading="lazy", **shape)
         link_to_file = tags.a(image, href=link, target="_blank")
-        figures.append(tags.figure(link_to_file, tags.figcaption(label), style=f"width: {width}px"))
-    side_by_side = sum(not picture.is_figure for picture in pictures) * (size + CARD_GAP) - CARD_GAP
+        caption = tags.figcaption(label)
+        figures.add(tags.figure(link_to_file, caption, style=f"width: {width}px"))
+
+    count = sum(not picture.is_figure for picture in pictures)
+    side_by_side = count * (size + CARD_GAP) - CARD_GAP
     width = max(side_by_side, *widths) + CARD_FRAME
-    return tags.section(
-        tags.h3(heading), tags.div(*figures, cls="pictures"), cls="row", style=f"width: {width}px"
-    )
+    return tags.section(tags.h3(heading), figures, cls="row", style=f"width: {width}px")
 
 
 def loss_charts(images: Sequence[int], losses: Mapping[str, Sequence[float | None]]) -> tags.div:
     """Return one small chart per loss over `images` seen: raw values faint, smoothed ones on top; None is a gap."""
     x = np.asarray(images, dtype=float)
-    curves = {
-        name: np.asarray(values, dtype=float) for name, values in losses.items()
-    }  # None becomes NaN
-    return tags.div(*(_loss_chart(name, x, curve) for name, curve in curves.items()), cls="charts")
+    charts = tags.div(cls="charts")
+    for name, values in losses.items():
+        curve = np.asarray(values, dtype=float)  # None becomes NaN
+        charts.add(_loss_chart(name, x, curve))
+    return charts
 
 
 def _loss_chart(name: str, x: np.ndarray, y: np.ndarray) -> tags.div:
     """Draw one curve as inline SVG. Outliers (the outer 1 %) run along the frame, so that one spike hides nothing."""
     latest = "" if y.size == 0 else f"{y[-1]:.4g}"
     heading = tags.h3(name, tags.span(latest))
+
     x, y = _thin(x, y)
     finite = y[np.isfinite(y)]
     if finite.size == 0:
         return tags.div(heading, tags.p("no finite value yet", cls="summary"), cls="chart")
-    y = np.clip(y, *np.percentile(finite, (1, 99)))
+
+    low, high = np.percentile(finite, (1, 99))
+    y = np.clip(y, low, high)
     x_end = float(x[-1]) or 1.0
     y_ticks = nice_ticks(float(np.nanmin(y)), float(np.nanmax(y)), 4)
 
@@ -190,20 +190,17 @@ def _loss_chart(name: str, x: np.ndarray, y: np.ndarray) -> tags.div:
         share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return CHART_HEIGHT - CHART_BOTTOM - share * (CHART_HEIGHT - CHART_BOTTOM - CHART_TOP)
 
-    drawing = svg.svg(
-        viewBox=f"0 0 {CHART_WIDTH} {CHART_HEIGHT}",
-        role="img",
-        aria_label=f"{name} over images seen",
-    )
+    box, label = f"0 0 {CHART_WIDTH} {CHART_HEIGHT}", f"{name} over images seen"
+    drawing = svg.svg(viewBox=box, role="img", aria_label=label)
     for tick in y_ticks:
         height = round(float(place_y(tick)), 1)
         drawing.add(svg.line(x1=CHART_LEFT, x2=CHART_WIDTH - CHART_RIGHT, y1=height, y2=height))
         drawing.add(svg.text(f"{tick:.10g}", x=CHART_LEFT - 6, y=height, cls="y"))
     for tick in nice_ticks(0.0, x_end, 4):
         if tick <= x_end:
-            drawing.add(
-                svg.text(short_number(tick), x=round(place_x(tick), 1), y=CHART_HEIGHT - 6, cls="x")
-            )
+            place = round(place_x(tick), 1)
+            drawing.add(svg.text(short_number(tick), x=place, y=CHART_HEIGHT - 6, cls="x"))
+
     for kind, values in (("raw", y), ("smooth", _smooth(y))):
         drawing.add(svg.path(d=_path(place_x(x), place_y(values)), cls=kind))
     return tags.div(heading, drawing, cls="chart")
@@ -213,12 +210,17 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Average neighbouring points until at most CHART_POINTS are left; a stretch without a finite value stays NaN."""
     if len(x) <= CHART_POINTS:
         return x, y
+
     starts = np.linspace(0, len(x), CHART_POINTS, endpoint=False).astype(int)
+    lengths = np.diff(np.append(starts, len(x)))
+    middle = np.add.reduceat(x, starts) / lengths
+
     finite = np.isfinite(y)
     counts = np.add.reduceat(finite, starts, dtype=float)
     sums = np.add.reduceat(np.where(finite, y, 0.0), starts)
-    middle = np.add.reduceat(x, starts) / np.diff(np.append(starts, len(x)))
-    return middle, np.divide(sums, counts, out=np.full(len(starts), np.nan), where=counts > 0)
+    means = np.full(len(starts), np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return middle, means
 
 
 def _smooth(y: np.ndarray) -> np.ndarray:
@@ -228,7 +230,8 @@ def _smooth(y: np.ndarray) -> np.ndarray:
     smooth = np.full_like(y, np.nan)
     for index, value in enumerate(y):
         if np.isfinite(value):
-            total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
+            total = decay * total + (1 - decay) * value
+            weight = decay * weight + (1 - decay)
             smooth[index] = total / weight
     return smooth
 
@@ -239,22 +242,26 @@ def _path(x: np.ndarray, y: np.ndarray) -> str:
     for left, top in zip(x, y, strict=True):
         if np.isfinite(top):
             commands.append(f"{pen}{left:.1f} {top:.1f}")
-        pen = "L" if np.isfinite(top) else "M"
+            pen = "L"
+        else:
+            pen = "M"
     return "".join(commands)
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """Return about `count` round numbers, evenly spaced, the first <= low and the last >= high."""
     if high <= low:
-        low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
+        low -= abs(low) * 0.1 or 0.5
+        high += abs(high) * 0.1 or 0.5
+
+    # the smallest round step that is not below the rough one
     rough = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = next(
-        factor * magnitude
-        for factor in (1, 2, 2.5, 5, 10)
-        if factor * magnitude >= rough * (1 - 1e-9)
-    )
-    return [index * step for index in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    steps = (factor * magnitude for factor in (1, 2, 2.5, 5, 10))
+    step = next(step for step in steps if step >= rough * (1 - 1e-9))
+
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [index * step for index in range(first, last + 1)]
 
 
 def short_number(value: float) -> str:

@@ -22,13 +22,17 @@ class StepProfiler:
     def __init__(self, steps: int, folder: Path, say: Callable[[str], None]) -> None:
         self.folder, self.say = folder, say
         self.profile = None
-        if steps:
-            kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-            plan = schedule(wait=SKIPPED - 1, warmup=1, active=steps, repeat=1)
-            self.profile = profile(
-                activities=kinds, schedule=plan, on_trace_ready=self._write, profile_memory=True
-            )
-            self.profile.start()
+        if not steps:
+            return
+
+        kinds = [ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            kinds.append(ProfilerActivity.CUDA)
+        plan = schedule(wait=SKIPPED - 1, warmup=1, active=steps, repeat=1)
+        self.profile = profile(
+            activities=kinds, schedule=plan, on_trace_ready=self._write, profile_memory=True
+        )
+        self.profile.start()
 
     def advance(self) -> None:
         """One step is done."""
@@ -44,8 +48,8 @@ class StepProfiler:
     def _write(self, finished: profile) -> None:
         path = self.folder / "trace.json.gz"
         finished.export_chrome_trace(str(path))
+
+        operators = finished.key_averages()
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        self.say(
-            finished.key_averages().table(sort_by=order, row_limit=ROWS, max_name_column_width=50)
-        )
+        self.say(operators.table(sort_by=order, row_limit=ROWS, max_name_column_width=50))
         self.say(f"trace: {path}; open it at https://ui.perfetto.dev or in chrome://tracing")

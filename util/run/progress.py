@@ -30,10 +30,10 @@ class Progress:
         self.steps_per_epoch = steps_per_epoch
         self.images_per_step = images_per_step
         self.max_steps = max_steps
+
         self.step = 0  # steps done in this epoch
-        self.images = self.images_at_start = (
-            0  # images done since the run began; when this start began
-        )
+        self.images = 0  # images done since the run began
+        self.images_at_start = 0  # of these, the ones before this start
         self._since, self._waited, self._timed_images = time.perf_counter(), 0.0, 0
 
     @classmethod
@@ -91,6 +91,7 @@ class Progress:
             asked = time.perf_counter()
             batch = next(iterator, None)
             self._waited += time.perf_counter() - asked
+
             if batch is None:
                 return
             yield batch
@@ -100,13 +101,14 @@ class Progress:
         `step` without that; images per second."""
         now, images = time.perf_counter(), max(self._timed_images, 1)
         elapsed = now - self._since
-        step = (elapsed - self._waited) / images * self.images_per_step
+        computing = elapsed - self._waited
         times = {
             "time": elapsed / images,
             "data": self._waited / images,
-            "step": step,
+            "step": computing / images * self.images_per_step,
             "images/s": images / elapsed,
         }
+
         self._since, self._waited, self._timed_images = now, 0.0, 0
         return times
 

@@ -19,19 +19,30 @@ def create_scheduler(
 ) -> LRScheduler | ReduceLROnPlateau:
     """The scheduler of a policy.
 
-    linear: constant for `n_epochs`, then down to (almost) zero over `n_epochs_decay` (CycleGAN, appendix 7.1);
+    linear: constant for `n_epochs`, then down to (almost) zero over `n_epochs_decay` (CycleGAN,
+        appendix 7.1);
     step: x0.1 every `lr_decay_iters` epochs; cosine: half a cosine over all epochs;
     plateau: x0.2 after 5 epochs without a gain of 1 % in the value passed to `step`;
     halving: x0.5 every `lr_decay_iters` steps (MUNIT).
     `epoch_count` is the number of the first epoch.
     """
-    total = n_epochs + n_epochs_decay
-    factors = {
-        "linear": lambda e: 1 - max(0, e + epoch_count - n_epochs) / (n_epochs_decay + 1),
-        "step": lambda e: 0.1 ** ((e + epoch_count - 1) // lr_decay_iters),
-        "halving": lambda steps: 0.5 ** (steps // lr_decay_iters),
-        "cosine": lambda e: 0.5 * (1 + math.cos(math.pi * min(e + epoch_count - 1, total) / total)),
-    }
     if policy == "plateau":
         return ReduceLROnPlateau(optimizer, factor=0.2, threshold=0.01, patience=5)
+
+    # Each gives the factor of the learning rate after so many epochs, halving after so many steps.
+    def linear(done: int) -> float:
+        return 1 - max(0, done + epoch_count - n_epochs) / (n_epochs_decay + 1)
+
+    def step(done: int) -> float:
+        return 0.1 ** ((done + epoch_count - 1) // lr_decay_iters)
+
+    def cosine(done: int) -> float:
+        total = n_epochs + n_epochs_decay
+        share = min(done + epoch_count - 1, total) / total
+        return 0.5 * (1 + math.cos(math.pi * share))
+
+    def halving(done: int) -> float:
+        return 0.5 ** (done // lr_decay_iters)
+
+    factors = {"linear": linear, "step": step, "cosine": cosine, "halving": halving}
     return LambdaLR(optimizer, factors[policy])

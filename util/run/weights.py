@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from util.errors import UserError
 from util.files import atomic_path
 
+COUNTER = ".num_batches_tracked"
+STATISTICS = (".running_mean", ".running_var", COUNTER)  # InstanceNorm kept them before torch 0.4
+
 
 def atomic_save(value: Any, path: Path) -> None:
     """torch.save that leaves the old file or the new one, never a part.
@@ -35,6 +38,7 @@ def read_file(path: Path) -> Any:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; {_there_is(path)}")
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -45,9 +49,9 @@ def read_file(path: Path) -> Any:
 
 
 def _there_is(path: Path) -> str:
-    weights = (
-        sorted(p.name for p in path.parent.glob("*_net_*.pth")) if path.parent.is_dir() else []
-    )
+    weights = []
+    if path.parent.is_dir():
+        weights = sorted(file.name for file in path.parent.glob("*_net_*.pth"))
     return f"{path.parent} holds {', '.join(weights) or 'no weights'}"
 
 
@@ -55,29 +59,25 @@ def load_weights(net: nn.Module, path: Path) -> None:
     """Load a state dict, ours or released, into a network.
 
     Raises:
-        UserError: the file does not fit the network; the message names the first difference and the likely flag.
+        UserError: the file does not fit the network; the message names the first difference and the
+            likely flag.
     """
-    state = read_file(path)
-    if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
+    found = read_file(path)
+    is_state = isinstance(found, dict) and all(isinstance(v, Tensor) for v in found.values())
+    if not is_state:
         raise UserError(
-            f"{path} does not hold the weights of one network; expected a state dict such as latest_net_G.pth"
+            f"{path} does not hold the weights of one network; "
+            "expected a state dict such as latest_net_G.pth"
         )
+
     wanted = net.state_dict()
-    state = {
-        key.removeprefix("module."): value for key, value in state.items()
-    }  # DataParallel's prefix
-    statistics = (
-        ".running_mean",
-        ".running_var",
-        ".num_batches_tracked",
-    )  # InstanceNorm kept them before torch 0.4
-    state = {
-        key: value for key, value in state.items() if key in wanted or not key.endswith(statistics)
-    }
-    counters = {key: value for key, value in wanted.items() if key.endswith(".num_batches_tracked")}
-    state = counters | state  # batch norm does not count before torch 0.4.1
+    # batch norm does not count before torch 0.4.1
+    state = {key: value for key, value in wanted.items() if key.endswith(COUNTER)}
+    for key, value in found.items():
+        name = key.removeprefix("module.")  # DataParallel's
+        if name in wanted or not name.endswith(STATISTICS):
+            state[name] = value
+
     problem = _mismatch(wanted, state)
     if problem:
         raise UserError(f"{path} does not fit this network: {problem}")
@@ -87,12 +87,16 @@ def load_weights(net: nn.Module, path: Path) -> None:
 def _mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
     flags = "--netG, --ngf, --normG, --no_antialias, --no_antialias_up, --no_dropout"
     advice = f"give the flags it was trained with ({flags})"
+
     for key in found.keys() - wanted.keys():
         near = difflib.get_close_matches(key, wanted, n=1)
-        return f"it holds {key}, unknown here{f' (here: {near[0]})' if near else ''}; {advice}"
+        here = f" (here: {near[0]})" if near else ""
+        return f"it holds {key}, unknown here{here}; {advice}"
+
     for key, value in wanted.items():
         if key not in found:
             return f"{key} is missing; {advice}"
-        if value.shape != found[key].shape:
-            return f"{key} is {tuple(found[key].shape)} in the file and {tuple(value.shape)} here; {advice}"
+        there, here = tuple(found[key].shape), tuple(value.shape)
+        if there != here:
+            return f"{key} is {there} in the file and {here} here; {advice}"
     return None
