@@ -19,25 +19,26 @@ def find_model(name: str) -> type[BaseModel]:
     return find_class(sys.modules[__name__], "_model", BaseModel, name, "--model")
 
 
-def resolve_alias(name: str, argv: Sequence[str]) -> str:
+def resolve_alias(name: str, argv: Sequence[str], trained: str | None = None) -> str:
     """What --model says as the name of a file: it may be the name that a method has in its release.
 
-    Where several methods share a name there, the flags of the command line tell which is meant.
-    """
-    names = model_names()
-    if name in names:
-        return name
+    Where several methods share a name there, the flags of the command line tell which is meant. They may also tell
+    that a name from here means another method in a release that calls its own so.
 
-    given, best, most = (
-        flags_of(argv),
-        name,
-        -1,
-    )  # an unknown name is explained by whoever looks it up
+    Args:
+        name: what --model says.
+        argv: the command line.
+        trained: the method of the run that is to be used, which is meant where it has that name in its release.
+    """
+    if trained and name in find_model(trained).ALIASES:
+        return trained
+    names = model_names()
+    given, best, most = flags_of(argv), name, 0 if name in names else -1
     for own in names:
         telling = find_model(own).ALIASES.get(name)
         if telling is not None and given.issuperset(telling) and len(telling) > most:
             best, most = own, len(telling)
-    return best
+    return best  # an unknown name is explained by whoever looks it up
 
 
 def flags_of(argv: Sequence[str]) -> set[str]:

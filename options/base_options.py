@@ -58,7 +58,7 @@ class BaseOptions:
                 first.set_defaults(**{name: value})
 
         found, _ = first.parse_known_args(argv)
-        found.model = models.resolve_alias(found.model, argv)
+        found.model = models.resolve_alias(found.model, argv, (saved or {}).get("model"))
         return found
 
     def build_parser(self, first: Namespace) -> OptionParser:

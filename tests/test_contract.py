@@ -333,6 +333,24 @@ def test_the_name_of_a_release_means_its_method(monkeypatch):
     assert resolve_alias("nothing", []) == "nothing"
 
 
+def test_a_flag_may_tell_that_a_name_from_here_means_another_method(monkeypatch):
+    """A release that grew out of CUT's calls its own method cut."""
+    monkeypatch.setattr(models.find_model("cycle_gan"), "ALIASES", {"cut": ("--lambda_own",)})
+    assert resolve_alias("cut", ["--lambda_own=1"]) == "cycle_gan"
+    assert resolve_alias("cut", ["--lambda_NCE"]) == "cut"
+    monkeypatch.setattr(models.find_model("cycle_gan"), "ALIASES", {"cut": ()})
+    assert resolve_alias("cut", []) == "cut", "no flag, no other method"
+
+
+def test_at_test_the_name_of_a_release_means_the_method_of_the_run(monkeypatch):
+    """Even where the flags that told it in training are not repeated."""
+    monkeypatch.setattr(models.find_model("cycle_gan"), "ALIASES", {"sc": ("--learned_attn",)})
+    monkeypatch.setattr(models.find_model("cut"), "ALIASES", {"sc": ()})
+    assert resolve_alias("sc", [], trained="cycle_gan") == "cycle_gan"
+    assert resolve_alias("sc", [], trained="cut") == "cut"
+    assert resolve_alias("pix2pix", [], trained="cut") == "pix2pix"
+
+
 def test_the_name_of_a_release_is_typed_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(models.find_model("cut"), "ALIASES", {"contrastive": ()})
     assert train_options(tmp_path, "--model", "contrastive", model="cut").model == "cut"
