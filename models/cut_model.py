@@ -4,16 +4,20 @@
     FastCUT:  L_G = lambda_GAN * L_GAN(G, D) + lambda_NCE * NCE(A, G(A))
 
 NCE is the mean of PatchNCE over layers of G itself, read by the patch head F. `--CUT_mode FastCUT` means
-`--preset fastcut`.
+`--preset fastcut`. The two ingredients of Hneg-SRC can be tried alone: `--nce_weights hdce` exchanges PatchNCE for a
+contrast with hard negatives, `--src` adds lambda_SRC * SRC(A, G(A)), which keeps how patches of an image are related.
 """
 
 from argparse import ArgumentTypeError, Namespace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.losses.hdce import hdce_loss
 from models.losses.patch_nce import patch_nce_loss
+from models.losses.semantic_relation import semantic_relation_loss
 from models.networks.passes import mixes_images, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler, mirrored
 from models.one_sided import OneSidedModel, check_equal_channels
@@ -22,6 +26,8 @@ from util.hardware.runtime import Runtime
 from util.parser import int_list, natural, positive_int
 
 MODES = {"cut": "CUT", "fastcut": "FastCUT"}
+CONTRASTS = {"none": "NCE", "hdce": "HDCE"}  # values of --nce_weights -> how the loss is called
+LAMBDA_SRC, GAMMA = 0.05, 1.0
 
 
 def cut_mode(text: str) -> str:
@@ -34,6 +40,9 @@ def cut_mode(text: str) -> str:
 class CUTModel(OneSidedModel):
     """One-sided translation A -> B with generator G, discriminator D and patch head F."""
 
+    SHARES_POSITIONS = (
+        False  # whether B's patches are taken where A's were, not at places of their own
+    )
     PRESETS = {
         "official": {},
         "shared": {},  # the common networks and schedule are CUT's own
@@ -65,6 +74,7 @@ class CUTModel(OneSidedModel):
             "layers of G that are contrasted; docs/methods.md on --no_antialias",
             type=int_list,
         )
+
         group = parser.group("cut")
         group.add(
             "--CUT_mode", "CUT", "CUT, or FastCUT: the same as --preset fastcut", type=cut_mode
@@ -73,12 +83,7 @@ class CUTModel(OneSidedModel):
         group.add("--lambda_NCE", 1.0, "weight of the contrastive loss; 0 is a GAN without F")
         group.add("--nce_idt", True, "contrast G(B) with B too, and take the mean of both terms")
         group.add("--nce_T", 0.07, "temperature of the contrast")
-        group.add(
-            "--num_patches",
-            256,
-            "patches sampled per image and layer; 0: all positions",
-            type=natural,
-        )
+        group.add("--num_patches", 256, "patches per image and layer; 0: all positions", natural)
         group.add(
             "--nce_includes_all_negatives_from_minibatch",
             False,
@@ -89,13 +94,20 @@ class CUTModel(OneSidedModel):
             False,
             "mirror the input in every other step, at random (FastCUT)",
         )
-        group.add(
-            "--pool_size",
-            0,
-            "accepted for released commands: CUT keeps no earlier images",
-            type=natural,
-        )
+
+        text = "accepted for released commands: CUT keeps no earlier images"
+        group.add("--pool_size", 0, text, natural)
+        CUTModel.add_relation_options(group)
         return parser
+
+    @staticmethod
+    def add_relation_options(group) -> None:
+        """Flags for the ingredients of Hneg-SRC."""
+        text = "of negatives: none, or by likeness in the input (hDCE of Hneg-SRC)"
+        group.add("--nce_weights", "none", text, choices=tuple(CONTRASTS))
+        group.add("--HDCE_gamma", GAMMA, "with hdce: high makes weights alike; inf: all are 1")
+        group.add("--src", False, "keep the relations among an image's patches (SRC of Hneg-SRC)")
+        group.add("--lambda_SRC", LAMBDA_SRC, "with src: weight of that loss")
 
     @classmethod
     def default_preset(cls, given: dict[str, Any]) -> str:
@@ -107,7 +119,7 @@ class CUTModel(OneSidedModel):
         """Flags that contradict each other, or leave nothing to learn from."""
         if not opt.is_train:
             return
-        if (opt.CUT_mode == "FastCUT") != (opt.preset == "fastcut"):
+        if (opt.CUT_mode == "FastCUT") != opt.preset.startswith("fast"):
             raise UserError(
                 f"--CUT_mode {opt.CUT_mode} contradicts --preset {opt.preset}: give one of them"
             )
@@ -115,25 +127,41 @@ class CUTModel(OneSidedModel):
             raise UserError(
                 f"--pool_size {opt.pool_size}: CUT keeps no earlier images (released value 0); leave it out"
             )
-        if min(opt.lambda_GAN, opt.lambda_NCE) < 0 or opt.lambda_GAN == opt.lambda_NCE == 0:
-            raise UserError(
-                f"--lambda_GAN {opt.lambda_GAN} --lambda_NCE {opt.lambda_NCE}: no weight is negative, one is positive"
-            )
         if opt.nce_T <= 0:
             raise UserError(f"--nce_T {opt.nce_T}: a temperature is positive")
-        if opt.lambda_NCE:
-            check_equal_channels(
-                opt, "CUT reads its own output with G, which takes", "make both 1 or both 3"
-            )
+
+        CUTModel.check_relations(opt)
+        if not CUTModel.contrasts(opt):
+            return
+        check_equal_channels(
+            opt, "CUT reads its own output with G, which takes", "make both 1 or both 3"
+        )
         others = opt.batch_size if opt.nce_includes_all_negatives_from_minibatch else 1
-        if opt.lambda_NCE and opt.num_patches * others == 1:
+        if opt.num_patches * others == 1:
             raise UserError(
                 "--num_patches 1 leaves a patch nothing to differ from: give more, or a --batch_size above 1 with "
                 "--nce_includes_all_negatives_from_minibatch"
             )
 
+    @staticmethod
+    def check_relations(opt: Namespace) -> None:
+        """Weights of losses, and flags of ingredients that are not asked for."""
+        names = ["lambda_GAN", "lambda_NCE", *(["lambda_SRC"] if opt.src else [])]
+        weights = {name: getattr(opt, name) for name in names}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            given = " ".join(f"--{name} {weight}" for name, weight in weights.items())
+            raise UserError(f"{given}: no weight is negative, one is positive")
+
+        if not opt.HDCE_gamma > 0:
+            raise UserError(f"--HDCE_gamma {opt.HDCE_gamma}: a temperature is positive")
+        plain = opt.nce_weights == "none" and not opt.src
+        if plain and (opt.HDCE_gamma, opt.lambda_SRC) != (GAMMA, LAMBDA_SRC):
+            raise UserError(
+                "--HDCE_gamma needs --nce_weights hdce, --lambda_SRC needs --src: add what is missing"
+            )
+
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
-        identity = self.contrasts(opt) and opt.nce_idt
+        identity = opt.is_train and opt.lambda_NCE > 0 and opt.nce_idt
         super().__init__(opt, runtime, identity=bool(identity))
         if not self.is_train or not self.contrasts(opt):
             return
@@ -148,14 +176,14 @@ class CUTModel(OneSidedModel):
     @staticmethod
     def contrasts(opt: Namespace) -> bool:
         """Whether a training step compares patches at all."""
-        return opt.is_train and opt.lambda_NCE > 0
+        return opt.is_train and (opt.lambda_NCE > 0 or (opt.src and opt.lambda_SRC > 0))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; raises UserError where only one of both runs has F."""
         if ("F" in state["networks"]) != ("F" in self.networks):
             raise UserError(
-                f"--lambda_NCE {self.opt.lambda_NCE}: a run cannot gain or lose its patch head F; keep the weight "
-                "positive or 0 as it was, or give a new --name"
+                f"--lambda_NCE {self.opt.lambda_NCE}: a run cannot gain or lose its patch head F; keep its losses as "
+                "they were, or give a new --name"
             )
         super().load_state_dict(state)
 
@@ -170,22 +198,37 @@ class CUTModel(OneSidedModel):
         if opt.flip_equivariance:
             self.flipped = torch.rand((), device=self.device) < 0.5
             return self.netG(torch.where(self.flipped, real.flip(3), real))
-        if not opt.lambda_NCE:
+        if not self.contrasts(opt):
             return self.netG(real)
 
         fake, self.real_features = translate_and_encode(self.netG, real, opt.nce_layers)
         return fake
 
     def compute_G_loss(self) -> dict[str, Tensor]:
-        """Fool D, and keep each patch of an output closest to its own patch of the input."""
+        """Fool D, keep each patch of an output closest to its own patch of the input, and patches related as there."""
         terms, opt = self.adversarial_terms(), self.opt
-        if not opt.lambda_NCE:
+        if not self.contrasts(opt):
             return terms
+        pairs = self.pairs()
 
-        keys, queries = self.keys(), self.features(self.fake)
-        for name, query, key in zip(("NCE", "NCE_Y"), queries, keys, strict=False):
-            terms[name] = opt.lambda_NCE / self.domains * self.nce_loss(query, key)
+        if opt.lambda_NCE:
+            name = CONTRASTS[opt.nce_weights]
+            for label, pair in zip((name, f"{name}_Y"), pairs, strict=False):
+                terms[label] = opt.lambda_NCE / self.domains * self.nce_loss(*pair)
+
+        if opt.src and opt.lambda_SRC:
+            terms["SRC"] = opt.lambda_SRC * self.src_loss(*pairs[0])
         return terms
+
+    def pairs(self) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Embedded patches of outputs and of inputs at the same places, (B,N,D) per layer, for each domain."""
+        pairs, ids = [], None
+        keys, queries = self.keys(), self.queries()
+        for query, key in zip(queries, keys, strict=True):
+            queries_BND, keys_BND, drawn = self.patches(query, key, ids)
+            pairs.append((queries_BND, keys_BND))
+            ids = drawn if self.SHARES_POSITIONS else None
+        return pairs
 
     @torch.no_grad()
     def keys(self) -> list[list[Tensor]]:
@@ -193,6 +236,10 @@ class CUTModel(OneSidedModel):
         if self.real_features is None:
             return self.features(self.real)
         return self.by_domain(self.real_features)
+
+    def queries(self) -> list[list[Tensor]]:
+        """Features of the output, as `features` gives them."""
+        return self.features(self.fake)
 
     def features(self, images: Tensor) -> list[list[Tensor]]:
         """Features (B,C,H,W) of G's chosen layers, for each domain in `images` (domains * B, C, H, W)."""
@@ -206,26 +253,50 @@ class CUTModel(OneSidedModel):
         chunks = [feat.chunk(self.domains) for feat in feats]
         return [list(of_domain) for of_domain in zip(*chunks, strict=True)]
 
-    def nce_loss(self, query: list[Tensor], key: list[Tensor]) -> Tensor:
-        """PatchNCE of one domain, mean over layers, patches and images; positions are drawn afresh."""
+    def patches(
+        self, query: list[Tensor], key: list[Tensor], ids: list[Tensor] | None = None
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Embedded patches (B,N,D) of outputs and of inputs at the same places, and these places (N,), each per layer.
+
+        Args:
+            query, key: features (B,C,H,W) of output and input, one per layer.
+            ids: positions in the input; drawn afresh where none are given.
+        """
+        with torch.no_grad():
+            keys_BND, ids = self.netF(key, self.opt.num_patches, ids)
+
+        places = ids
+        if self.opt.flip_equivariance:
+            places = []
+            for feat, ids_N in zip(query, ids, strict=True):
+                across_N = mirrored(ids_N, feat.shape[3])
+                places.append(torch.where(self.flipped, across_N, ids_N))
+
+        queries_BND, _ = self.netF(query, ids=places)
+        return queries_BND, keys_BND, ids
+
+    def nce_loss(self, queries_BND: list[Tensor], keys_BND: list[Tensor]) -> Tensor:
+        """The contrast of one domain's patches, one (B,N,D) per layer: mean over layers, patches and images."""
         opt = self.opt
-        queries_BND, keys_BND = self.patches(query, key)
-        across_batch = opt.nce_includes_all_negatives_from_minibatch
+        loss = patch_nce_loss
+        if opt.nce_weights == "hdce":
+            loss = partial(hdce_loss, gamma=self.gamma)
 
         losses = []
         for q_BND, k_BND in zip(queries_BND, keys_BND, strict=True):
-            losses.append(patch_nce_loss(q_BND, k_BND, opt.nce_T, across_batch))
+            across_batch = opt.nce_includes_all_negatives_from_minibatch
+            losses.append(loss(q_BND, k_BND, temperature=opt.nce_T, across_batch=across_batch))
         return torch.stack(losses).mean()
 
-    def patches(self, query: list[Tensor], key: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Embedded patches of outputs and of inputs at the same places, one (B,N,D) each per layer."""
-        with torch.no_grad():
-            keys_BND, ids = self.netF(key, self.opt.num_patches)
+    def src_loss(self, queries_BND: list[Tensor], keys_BND: list[Tensor]) -> Tensor:
+        """How far the relations among an output's patches are from those of its input: mean over layers and images."""
+        losses = []
+        for q_BND, k_BND in zip(queries_BND, keys_BND, strict=True):
+            across_batch = self.opt.nce_includes_all_negatives_from_minibatch
+            losses.append(semantic_relation_loss(q_BND, k_BND, across_batch))
+        return torch.stack(losses).mean()
 
-        if self.opt.flip_equivariance:
-            for layer, feat in enumerate(query):
-                across_N = mirrored(ids[layer], feat.shape[3])
-                ids[layer] = torch.where(self.flipped, across_N, ids[layer])
-
-        queries_BND, _ = self.netF(query, ids=ids)
-        return queries_BND, keys_BND
+    @property
+    def gamma(self) -> float | Tensor:
+        """How alike hdce makes the weights of hard and of easy negatives."""
+        return self.opt.HDCE_gamma

@@ -63,8 +63,7 @@ class PatchSampler(nn.Module):
                 x_BND = full_precision(feat_BCHW.flatten(2).index_select(2, ids_N)).transpose(1, 2)
                 if self.embeds:
                     x_BND = self.get_submodule(f"mlp_{i}")(x_BND)
-                length_BN1 = torch.linalg.vector_norm(x_BND, dim=2, keepdim=True)
-                patches.append(x_BND / (length_BN1 + 1e-7))
+                patches.append(to_unit_length(x_BND))
         return patches, list(ids)
 
     @staticmethod
@@ -72,6 +71,11 @@ class PatchSampler(nn.Module):
         """Positions of one layer, drawn on its device: ids_N."""
         positions = feat_BCHW.shape[2] * feat_BCHW.shape[3]
         return sample_positions(1, positions, num_patches or positions, feat_BCHW.device)[0]
+
+
+def to_unit_length(x_BND: Tensor) -> Tensor:
+    """Vectors divided by their length, x / (|x| + 1e-7); zeros stay zeros."""
+    return x_BND / (torch.linalg.vector_norm(x_BND, dim=2, keepdim=True) + 1e-7)
 
 
 def mirrored(ids_N: Tensor, width: int) -> Tensor:
