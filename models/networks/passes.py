@@ -45,9 +45,9 @@ def drops_out(net: nn.Module) -> bool:
 
 
 def translate_and_encode(
-    net: nn.Module, images: Tensor, layers: Sequence[int]
+    net: nn.Module, images: Tensor, layers: Sequence[int], detach: bool = True
 ) -> tuple[Tensor, list[Tensor] | None]:
-    """net(images), and net.encode(images, layers) without gradients, up to rounding, from the same pass.
+    """net(images), and net.encode(images, layers), up to rounding, from the same pass.
 
     The features are None where a second pass would see something else, or do something else: with active dropout,
     with batch norm (each pass moves its running statistics), and for a generator that keeps no features.
@@ -56,11 +56,12 @@ def translate_and_encode(
         net: a generator.
         images: (B,C,H,W).
         layers: as for `encode`.
+        detach: no gradients flow through the features.
     """
     if not hasattr(net, "forward_with_features") or drops_out(net) or mixes_images(net):
         return net(images), None
     output, features = net.forward_with_features(images, layers)
-    return output, [feature.detach() for feature in features]
+    return output, [feature.detach() for feature in features] if detach else features
 
 
 def _has_active(net: nn.Module, kind: type[nn.Module]) -> bool:
