@@ -23,7 +23,7 @@ from models.networks.patch_sampler import KINDS, PatchSampler, mirrored
 from models.one_sided import OneSidedModel, check_equal_channels
 from util.errors import UserError
 from util.hardware.runtime import Runtime
-from util.parser import int_list, natural, positive_int
+from util.parser import int_list, natural, positive_int, positive_or_inf
 
 MODES = {"cut": "CUT", "fastcut": "FastCUT"}
 CONTRASTS = {"none": "NCE", "hdce": "HDCE"}  # values of --nce_weights -> how the loss is called
@@ -105,7 +105,8 @@ class CUTModel(OneSidedModel):
         """Flags for the ingredients of Hneg-SRC."""
         text = "of negatives: none, or by likeness in the input (hDCE of Hneg-SRC)"
         group.add("--nce_weights", "none", text, choices=tuple(CONTRASTS))
-        group.add("--HDCE_gamma", GAMMA, "with hdce: high makes weights alike; inf: all are 1")
+        text = "with hdce: high makes weights alike; inf: all are 1"
+        group.add("--HDCE_gamma", GAMMA, text, positive_or_inf)
         group.add("--src", False, "keep the relations among an image's patches (SRC of Hneg-SRC)")
         group.add("--lambda_SRC", LAMBDA_SRC, "with src: weight of that loss")
 
@@ -152,8 +153,6 @@ class CUTModel(OneSidedModel):
             given = " ".join(f"--{name} {weight}" for name, weight in weights.items())
             raise UserError(f"{given}: no weight is negative, one is positive")
 
-        if not opt.HDCE_gamma > 0:
-            raise UserError(f"--HDCE_gamma {opt.HDCE_gamma}: a temperature is positive")
         plain = opt.nce_weights == "none" and not opt.src
         if plain and (opt.HDCE_gamma, opt.lambda_SRC) != (GAMMA, LAMBDA_SRC):
             raise UserError(

@@ -142,6 +142,8 @@ class PatchGCLModel(OneSidedModel):
             check_equal_channels(opt, "--gnn_idt needs", "give --gnn_idt false")
         if opt.nce_T <= 0:
             raise UserError(f"--nce_T {opt.nce_T}: a temperature is positive (1 for none)")
+        if abs(opt.nonzero_th) > 1:
+            raise UserError(f"--nonzero_th {opt.nonzero_th}: a cosine lies between -1 and 1")
         if not opt.is_train and (opt.show_graph or opt.save_graph):
             check_picture_options(opt)
 

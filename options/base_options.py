@@ -1,7 +1,9 @@
 """Flags shared by train.py and test.py, and how a command line becomes one namespace: default < preset < flag."""
 
+import os
+import string
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import data
@@ -15,12 +17,14 @@ from util.parser import (
     natural,
     positive_int,
     power_of_two,
+    seed_number,
     show_value,
     size_limit,
     switch,
 )
 from util.registry import find_by_name
 
+LONGEST_NAME = 200  # bytes: file systems take 255, and names of a run get endings
 ARCHITECTURE = "architecture"
 DATA = "data"
 RUN = "run"
@@ -96,7 +100,7 @@ class BaseOptions:
         )
         run.add("--gpu_ids", None, text)
         text = "seed of the initial weights, the patches and the data order"
-        run.add("--seed", 0, text, natural)
+        run.add("--seed", 0, text, seed_number)
         text = (
             "bit-identical reruns on a GPU too, at the price of slower convolutions "
             "(on a CPU they are anyway)"
@@ -208,8 +212,9 @@ class BaseOptions:
         layered = {**defaults, **published, **saved, **given, "preset": preset}
         opt = Namespace(**layered)
         if opt.suffix:
-            opt.name += opt.suffix.format(**vars(opt))
+            opt.name += filled_in(opt.suffix, vars(opt))
             opt.suffix = ""
+            check_name(opt.name)
 
         # what follows from the options
         opt.is_train = self.is_train
@@ -255,3 +260,33 @@ class BaseOptions:
             )
 
         models.find_model(opt.model).check_options(opt)
+
+
+def filled_in(suffix: str, options: Mapping[str, Any]) -> str:
+    """--suffix with the values of the options that it names in braces.
+
+    Raises:
+        UserError: it names no option, or its braces do not match.
+    """
+    try:
+        return string.Template(suffix.replace("{", "${")).substitute(options)
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"--suffix {suffix}: {error} is no option in braces, such as {{model}} or {{ngf}}"
+        ) from None
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for a run's name that would lead out of the folder of all runs, or cannot be a folder's."""
+    parts = name.split("/")
+    reason = None
+    if not name.strip():
+        reason = "it is empty (an unset variable?)"
+    elif any(not character.isprintable() for character in name):
+        reason = "it holds a control character"
+    elif {"", ".", ".."} & set(parts):
+        reason = "it would lead out of the folder of all runs"
+    elif max(len(os.fsencode(part)) for part in parts) > LONGEST_NAME:
+        reason = f"it is longer than {LONGEST_NAME} bytes"
+    if reason:
+        raise UserError(f"--name {name!r}: {reason}; give a plain name, such as --name horses")

@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from options.base_options import BaseOptions
+from options.base_options import BaseOptions, check_name
 from options.flag_owners import flags_elsewhere
 
 
@@ -15,6 +15,8 @@ def parse(options: BaseOptions, argv: Sequence[str] | None = None) -> Namespace:
         UserError: bad input, in one line.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+
+    check_name(options.peek(argv).name)
 
     # which flags there are depends on a few names, and on what a training run has saved
     saved = options.saved_options(options.peek(argv))

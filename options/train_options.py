@@ -6,7 +6,7 @@ from models.losses.gan import OBJECTIVES
 from models.networks.init import INITIALIZERS
 from options.base_options import DATA, SPEED, TRAINING, BaseOptions
 from util.errors import UserError
-from util.parser import OptionParser, natural, positive_float, positive_int, switch
+from util.parser import OptionParser, fraction, natural, positive_float, positive_int, switch
 from util.run.schedule import POLICIES
 
 
@@ -29,9 +29,9 @@ class TrainOptions(BaseOptions):
         group.add("--n_epochs", 200, "epochs at the initial learning rate", natural)
         text = "further epochs, in which it falls to zero (no random crops then)"
         group.add("--n_epochs_decay", 200, text, natural)
-        group.add("--lr", 0.0002, "initial learning rate of Adam")
-        group.add("--beta1", 0.5, "first momentum of Adam")
-        group.add("--beta2", 0.999, "second momentum of Adam")
+        group.add("--lr", 0.0002, "initial learning rate of Adam", positive_float)
+        group.add("--beta1", 0.5, "first momentum of Adam", fraction)
+        group.add("--beta2", 0.999, "second momentum of Adam", fraction)
         text = "when the learning rate falls; docs/training.md"
         group.add("--lr_policy", "linear", text, choices=POLICIES)
         text = "epochs between falls for --lr_policy step, steps for halving"
@@ -40,11 +40,11 @@ class TrainOptions(BaseOptions):
         group.add("--gan_mode", "lsgan", "adversarial objective", choices=tuple(OBJECTIVES))
         text = "initial weights of G and D"
         group.add("--init_type", "xavier", text, choices=tuple(INITIALIZERS))
-        group.add("--init_gain", 0.02, "scale of the initial weights")
+        group.add("--init_gain", 0.02, "scale of the initial weights", positive_float)
         text = "batches per step: the step of a batch N times as large, in the memory of one"
         group.add("--accumulate", 1, text, positive_int)
         text = "decay of a moving average of G, 0.999 say, which test.py then uses; 0 is off"
-        group.add("--ema", 0.0, text)
+        group.add("--ema", 0.0, text, fraction)
 
         text = "stop after N steps in total, for a trial"
         group.add("--max_steps", None, text, positive_int, metavar="N")
@@ -116,11 +116,6 @@ class TrainOptions(BaseOptions):
                 f"--epoch_count {opt.epoch_count} is past the last epoch, {last_epoch} "
                 "(n_epochs + n_epochs_decay): nothing would be trained"
             )
-        if not 0 <= opt.ema < 1:
-            raise UserError(f"--ema {opt.ema}: a decay lies between 0 (off) and 1, such as 0.999")
-        if opt.lr <= 0:
-            raise UserError(f"--lr {opt.lr}: the learning rate must be positive")
-
         if opt.from_scratch and opt.continue_train:
             raise UserError(
                 "--from_scratch and --continue_train contradict each other: give one of them"

@@ -13,6 +13,7 @@ depends on.
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from util.files import atomic_path
 from util.hardware import provenance
 from util.metrics import truth as metrics
 from util.metrics.fid import FID_BIAS, fid_and_kid
+from util.registry import did_you_mean
 from util.run.folder import is_other_data, result_dir, saved_record
 
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
@@ -100,6 +102,8 @@ def find_folders(args: argparse.Namespace) -> dict[str, Any]:
         args.out = args.out or Path(f"{args.fake}_{measure_name(args)}.json")
         return {}
 
+    check_translated(args, args.results_dir / args.name)
+
     # the record of the run
     run = {"name": args.name}
     chosen = args.real or args.truth
@@ -114,18 +118,36 @@ def find_folders(args: argparse.Namespace) -> dict[str, Any]:
     args.dataroot = args.dataroot or Path(options.get("dataroot", "."))
     args.other_data = is_other_data(str(args.dataroot), options.get("dataroot"))
     results = result_dir(args)
+    if not results.is_dir() and args.other_data and not os.path.exists(options["dataroot"]):
+        args.other_data = False  # the run's own data, which have moved since
+        results = result_dir(args)
     args.fake = args.fake or results / "images" / "fake_B"
     args.input = args.input or results / "images" / "real_A"
-    if not args.fake.is_dir():
-        flags = f"--name {args.name}" + (f" --dataroot {args.dataroot}" if args.other_data else "")
-        raise UserError(
-            f"--name {args.name}: {args.fake} does not exist; first run: python test.py {flags}"
-        )
+    check_translated(args, args.fake)
 
     if not chosen:
         find_reference(args, options, results)
     args.out = args.out or results / f"{measure_name(args)}.json"
     return run
+
+
+def check_translated(args: argparse.Namespace, folder: Path) -> None:
+    """Raise UserError, with the command that is missing, where test.py has not made this folder of a run."""
+    if folder.is_dir():
+        return
+
+    flags = f"--name {args.name}"
+    if getattr(args, "other_data", False):
+        flags += f" --dataroot {args.dataroot}"
+    hint = did_you_mean(args.name, folders_in(args.results_dir))
+    raise UserError(
+        f"--name {args.name}: {folder} does not exist; {hint}first run: python test.py {flags}"
+    )
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, none where it does not exist."""
+    return [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
 def find_reference(args: argparse.Namespace, options: dict[str, Any], results: Path) -> None:

@@ -261,3 +261,18 @@ def test_a_folder_of_several_kinds_is_not_measured_as_one(tmp_path, trained, cap
     )
     error = capsys.readouterr().err
     assert "pictures of several kinds (fake_B, real_A)" in error and "fake_B" in error
+
+
+@pytest.mark.parametrize("command", ["test.py", "evaluate.py"])
+def test_a_mistyped_name_is_answered_with_the_likely_one(tmp_path, trained, capsys, command):
+    if command == "test.py":
+        where = ["--checkpoints_dir", str(tmp_path / "checkpoints"), "--gpu_ids", "-1"]
+        flags = ["--name", "runn", "--model", "cut", "--dataroot", str(tmp_path / "data"), *where]
+        status = exit_status(lambda: translate(parse(TestOptions(), flags)) and 0)
+    else:
+        translate(test_options(tmp_path))
+        status = measure(tmp_path, "--name", "runn")
+    assert status == 2
+    error = capsys.readouterr().err
+    assert "--name runn: " in error and "did you mean 'run'?" in error
+    assert error.count("\n") == 1

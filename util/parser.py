@@ -49,7 +49,7 @@ def int_list(text: str) -> list[int]:
 
 def float_list(text: str) -> list[float]:
     """Read "1,0.5" as [1.0, 0.5]."""
-    return _number_list(text, float)
+    return [finite(str(number)) for number in _number_list(text, float)]
 
 
 def positive_int(text: str) -> int:
@@ -59,15 +59,45 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def positive_float(text: str) -> float:
-    """Read a finite number above 0."""
+def finite(text: str, lowest: float = -math.inf, wanted: str = "a finite number") -> float:
+    """Read a number of at least `lowest` that is neither NaN nor infinite."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    if not math.isfinite(number) or number < lowest:
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
     return number
+
+
+def weight(text: str) -> float:
+    """Read the weight of a loss, which is never negative."""
+    return finite(text, 0.0, "a weight of at least 0 (0 switches the term off)")
+
+
+def positive_float(text: str) -> float:
+    """Read a finite number above 0."""
+    return finite(text, math.ulp(0.0), "a number above 0")
+
+
+def positive_or_inf(text: str) -> float:
+    """Read a number above 0, or "inf"."""
+    return math.inf if text == "inf" else positive_float(text)
+
+
+def fraction(text: str) -> float:
+    """Read a share from 0 to below 1, such as a momentum."""
+    number = finite(text, 0.0, "a number from 0 to below 1")
+    if number >= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {text!r}")
+    return number
+
+
+def seed_number(text: str) -> int:
+    """Read a whole number that a random number generator can start from."""
+    if natural(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number below 2^63, got {text!r}")
+    return int(text)
 
 
 def power_of_two(text: str) -> int:
@@ -111,6 +141,13 @@ class _Help(argparse.HelpFormatter):
         return f"{action.help} (default: {shown})"
 
 
+def type_of(name: str, default: Any) -> Callable:
+    """What reads an option's value, by its default and, for weights of losses, by its name."""
+    if isinstance(default, float):
+        return weight if name.startswith("--lambda_") else finite
+    return str if default is None else default.__class__
+
+
 class _Declarations:
     """What a parser and its groups have in common: a short way to declare an option, beside argparse's own."""
 
@@ -118,6 +155,8 @@ class _Declarations:
         self, name: str, default: Any, help: str, type: Callable | None = None, **settings: Any
     ) -> None:
         """Declare an option whose type is that of its default; a boolean takes `--x`, `--x true` and `--x false`.
+
+        A number with a point is finite, and a weight (`--lambda_...`) is not negative.
 
         With type `switch` it takes `--x` as well, which means on.
         """
@@ -128,7 +167,7 @@ class _Declarations:
         elif type is not None:
             settings["type"] = type
         else:
-            settings["type"] = str if default is None else default.__class__
+            settings["type"] = type or type_of(name, default)
 
         self.add_argument(name, default=default, help=help, **settings)
 

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import TypeVar
 
@@ -13,11 +13,16 @@ from util.errors import UserError
 T = TypeVar("T")
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names as the beginning of a hint, empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
 def find_by_name(table: Mapping[str, T], name: str, flag: str) -> T:
     """The entry of a table; raises UserError (naming `flag`) with a did-you-mean for an unknown name."""
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, table)
         raise UserError(f"{flag} {name}: no such name; {hint}there are: {', '.join(table)}")
     return table[name]
 

@@ -12,6 +12,7 @@ from util.hardware.runtime import Runtime
 from util.parser import show_value
 from util.run.folder import (
     OF_NO_RECORD,
+    check_run_exists,
     move_aside,
     plain_options,
     run_dir,
@@ -251,6 +252,9 @@ def load_for_inference(
     Raises:
         UserError: a file is missing, damaged, or does not fit the network.
     """
+    if model.networks:
+        check_run_exists(folder.parent, folder.name)
+
     loaded = []
     for name, net in model.networks.items():
         average = weights_file(folder, epoch, name, average=True)

@@ -11,6 +11,7 @@ from typing import Any
 from util.errors import UserError
 from util.files import atomic_path
 from util.parser import show_value
+from util.registry import did_you_mean
 
 RECORD = "train_opt.json"  # for test.py; train_opt.txt beside it is for people
 OF_NO_RECORD = (
@@ -34,6 +35,25 @@ def weights_file(folder: Path, epoch: str | int, name: str, average: bool = Fals
 def weights_in(folder: Path, epoch: str = "*", name: str = "*") -> list[Path]:
     """The weights that lie in a folder, of one epoch or one network or of all, sorted by name."""
     return sorted(folder.glob(f"{epoch}_net_{name}.pth"))
+
+
+def runs_in(checkpoints_dir: Path) -> list[str]:
+    """The names of the runs that have weights or a record, sorted."""
+    found = {path.parent for path in checkpoints_dir.glob("*/*_net_*.pth")}
+    found |= {path.parent for path in checkpoints_dir.glob(f"*/{RECORD}")}
+    return sorted(folder.name for folder in found)
+
+
+def check_run_exists(checkpoints_dir: Path | str, name: str, flag: str = "--name") -> None:
+    """Raise UserError with a did-you-mean where there is no run of this name."""
+    top = Path(checkpoints_dir)
+    if (top / name).is_dir():
+        return
+    runs = runs_in(top)
+    hint = did_you_mean(name, runs)
+    raise UserError(
+        f"{flag} {name}: no run of this name in {top}; {hint}there are: {', '.join(runs) or 'none'}"
+    )
 
 
 def epoch_of(weights: Path) -> str:
