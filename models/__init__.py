@@ -32,6 +32,7 @@ def resolve_alias(name: str, argv: Sequence[str], trained: str | None = None) ->
     """
     if trained and name in find_model(trained).ALIASES:
         return trained
+
     names = model_names()
     given, best, most = flags_of(argv), name, 0 if name in names else -1
     for own in names:
@@ -49,7 +50,10 @@ def flags_of(argv: Sequence[str]) -> set[str]:
 def implied_model(argv: Sequence[str]) -> str | None:
     """The model that a training command without --model means, by a flag that only one method's commands have."""
     given = flags_of(argv)
-    return next((name for name in model_names() if given & set(find_model(name).IMPLIED_BY)), None)
+    for name in model_names():
+        if given.intersection(find_model(name).IMPLIED_BY):
+            return name
+    return None
 
 
 def create_model(opt: Namespace, runtime: Runtime) -> BaseModel:

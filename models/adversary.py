@@ -22,9 +22,13 @@ def discriminator_terms(
     No gradient reaches the images.
     """
     fake = fake.detach()
-    D_real, D_fake = discriminator_loss(*pass_each(netD, real, fake), mode)
+    pred_real, pred_fake = pass_each(netD, real, fake)
+    D_real, D_fake = discriminator_loss(pred_real, pred_fake, mode)
+
     terms = {"D_real": D_real, "D_fake": D_fake}
-    return terms | ({"D_gp": gradient_penalty(netD, real, fake)} if mode == "wgangp" else {})
+    if mode == "wgangp":
+        terms["D_gp"] = gradient_penalty(netD, real, fake)
+    return terms
 
 
 def gradient_penalty(
@@ -48,12 +52,10 @@ def gradient_penalty(
     Returns:
         0-d tensor.
     """
-    real, fake = (
-        full_precision(real),
-        full_precision(fake),
-    )  # a generator under autocast gives half precision
+    real, fake = full_precision(real), full_precision(fake)  # autocast leaves half precision
     if eps is None:
         eps = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+
     slope = _slope(netD, torch.lerp(fake, real, eps))
     length = torch.linalg.vector_norm(slope.flatten(1), dim=1)  # (B,)
     return weight * (length - centre).square().mean()
@@ -73,12 +75,15 @@ def r1_penalty(netD: Callable[[Tensor], Tensor], real: Tensor, weight: float = 1
     Returns:
         0-d tensor.
     """
-    return 0.5 * weight * _slope(netD, real).square().flatten(1).sum(1).mean()
+    slope = _slope(netD, real)
+    squared_length = slope.square().flatten(1).sum(1)  # (B,)
+    return 0.5 * weight * squared_length.mean()
 
 
 def _slope(netD: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """d sum D(x) / dx at images (B,C,H,W), in float32 or wider: D can learn from it, the images cannot."""
     x = images.detach().requires_grad_()
     with differentiated_twice():
-        (slope,) = torch.autograd.grad(netD(x).sum(), x, create_graph=True)
+        score = netD(x).sum()
+        (slope,) = torch.autograd.grad(score, x, create_graph=True)
     return full_precision(slope)

@@ -46,17 +46,11 @@ class CycleGANModel(BaseModel):
         group = parser.group("cycle_gan")
         group.add("--lambda_A", 10.0, "weight of the cycle A -> B -> A")
         group.add("--lambda_B", 10.0, "weight of the cycle B -> A -> B")
-        group.add(
-            "--lambda_identity",
-            0.5,
-            "weight of the identity terms, relative to the cycles; 0: none",
-        )
-        group.add(
-            "--pool_size",
-            50,
-            "earlier translated images that a discriminator is shown too; 0: none",
-            natural,
-        )
+        text = "weight of the identity terms, relative to the cycles; 0: none"
+        group.add("--lambda_identity", 0.5, text)
+
+        text = "earlier translated images that a discriminator is shown too; 0: none"
+        group.add("--pool_size", 50, text, natural)
         add_test_options(group)
         return parser
 
@@ -65,36 +59,38 @@ class CycleGANModel(BaseModel):
         """The identity terms need equal channels, the image pool images of one size."""
         if not opt.is_train:
             return
+
         if opt.lambda_identity and opt.input_nc != opt.output_nc:
             raise UserError(
-                f"--lambda_identity {opt.lambda_identity} needs equal channels in both domains (input_nc "
-                f"{opt.input_nc}, output_nc {opt.output_nc}): give --lambda_identity 0"
+                f"--lambda_identity {opt.lambda_identity} needs equal channels in both domains "
+                f"(input_nc {opt.input_nc}, output_nc {opt.output_nc}): give --lambda_identity 0"
             )
-        resized = (
-            "resize" in opt.preprocess
-            and "crop" not in opt.preprocess
-            and opt.load_size != opt.crop_size
-        )
+
+        # The decay phase resizes to --crop_size; where a crop follows, the pool does not see it.
+        uncropped = "resize" in opt.preprocess and "crop" not in opt.preprocess
+        resized = uncropped and opt.load_size != opt.crop_size
         if opt.pool_size and resized and opt.finetune_resize and opt.n_epochs_decay:
             raise UserError(
-                f"--preprocess {opt.preprocess} changes the size of images in the decay phase, but --pool_size keeps "
-                "images of one size: give --finetune_resize false, or --pool_size 0"
+                f"--preprocess {opt.preprocess} changes the size of images in the decay phase, but "
+                "--pool_size keeps images of one size: give --finetune_resize false, or "
+                "--pool_size 0"
             )
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)
-        self.netG_A = self.add_network(
-            "G_A", self.new_generator(opt.input_nc, opt.output_nc), average=True
-        )
+        generator = self.new_generator(opt.input_nc, opt.output_nc)
+        self.netG_A = self.add_network("G_A", generator, average=True)
         if self.is_train or has_both_sides(opt):
-            self.netG_B = self.add_network(
-                "G_B", self.new_generator(opt.output_nc, opt.input_nc), average=True
-            )
+            generator = self.new_generator(opt.output_nc, opt.input_nc)
+            self.netG_B = self.add_network("G_B", generator, average=True)
         if not self.is_train:
             return
-        identity = opt.lambda_identity > 0
-        self.visual_names = ["real_A", "fake_B", "rec_A", *(["idt_B"] if identity else [])]
-        self.visual_names += ["real_B", "fake_A", "rec_B", *(["idt_A"] if identity else [])]
+
+        self.visual_names = ["real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B"]
+        if opt.lambda_identity > 0:
+            self.visual_names.insert(3, "idt_B")
+            self.visual_names.append("idt_A")
+
         self.netD_A = self.add_network("D_A", self.new_discriminator(opt.output_nc))
         self.netD_B = self.add_network("D_B", self.new_discriminator(opt.input_nc))
         self.pool_B = self.add_memory("pool_B", self.new_pool(opt.pool_size, opt.output_nc))
@@ -109,6 +105,7 @@ class CycleGANModel(BaseModel):
             self.fake_A, self.idt_B = pass_each(self.netG_B, self.real_B, self.real_A)
         else:
             self.fake_B, self.fake_A = self.netG_A(self.real_A), self.netG_B(self.real_B)
+
         self.rec_A, self.rec_B = self.netG_B(self.fake_B), self.netG_A(self.fake_A)
 
     def optimize_parameters(self) -> None:
@@ -128,6 +125,7 @@ class CycleGANModel(BaseModel):
             "G_B": generator_loss(self.netD_B(self.fake_A), opt.gan_mode),
             "cycle_B": opt.lambda_B * distance(self.rec_B, self.real_B),
         }
+
         if opt.lambda_identity > 0:
             terms["idt_A"] = opt.lambda_identity * opt.lambda_B * distance(self.idt_A, self.real_B)
             terms["idt_B"] = opt.lambda_identity * opt.lambda_A * distance(self.idt_B, self.real_A)
@@ -135,16 +133,16 @@ class CycleGANModel(BaseModel):
 
     def compute_D_loss(self) -> dict[str, Tensor]:
         """Tell real images from translated ones, new or of the pool, in both domains."""
-        return {
-            **self.judge("D_A", self.netD_A, self.real_B, self.pool_B(self.fake_B)),
-            **self.judge("D_B", self.netD_B, self.real_A, self.pool_A(self.fake_A)),
-        }
+        terms = self.judge("D_A", self.netD_A, self.real_B, self.pool_B(self.fake_B))
+        return terms | self.judge("D_B", self.netD_B, self.real_A, self.pool_A(self.fake_A))
 
     def judge(self, name: str, net: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """The terms of one discriminator."""
         terms = discriminator_terms(net, real, fake, self.opt.gan_mode)
-        penalty = {f"{name}_gp": terms["D_gp"]} if "D_gp" in terms else {}
-        return {name: terms["D_real"] + terms["D_fake"]} | penalty
+        own = {name: terms["D_real"] + terms["D_fake"]}
+        if "D_gp" in terms:
+            own[f"{name}_gp"] = terms["D_gp"]
+        return own
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""
@@ -152,20 +150,21 @@ class CycleGANModel(BaseModel):
 
     def translate_with(self, name: str, images: Tensor) -> Tensor:
         """(B,C,H,W) through one of the generators as at test."""
-        return translate_each(
-            self.inference_net(name), images, self.opt.test_norm, self.opt.test_dropout
-        )
+        net = self.inference_net(name)
+        return translate_each(net, images, self.opt.test_norm, self.opt.test_dropout)
 
     def show(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Images of either domain, their translations and, where both generators are there, the way back."""
         pictures = {}
-        for role in ("A", "B"):
-            if role in batch:
-                real, other = batch[role], OTHER[role]
-                fake = self.translate_with(f"G_{role}", real)
-                pictures |= {f"real_{role}": real, f"fake_{other}": fake}
-                if f"G_{other}" in self.networks:
-                    pictures[f"rec_{role}"] = self.translate_with(f"G_{other}", fake)
+        for role, other in OTHER.items():
+            if role not in batch:
+                continue
+
+            real = batch[role]
+            fake = self.translate_with(f"G_{role}", real)
+            pictures |= {f"real_{role}": real, f"fake_{other}": fake}
+            if f"G_{other}" in self.networks:
+                pictures[f"rec_{role}"] = self.translate_with(f"G_{other}", fake)
         return pictures
 
 

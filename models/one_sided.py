@@ -34,13 +34,16 @@ class OneSidedModel(BaseModel):
         super().__init__(opt, runtime)
         self.domains = 2 if identity else 1
         self.players = ["G"]
-        self.netG = self.add_network(
-            "G", self.new_generator(opt.input_nc, opt.output_nc), average=True
-        )
+
+        generator = self.new_generator(opt.input_nc, opt.output_nc)
+        self.netG = self.add_network("G", generator, average=True)
         if not self.is_train:
             return
 
-        self.visual_names = ["real_A", "fake_B", "real_B", *(["idt_B"] if identity else [])]
+        self.visual_names = ["real_A", "fake_B", "real_B"]
+        if identity:
+            self.visual_names.append("idt_B")
+
         self.netD = self.add_network("D", self.new_discriminator(opt.output_nc))
         self.pool_B = self.add_memory("pool_B", self.new_pool(pool_size, opt.output_nc))
         self.add_optimizer("D", self.netD)
@@ -68,9 +71,8 @@ class OneSidedModel(BaseModel):
 
     def compute_D_loss(self) -> dict[str, Tensor]:
         """Tell translated images, new or of the pool, from real ones."""
-        return discriminator_terms(
-            self.netD, self.real_B, self.pool_B(self.fake_B), self.opt.gan_mode
-        )
+        fake = self.pool_B(self.fake_B)
+        return discriminator_terms(self.netD, self.real_B, fake, self.opt.gan_mode)
 
     def compute_G_loss(self) -> dict[str, Tensor]:
         """Fool D; a method adds how content is kept."""
@@ -81,7 +83,9 @@ class OneSidedModel(BaseModel):
         opt = self.opt
         if not opt.lambda_GAN:
             return {}
-        return {"G_GAN": opt.lambda_GAN * generator_loss(self.netD(self.fake_B), opt.gan_mode)}
+
+        pred_fake = self.netD(self.fake_B)
+        return {"G_GAN": opt.lambda_GAN * generator_loss(pred_fake, opt.gan_mode)}
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""
@@ -91,6 +95,5 @@ class OneSidedModel(BaseModel):
 def check_equal_channels(opt: Namespace, why: str, remedy: str) -> None:
     """Raise UserError where both domains differ in channels; `why` they must not, `remedy` in the imperative."""
     if opt.input_nc != opt.output_nc:
-        raise UserError(
-            f"{why} equal channels in both domains (input_nc {opt.input_nc}, output_nc {opt.output_nc}): {remedy}"
-        )
+        channels = f"input_nc {opt.input_nc}, output_nc {opt.output_nc}"
+        raise UserError(f"{why} equal channels in both domains ({channels}): {remedy}")

@@ -16,11 +16,7 @@ import torch
 from torch import Tensor
 
 from models.explain.graph_maps import MapHead
-from models.explain.patch_graph import (
-    add_picture_options,
-    check_picture_options,
-    explain_graphs,
-)
+from models.explain.patch_graph import add_picture_options, check_picture_options, explain_graphs
 from models.losses.graph_nce import judge_levels
 from models.networks.adjacency import POOLED
 from models.networks.graph import SCORES, SOURCES, GraphHead
@@ -67,6 +63,7 @@ class PatchGCLModel(OneSidedModel):
         net.add("--graph_features", "vgg", "what graphs are made of", choices=("vgg", "generator"))
         text = "layers of G, for --graph_features generator"
         net.add("--nce_layers", [0, 4, 8, 12, 16], text, int_list)
+
         net.add("--netF_nc", 256, "width of a graph node", positive_int)
         text = "hops L of the graph convolution (eq. 2); 0: plain patch-wise contrast"
         net.add("--num_hop", 2, text, natural)
@@ -98,6 +95,8 @@ class PatchGCLModel(OneSidedModel):
         group.add("--adjacency_from", "embedding", text, choices=SOURCES)
         group.add("--extra_self_loop", True, "self loops of weight 2 (release) instead of 1")
 
+        # pooling
+        # pooling
         text = "the first pooling keeps 1 of this many nodes"
         group.add("--down_scale", 4, text, positive_int)
         text = "each further pooling keeps 1 of this many: 2 in the release, 4 in the paper"
@@ -117,12 +116,14 @@ class PatchGCLModel(OneSidedModel):
         )
         group.add("--lambda_GNN", 0.1, text)
         group.add("--gnn_idt", True, "contrast G(B) with B too (eq. 10, second term)")
+
         text = "weight of each level, the last repeated (README: 1,0.5; eq. 9: all 1)"
         group.add("--pooling_ratio", [1.0, 0.5], text, float_list)
         text = "divide the sum over levels by their number (release)"
         group.add("--average_levels", True, text)
         text = "halve the sum of translation and identity term (release)"
         group.add("--average_terms", True, text)
+
         text = "add the loss with input and output exchanged (release)"
         group.add("--symmetric_nce", True, text)
         group.add("--nce_T", 0.07, "temperature of InfoNCE (release; none in eqs 4, 9: 1)")
@@ -175,9 +176,8 @@ class PatchGCLModel(OneSidedModel):
         path = weights_file(run_dir(opt), opt.epoch, "F")
         if not path.is_file():
             flag = "--show_graph" if opt.show_graph else "--save_graph"
-            raise UserError(
-                f"{flag} needs the graph head of the training run: {path} does not exist"
-            )
+            text = f"{flag} needs the graph head of the training run: {path} does not exist"
+            raise UserError(text)
 
     def describe(self) -> str:
         """The networks, and whether VGG16 knows anything."""
@@ -195,6 +195,7 @@ class PatchGCLModel(OneSidedModel):
         opt = self.opt
         from_vgg = opt.graph_features == "vgg"
         channels = self.vgg.channels if from_vgg else self.netG.feature_channels(opt.nce_layers)
+
         kind = partial(MapHead, nodes=opt.graph_nodes) if self.explains else GraphHead
         head = kind(
             channels, opt.netF_nc, num_hop=opt.num_hop, pool_hop=opt.pool_hop, pooling_num=opt.pooling_num,
@@ -204,6 +205,7 @@ class PatchGCLModel(OneSidedModel):
             pool_adjacency=opt.pool_adjacency, pool_score=opt.pool_score, detach_input=opt.detach_input,
             bias=opt.gnn_bias,
         )  # fmt: skip
+
         if opt.init_F and self.is_train:
             load_weights(head, Path(opt.init_F))
         return head

@@ -53,16 +53,17 @@ class Pix2PixModel(BaseModel):
         """Training needs pairs."""
         if opt.is_train and opt.dataset_mode == "unaligned":
             raise UserError(
-                "--model pix2pix learns from pairs, which --dataset_mode unaligned has not: take aligned"
+                "--model pix2pix learns from pairs, which --dataset_mode unaligned has not: "
+                "take aligned"
             )
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)
-        self.netG = self.add_network(
-            "G", self.new_generator(opt.input_nc, opt.output_nc), average=True
-        )
+        generator = self.new_generator(opt.input_nc, opt.output_nc)
+        self.netG = self.add_network("G", generator, average=True)
         if not self.is_train:
             return
+
         self.visual_names = ["real_A", "fake_B", "real_B"]
         self.netD = self.add_network("D", self.new_discriminator(opt.input_nc + opt.output_nc))
         self.add_optimizer("D", self.netD)
@@ -86,18 +87,21 @@ class Pix2PixModel(BaseModel):
     def compute_G_loss(self) -> dict[str, Tensor]:
         """Fool D, and come close to the paired image."""
         pred = self.netD(torch.cat([self.real_A, self.fake_B], 1))
+        distance = (self.fake_B - self.real_B).abs().mean()
+
         return {
             "G_GAN": generator_loss(pred, self.opt.gan_mode),
-            "G_L1": self.opt.lambda_L1 * (self.fake_B - self.real_B).abs().mean(),
+            "G_L1": self.opt.lambda_L1 * distance,
         }
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B, each image by itself."""
-        return translate_each(
-            self.inference_net("G"), real_A, self.opt.test_norm, self.opt.test_dropout
-        )
+        net = self.inference_net("G")
+        return translate_each(net, real_A, self.opt.test_norm, self.opt.test_dropout)
 
     def show(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Input and output, and the paired image where the data set has it."""
         pictures = super().show(batch)
-        return pictures | ({"real_B": batch["B"]} if "B" in batch else {})
+        if "B" in batch:
+            pictures["real_B"] = batch["B"]
+        return pictures

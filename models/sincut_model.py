@@ -29,9 +29,9 @@ class SinCUTModel(SingleImage, CUTModel):
         CUTModel.modify_commandline_options(parser, is_train)
         parser.retitle("cut", "sincut")
         single_image.add_options(parser, "sincut", is_train)
-        parser.set_defaults(
-            lambda_NCE=4.0, num_patches=1, nce_includes_all_negatives_from_minibatch=True
-        )
+
+        parser.set_defaults(lambda_NCE=4.0, num_patches=1)
+        parser.set_defaults(nce_includes_all_negatives_from_minibatch=True)
         return parser
 
     @classmethod

@@ -31,11 +31,16 @@ def add_options(parser, title: str, is_train: bool) -> None:
     group = parser.group(title)
     group.add("--lambda_R1", 1.0, "weight of D's gradient penalty on real images; 0: off")
     group.add("--lambda_identity", 1.0, "weight of |G(B) - B|; 0: off")
+
     parser.set_defaults(dataset_mode="singleimage", crop_size=64)
     if is_train:
         parser.set_defaults(batch_size=16, save_epoch_freq=1, save_latest_freq=20_000)
         return
-    text = "translate in tiles of N pixels, the same picture in less memory (stylegan2 generators); 0: all at once"
+
+    text = (
+        "translate in tiles of N pixels, the same picture in less memory (stylegan2 generators); "
+        "0: all at once"
+    )
     parser.group("results").add("--tile", 0, text, type=natural, metavar="N")
     parser.set_defaults(phase="train")  # the image to translate is the one that was learned from
 
@@ -43,14 +48,14 @@ def add_options(parser, title: str, is_train: bool) -> None:
 def check_options(opt: Namespace, has_identity: bool) -> None:
     """Raise UserError for weights that make no sense; `has_identity`: G(B) is computed."""
     for name in ("lambda_R1", "lambda_identity"):
-        if getattr(opt, name) < 0:
-            raise UserError(
-                f"--{name} {getattr(opt, name)}: no weight is negative; 0 switches the term off"
-            )
+        weight = getattr(opt, name)
+        if weight < 0:
+            raise UserError(f"--{name} {weight}: no weight is negative; 0 switches the term off")
+
     if opt.is_train and opt.lambda_identity and not has_identity:
         raise UserError(
-            "--lambda_identity needs G(B), which the identity half of the contrastive loss computes: leave that on, "
-            "or give --lambda_identity 0"
+            "--lambda_identity needs G(B), which the identity half of the contrastive loss "
+            "computes: leave that on, or give --lambda_identity 0"
         )
 
 
@@ -68,11 +73,13 @@ class SingleImage:
         """Also leave images of B as they are."""
         terms = super().compute_G_loss()
         if self.opt.lambda_identity:
-            terms["idt"] = self.opt.lambda_identity * (self.idt_B - self.real_B).abs().mean()
+            distance = (self.idt_B - self.real_B).abs().mean()
+            terms["idt"] = self.opt.lambda_identity * distance
         return terms
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B; not bounded with StyleGAN2 networks."""
         net = self.inference_net("G")
-        tile = 0 if self.is_train else self.opt.tile
-        return translate_in_tiles(net, real_A, tile) if tile else net(real_A)
+        if self.is_train or not self.opt.tile:
+            return net(real_A)
+        return translate_in_tiles(net, real_A, self.opt.tile)

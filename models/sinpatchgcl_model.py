@@ -29,6 +29,7 @@ class SinPatchGCLModel(SingleImage, PatchGCLModel):
         PatchGCLModel.modify_commandline_options(parser, is_train)
         parser.retitle("patchgcl", "sinpatchgcl")
         single_image.add_options(parser, "sinpatchgcl", is_train)
+
         parser.set_defaults(lambda_GNN=0.4)
         return parser
 

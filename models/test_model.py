@@ -22,10 +22,10 @@ class TestModel(BaseModel):
     @staticmethod
     def modify_commandline_options(parser, is_train: bool):
         """Defaults of the release: strided networks with dropout, unless --no_dropout is given."""
-        parser.set_defaults(
-            dataset_mode="single", no_antialias=True, no_antialias_up=True, no_dropout=False
-        )
+        parser.set_defaults(dataset_mode="single")
+        parser.set_defaults(no_antialias=True, no_antialias_up=True, no_dropout=False)
         parser.alias("--norm", "normG")
+
         group = parser.group("test")
         group.add("--model_suffix", "", "which generator: _A for <epoch>_net_G_A.pth")
         add_test_options(group)
@@ -35,14 +35,16 @@ class TestModel(BaseModel):
     def check_options(opt: Namespace) -> None:
         """There is nothing to train."""
         if opt.is_train:
-            raise UserError(
+            text = (
                 "--model test only applies weights, in test.py: train with the --model of a method"
             )
+            raise UserError(text)
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)
         self.name = f"G{opt.model_suffix}"
-        self.netG = self.add_network(self.name, self.new_generator(opt.input_nc, opt.output_nc))
+        generator = self.new_generator(opt.input_nc, opt.output_nc)
+        self.netG = self.add_network(self.name, generator)
 
     def forward(self) -> None:
         """Nothing: there is no training step."""
@@ -52,6 +54,5 @@ class TestModel(BaseModel):
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size, each image by itself."""
-        return translate_each(
-            self.inference_net(self.name), real_A, self.opt.test_norm, self.opt.test_dropout
-        )
+        net = self.inference_net(self.name)
+        return translate_each(net, real_A, self.opt.test_norm, self.opt.test_dropout)

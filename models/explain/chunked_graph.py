@@ -51,8 +51,9 @@ class ChunkedGraph:
 
     def restricted(self, kind: str, index_1K: Tensor) -> "Tensor | ChunkedGraph":
         """The adjacency of kept nodes, as the functions of the same names in adjacency.py: "induced" or "two_hop"."""
-        rows = {"induced": self._induced, "two_hop": self._two_hop}[kind](index_1K[0])
-        return ChunkedGraph(rows, index_1K.shape[1], self.step, self.budget, self.device).settled()
+        restrict = {"induced": self._induced, "two_hop": self._two_hop}[kind]
+        rows, nodes = restrict(index_1K[0]), index_1K.shape[1]
+        return ChunkedGraph(rows, nodes, self.step, self.budget, self.device).settled()
 
     def _induced(self, kept_K: Tensor) -> Rows:
         return lambda ids_M: self.rows(kept_K[ids_M])[:, :, kept_K]
@@ -65,9 +66,8 @@ class ChunkedGraph:
             return (rows_BMN != 0).to(rows_BMN.dtype)
 
         parts = kept_K.split(self.step)
-        reached_BKK = torch.cat(
-            [_meet(linked(ids_M), map(linked, parts)) for ids_M in parts], dim=1
-        )
+        reached = [_meet(linked(ids_M), map(linked, parts)) for ids_M in parts]
+        reached_BKK = torch.cat(reached, dim=1)
         dtype = linked(kept_K[:1]).dtype
         return lambda ids_M: reached_BKK[:, ids_M].to(dtype)
 
@@ -88,14 +88,15 @@ class ChunkedPropagation:
     @classmethod
     def of(cls, graph: ChunkedGraph, extra_loop: bool) -> "ChunkedPropagation":
         """One pass over the rows for the degrees."""
-        return cls(graph, (graph.degrees() + float(extra_loop)).clamp(min=1).rsqrt(), extra_loop)
+        degree_BN = graph.degrees() + float(extra_loop)
+        return cls(graph, degree_BN.clamp(min=1).rsqrt(), extra_loop)
 
     def __matmul__(self, x_BND: Tensor) -> Tensor:
         scaled_BND = self.scale_BN[:, :, None] * x_BND
         product_BND = self.graph @ scaled_BND
-        return self.scale_BN[:, :, None] * (
-            product_BND + scaled_BND if self.extra_loop else product_BND
-        )
+        if self.extra_loop:
+            product_BND = product_BND + scaled_BND
+        return self.scale_BN[:, :, None] * product_BND
 
 
 def chunked_similarity_graph(
@@ -113,32 +114,35 @@ def chunked_similarity_graph(
     everyone_N = torch.arange(nodes, device=device)
 
     def cosines(ids_M: Tensor) -> tuple[Tensor, Tensor]:
-        return unit_1ND[:, ids_M] @ unit_1ND.transpose(1, 2), (ids_M[:, None] == everyone_N).to(
-            unit_1ND.dtype
-        )
+        cos_BMN = unit_1ND[:, ids_M] @ unit_1ND.transpose(1, 2)
+        self_MN = (ids_M[:, None] == everyone_N).to(unit_1ND.dtype)
+        return cos_BMN, self_MN
 
     def threshold_rows(ids_M: Tensor) -> Tensor:
         cos_BMN, self_MN = cosines(ids_M)
-        return finish_edges(reaches(cos_BMN, threshold, strict), cos_BMN, self_MN, weighted)
+        edge_BMN = reaches(cos_BMN, threshold, strict)
+        return finish_edges(edge_BMN, cos_BMN, self_MN, weighted)
 
-    if neighbours:
-        nearest_Nk = torch.cat(
-            [nearest_others(*cosines(ids_M), neighbours)[0] for ids_M in everyone_N.split(step)]
-        )
+    if not neighbours:
+        return ChunkedGraph(threshold_rows, nodes, step, budget, device)
+
+    chunks = everyone_N.split(step)
+    nearest_Nk = torch.cat([nearest_others(*cosines(ids_M), neighbours)[0] for ids_M in chunks])
 
     def neighbour_rows(ids_M: Tensor) -> Tensor:
         cos_BMN, self_MN = cosines(ids_M)
-        chosen_MN = torch.zeros_like(self_MN).scatter(1, nearest_Nk[ids_M], 1.0)
-        place_N = torch.full_like(everyone_N, len(ids_M)).scatter(
-            0, ids_M, torch.arange(len(ids_M), device=device)
-        )
-        choosing_NM = self_MN.new_zeros(nodes, len(ids_M) + 1).scatter(1, place_N[nearest_Nk], 1.0)[
-            :, :-1
-        ]
-        return finish_edges(
-            torch.maximum(chosen_MN, choosing_NM.T)[None], cos_BMN, self_MN, weighted
-        )
+        rows = len(ids_M)
 
-    return ChunkedGraph(
-        neighbour_rows if neighbours else threshold_rows, nodes, step, budget, device
-    )
+        # whom the rows chose
+        chosen_MN = torch.zeros_like(self_MN).scatter(1, nearest_Nk[ids_M], 1.0)
+
+        # who chose them: place_N is a node's place among the rows, one past the last for all others
+        order_M = torch.arange(rows, device=device)
+        place_N = torch.full_like(everyone_N, rows).scatter(0, ids_M, order_M)
+        choosing_NM = self_MN.new_zeros(nodes, rows + 1)
+        choosing_NM = choosing_NM.scatter(1, place_N[nearest_Nk], 1.0)[:, :-1]
+
+        edge_BMN = torch.maximum(chosen_MN, choosing_NM.T)[None]
+        return finish_edges(edge_BMN, cos_BMN, self_MN, weighted)
+
+    return ChunkedGraph(neighbour_rows, nodes, step, budget, device)

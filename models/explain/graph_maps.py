@@ -104,53 +104,53 @@ class MapHead(GraphHead):
         """
         grids = [thin_grid(*feat.shape[2:], self.nodes, feat.device) for feat in feats_in]
         ids = [position_N[None] for position_N, _, _ in grids]
+        graphs = self(feats_out, feats_in, ids)
+
         layers = []
-        for i, (levels, (position_N, rows, columns)) in enumerate(
-            zip(self(feats_out, feats_in, ids), grids, strict=True)
-        ):
+        for i, levels in enumerate(graphs):
+            position_N, rows, columns = grids[i]
             height, width = feats_in[i].shape[2:]
             x_N, y_N = (position_N % width + 0.5) / width, (position_N // width + 0.5) / height
             asked = ((x_N - query[0]) ** 2 + (y_N - query[1]) ** 2).argmin()
-            layers.append(
-                LayerMaps(
-                    rows=rows,
-                    columns=columns,
-                    centre_N2=torch.stack([x_N, y_N], dim=1),
-                    **self.scores(i, levels),
-                    **self.spectrum(levels[0], vectors),
-                    **self.around(i, levels[0], feats_out[i], feats_in[i], asked),
-                )
+
+            layer = LayerMaps(
+                rows=rows,
+                columns=columns,
+                centre_N2=torch.stack([x_N, y_N], dim=1),
+                **self.scores(i, levels),
+                **self.spectrum(levels[0], vectors),
+                **self.around(i, levels[0], feats_out[i], feats_in[i], asked),
             )
+            layers.append(layer)
         return layers
 
     def scores(self, i: int, levels: Sequence[GraphLevel]) -> dict[str, Tensor | list[Tensor]]:
         """Scores of layer i at every pooling level, and the nodes that each keeps."""
         first_N = levels[0].position_BN[0]
-        empty_N = torch.full_like(levels[0].node_in_BND[0, :, 0], torch.nan)
         indices = [torch.searchsorted(first_N, level.position_BN[0]) for level in levels]
-        maps_in, maps_out = [], []
-        for level, index_K, score in zip(
-            levels, indices, self.get_submodule(f"pools_{i}"), strict=False
-        ):
-            maps_in.append(empty_N.scatter(0, index_K, score(level.node_in_BND)[0]))
-            maps_out.append(empty_N.scatter(0, index_K, score(level.node_out_BND)[0]))
-        stacked = (
-            torch.stack(maps) if maps else empty_N.new_empty(0, len(empty_N))
-            for maps in (maps_in, maps_out)
-        )
-        return {
-            **dict(zip(("score_in_PN", "score_out_PN"), stacked, strict=True)),
-            "kept": indices[1:],
-        }
+
+        # each pool scores the nodes of the level before it
+        pools = self.get_submodule(f"pools_{i}")
+        unscored_N = torch.full_like(levels[0].node_in_BND[0, :, 0], torch.nan)
+        score_in_PN = unscored_N.repeat(len(pools), 1)
+        score_out_PN = score_in_PN.clone()
+        for p, score in enumerate(pools):
+            score_in_PN[p, indices[p]] = score(levels[p].node_in_BND)[0]
+            score_out_PN[p, indices[p]] = score(levels[p].node_out_BND)[0]
+
+        return {"score_in_PN": score_in_PN, "score_out_PN": score_out_PN, "kept": indices[1:]}
 
     def spectrum(self, level: GraphLevel, vectors: int) -> dict[str, Tensor]:
         """Degrees, eigenvectors and clusters of the input's graph before pooling."""
         adj, like_N = level.adj_BNN, level.node_in_BND[0, :, 0]
-        prop = self.propagation(adj)
         degree_BN = adj.degrees() if isinstance(adj, ChunkedGraph) else adj.sum(2)
-        values_L, vectors_NL = leading_eigenpairs(
-            lambda x_NL: (prop @ x_NL[None])[0], like_N, vectors
-        )
+
+        prop = self.propagation(adj)
+
+        def propagate(x_NL: Tensor) -> Tensor:
+            return (prop @ x_NL[None])[0]
+
+        values_L, vectors_NL = leading_eigenpairs(propagate, like_N, vectors)
         return {
             "degree_N": degree_BN[0] - 1,
             "eigenvalue_L": 1 - values_L,
@@ -166,13 +166,17 @@ class MapHead(GraphHead):
         similarity, sources = [], []
         for feat_BCHW in (in_BCHW, out_BCHW):
             feat_BNC = gather_patches(full_precision(feat_BCHW), level.position_BN)
-            sources.append(self.compared(feat_BNC, embed(feat_BNC)))
-            unit_ND = unit(sources[-1][0])
+            source_BND = self.compared(feat_BNC, embed(feat_BNC))
+            sources.append(source_BND)
+            unit_ND = unit(source_BND[0])
             similarity.append(unit_ND @ unit_ND[query])
+
+        # the node's row of the shared graph, and of the output's own
         edges = []
         for adj in (level.adj_BNN, self.adjacency(sources[1])):
             row_BN = adj.rows(query[None])[:, 0] if isinstance(adj, ChunkedGraph) else adj[:, query]
             edges.append(row_BN[0])
+
         return {
             "query": query,
             "similarity_in_N": similarity[0],
@@ -190,6 +194,7 @@ def thin_grid(height: int, width: int, nodes: int, device: torch.device) -> tupl
     step = 1
     while -(-height // step) * -(-width // step) > nodes:
         step += 1
+
     y = torch.arange((height - 1) % step // 2, height, step, device=device)
     x = torch.arange((width - 1) % step // 2, width, step, device=device)
     return (y[:, None] * width + x).flatten(), len(y), len(x)

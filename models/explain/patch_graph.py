@@ -20,6 +20,7 @@ def add_picture_options(group) -> None:
     group.add("--show_graph", False, text)
     text = "write the numbers behind these pictures, arrays/<image>.npz"
     group.add("--save_graph", False, text)
+
     text = (
         "x,y of the patch whose neighbours are shown: fractions of the image, or pixels where one "
         "is above 1"
@@ -72,8 +73,8 @@ def query_place(query: Sequence[float], height: int, width: int) -> tuple[float,
     x, y = query
     if max(query) > 1:  # pixels
         x, y = x / width, y / height
+
     if max(x, y) > 1:
-        raise UserError(
-            f"--graph_query {show_value(query)} lies outside an image {width} x {height}"
-        )
+        asked = show_value(query)
+        raise UserError(f"--graph_query {asked} lies outside an image {width} x {height}")
     return x, y

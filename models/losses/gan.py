@@ -31,6 +31,18 @@ def _log_loss_fake(prediction: Tensor) -> Tensor:
     return F.softplus(prediction).mean()  # -log(1 - sigmoid(p))
 
 
+def _hinge_loss_real(prediction: Tensor) -> Tensor:
+    return F.relu(1 - prediction).mean()
+
+
+def _hinge_loss_fake(prediction: Tensor) -> Tensor:
+    return F.relu(1 + prediction).mean()
+
+
+def _mean_square(prediction: Tensor) -> Tensor:
+    return prediction.square().mean()
+
+
 def _minus_mean(prediction: Tensor) -> Tensor:
     return -prediction.mean()
 
@@ -38,15 +50,15 @@ def _minus_mean(prediction: Tensor) -> Tensor:
 _LOG_LOSS = Objective(_log_loss_real, _log_loss_fake, _log_loss_real)
 
 OBJECTIVES = {
-    "lsgan": Objective(
-        _squared_error, lambda p: p.square().mean(), _squared_error
-    ),  # Mao et al. 2017
-    "vanilla": _LOG_LOSS,  # Goodfellow et al. 2014, cross entropy with logits
-    "nonsaturating": _LOG_LOSS,  # StyleGAN's name for the same losses
-    "hinge": Objective(
-        lambda p: F.relu(1 - p).mean(), lambda p: F.relu(1 + p).mean(), _minus_mean
-    ),  # Lim, Ye 2017
-    # Arjovsky et al. 2017; not halved, so that the gradient penalty keeps its weight from Gulrajani et al. 2017.
+    # Mao et al. 2017
+    "lsgan": Objective(_squared_error, _mean_square, _squared_error),
+    # Goodfellow et al. 2014, cross entropy with logits
+    "vanilla": _LOG_LOSS,
+    # StyleGAN's name for the same losses
+    "nonsaturating": _LOG_LOSS,
+    # Lim, Ye 2017
+    "hinge": Objective(_hinge_loss_real, _hinge_loss_fake, _minus_mean),
+    # Arjovsky et al. 2017; not halved, so that the penalty keeps its weight from Gulrajani et al. 2017
     "wgangp": Objective(_minus_mean, torch.mean, _minus_mean, weight_D=1.0),
 }
 
@@ -69,10 +81,8 @@ def discriminator_loss(
         ValueError: unknown mode.
     """
     objective = _objective(mode)
-    real, fake = (
-        objective.real(full_precision(pred_real)),
-        objective.fake(full_precision(pred_fake)),
-    )
+    real = objective.real(full_precision(pred_real))
+    fake = objective.fake(full_precision(pred_fake))
     return objective.weight_D * real, objective.weight_D * fake
 
 

@@ -34,6 +34,7 @@ def graph_nce_loss(
         z, v = full_precision(node_in_BND), full_precision(node_out_BND)
         logits_BNN = z @ v.transpose(1, 2) / temperature
         positive_BN = logits_BNN.diagonal(dim1=1, dim2=2)
+
         loss_B = (logits_BNN.logsumexp(2) - positive_BN).mean(1)
         if symmetric:
             loss_B = loss_B + (logits_BNN.logsumexp(1) - positive_BN).mean(1)
@@ -50,7 +51,8 @@ def weigh_levels(
         ratio: weight of each level, the last one repeated.
         average: divide the sum by the number of levels (released code).
     """
-    total_B = sum(ratio[min(p, len(ratio) - 1)] * loss_B for p, loss_B in enumerate(losses))
+    last = len(ratio) - 1
+    total_B = sum(ratio[min(p, last)] * loss_B for p, loss_B in enumerate(losses))
     return total_B / len(losses) if average else total_B
 
 
@@ -74,5 +76,9 @@ def judge_levels(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`multi_level_loss`, and what a log tells of the layer, 0-d: its topology, each level's loss without weight."""
     losses = [graph_nce_loss(g.node_in_BND, g.node_out_BND, temperature, symmetric) for g in levels]
-    by_level = {f"level_{p}": loss_B.detach().mean() for p, loss_B in enumerate(losses)}
-    return weigh_levels(losses, ratio, average), levels[0].statistics() | by_level
+    loss_B = weigh_levels(losses, ratio, average)
+
+    notes = levels[0].statistics()
+    for p, of_level_B in enumerate(losses):
+        notes[f"level_{p}"] = of_level_B.detach().mean()
+    return loss_B, notes

@@ -38,6 +38,7 @@ def patch_nce_loss(
         query, key = full_precision(query_BND), full_precision(key_BND.detach())
         if across_batch:
             query, key = query.reshape(1, -1, width), key.reshape(1, -1, width)
+
         logits = query @ key.transpose(1, 2) / temperature
         positive = logits.diagonal(dim1=1, dim2=2)
         masked = logits.new_full((), MASKED_COSINE / temperature)

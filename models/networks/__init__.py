@@ -39,23 +39,18 @@ class Entry(NamedTuple):
 
 
 RESNET = ("norm", "use_dropout", "antialias", "antialias_up")
+UNET = ("norm", "use_dropout")
+STYLEGAN2 = ("size", "halvings")
+SMALL_STYLEGAN2 = partial(StyleGAN2Generator, n_blocks=2, inject_noise=False)
 
 GENERATORS = {
     "resnet_9blocks": Entry(partial(ResnetGenerator, n_blocks=9), RESNET, size_multiple=4),
     "resnet_6blocks": Entry(partial(ResnetGenerator, n_blocks=6), RESNET, size_multiple=4),
     "resnet_4blocks": Entry(partial(ResnetGenerator, n_blocks=4), RESNET, size_multiple=4),
-    "unet_256": Entry(
-        partial(UnetGenerator, num_downs=8), ("norm", "use_dropout"), size_multiple=2**8
-    ),
-    "unet_128": Entry(
-        partial(UnetGenerator, num_downs=7), ("norm", "use_dropout"), size_multiple=2**7
-    ),
-    "stylegan2": Entry(StyleGAN2Generator, ("size", "halvings"), size_multiple=4),
-    "smallstylegan2": Entry(
-        partial(StyleGAN2Generator, n_blocks=2, inject_noise=False),
-        ("size", "halvings"),
-        size_multiple=4,
-    ),
+    "unet_256": Entry(partial(UnetGenerator, num_downs=8), UNET, size_multiple=2**8),
+    "unet_128": Entry(partial(UnetGenerator, num_downs=7), UNET, size_multiple=2**7),
+    "stylegan2": Entry(StyleGAN2Generator, STYLEGAN2, size_multiple=4),
+    "smallstylegan2": Entry(SMALL_STYLEGAN2, STYLEGAN2, size_multiple=4),
 }
 
 DISCRIMINATORS = {

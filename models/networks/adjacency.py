@@ -21,14 +21,16 @@ def sample_positions(batch: int, positions: int, count: int, device: torch.devic
     """
     if positions <= count:
         return torch.arange(positions, device=device).expand(batch, -1)
-    return torch.rand(batch, positions, device=device).topk(count, dim=1, sorted=False).indices
+
+    noise = torch.rand(batch, positions, device=device)
+    return noise.topk(count, dim=1, sorted=False).indices
 
 
 def gather_patches(feat_BCHW: Tensor, ids_BN: Tensor) -> Tensor:
     """Features at the sampled positions (row-major ids): feat_BNC."""
     flat_BCP = feat_BCHW.flatten(2)
-    picked_BCN = flat_BCP.gather(2, ids_BN[:, None].expand(-1, flat_BCP.shape[1], -1))
-    return picked_BCN.transpose(1, 2)
+    ids_BCN = ids_BN[:, None].expand(-1, flat_BCP.shape[1], -1)
+    return flat_BCP.gather(2, ids_BCN).transpose(1, 2)
 
 
 def similarity_graph(
@@ -51,24 +53,28 @@ def similarity_graph(
     unit_BND = unit(embed_BND.detach())
     cos_BNN = unit_BND @ unit_BND.transpose(1, 2)
     eye_NN = torch.eye(cos_BNN.shape[1], dtype=cos_BNN.dtype, device=cos_BNN.device)
+
     if neighbours:
-        chosen_BNN = torch.zeros_like(cos_BNN).scatter(
-            2, nearest_others(cos_BNN, eye_NN, neighbours), 1.0
-        )
+        nearest_BNk = nearest_others(cos_BNN, eye_NN, neighbours)
+        chosen_BNN = torch.zeros_like(cos_BNN).scatter(2, nearest_BNk, 1.0)
         edge_BNN = torch.maximum(chosen_BNN, chosen_BNN.transpose(1, 2))
     else:
         edge_BNN = reaches(cos_BNN, threshold, strict)
+
     return finish_edges(edge_BNN, cos_BNN, eye_NN, weighted)
 
 
 def nearest_others(cos_BMN: Tensor, self_MN: Tensor, neighbours: int) -> Tensor:
     """For each of M rows the nodes most similar to it, itself (where self is 1) left out: ids_BMk."""
-    return (cos_BMN - 4 * self_MN).topk(min(neighbours, cos_BMN.shape[2] - 1), dim=2).indices
+    others = cos_BMN.shape[2] - 1
+    below_all = cos_BMN - 4 * self_MN
+    return below_all.topk(min(neighbours, others), dim=2).indices
 
 
 def reaches(cos_BMN: Tensor, threshold: float, strict: bool) -> Tensor:
     """1 where the cosine reaches the threshold, or passes it where `strict`."""
-    return (cos_BMN > threshold if strict else cos_BMN >= threshold).to(cos_BMN.dtype)
+    edge_BMN = cos_BMN > threshold if strict else cos_BMN >= threshold
+    return edge_BMN.to(cos_BMN.dtype)
 
 
 def finish_edges(edge_BMN: Tensor, cos_BMN: Tensor, self_MN: Tensor, weighted: bool) -> Tensor:
@@ -81,6 +87,7 @@ def normalize_adjacency(adj_BNN: Tensor, extra_loop: bool = False) -> Tensor:
     """P = D^-1/2 A^T D^-1/2 with D the in-degrees; `extra_loop` adds I to A first, as the release does."""
     if extra_loop:
         adj_BNN = adj_BNN + torch.eye(adj_BNN.shape[1], dtype=adj_BNN.dtype, device=adj_BNN.device)
+
     scale_BN = adj_BNN.sum(dim=1).clamp(min=1).rsqrt()
     return scale_BN[:, :, None] * adj_BNN.transpose(1, 2) * scale_BN[:, None, :]
 
@@ -101,7 +108,8 @@ def induced(adj_BNN: Tensor, index_BK: Tensor) -> Tensor:
 
 def take_nodes(x_BND: Tensor, index_BK: Tensor) -> Tensor:
     """The chosen nodes of each graph: x_BKD."""
-    return x_BND.gather(1, index_BK[:, :, None].expand(-1, -1, x_BND.shape[2]))
+    index_BKD = index_BK[:, :, None].expand(-1, -1, x_BND.shape[2])
+    return x_BND.gather(1, index_BKD)
 
 
 POOLED = {"induced": induced, "two_hop": two_hop}  # the ways to restrict an adjacency to kept nodes

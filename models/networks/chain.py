@@ -44,9 +44,9 @@ class Chain(nn.Sequential):
 
     def compile_parts(self, on: bool = True) -> None:
         """Compile what lies between convolutions, as it is run from now on; or run it as it is again."""
-        torch._dynamo.config.recompile_limit = max(
-            torch._dynamo.config.recompile_limit, COMPILED_VARIANTS
-        )
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, COMPILED_VARIANTS)
+
         for layer in self._in_place:
             layer.inplace = not on  # compiled code would copy the result back to its input
         self.compiled = on
@@ -64,10 +64,10 @@ class Chain(nn.Sequential):
         """The layers before `stop` in parts, with the index of each part's last: a layer with weights to convolve by
         alone, what lies between together, cut after `wanted` layers."""
         part: list[nn.Module] = []
-        layers = list(self)[:stop]
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(list(self)[:stop]):
             part.append(layer)
-            if index + 1 == stop or index in wanted or self.heavy[index] or self.heavy[index + 1]:
+            asked_for = index + 1 == stop or index in wanted
+            if asked_for or self.heavy[index] or self.heavy[index + 1]:
                 yield part, index
                 part = []
 
@@ -83,8 +83,10 @@ class Chain(nn.Sequential):
             bare = not keep_bias and self._has_dead_bias(last)
             x = convolve_bare(part[0], x) if bare else part[0](x)
             return x if residual is None else x + residual
+
         compiled = self.compiled and not _differentiated_twice
-        return (run_compiled() if compiled else run_layers)(part, x, residual)
+        run = run_compiled() if compiled else run_layers
+        return run(part, x, residual)
 
 
 @contextmanager
@@ -105,20 +107,16 @@ def is_heavy(layer: nn.Module) -> bool:
 
 def convolve_bare(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """The convolution of (B,C,H,W) without its bias."""
+    shape = {
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "dilation": layer.dilation,
+        "groups": layer.groups,
+    }
     if isinstance(layer, nn.Conv2d):
-        return F.conv2d(
-            x, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
-        )
-    return F.conv_transpose2d(
-        x,
-        layer.weight,
-        None,
-        layer.stride,
-        layer.padding,
-        layer.output_padding,
-        layer.groups,
-        layer.dilation,
-    )
+        return F.conv2d(x, layer.weight, **shape)
+
+    return F.conv_transpose2d(x, layer.weight, output_padding=layer.output_padding, **shape)
 
 
 def run_layers(layers: Sequence[nn.Module], x: Tensor, residual: Tensor | None) -> Tensor:

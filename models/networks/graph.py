@@ -105,11 +105,12 @@ class GraphLevel:
         density: share of pairs of nodes that are edges; degree: neighbours of a node; isolated: share of nodes that
         have none. A graph that is complete (density 1) or empty (isolated 1) has no topology to teach.
         """
-        nodes = self.adj_BNN.shape[1]
+        others = max(self.adj_BNN.shape[1] - 1, 1)
         degree_BN = (self.adj_BNN != 0).sum(2).float() - 1
+
         degree = degree_BN.mean()
         isolated = (degree_BN == 0).float().mean()
-        return {"density": degree / max(nodes - 1, 1), "degree": degree, "isolated": isolated}
+        return {"density": degree / others, "degree": degree, "isolated": isolated}
 
 
 class GraphHead(nn.Module):
@@ -149,7 +150,9 @@ class GraphHead(nn.Module):
         super().__init__()
         self.compiled = False
         self.layers = len(channels)
-        self.num_patches, self.down_scale, self.pool_shrink = num_patches, down_scale, pool_shrink
+        self.num_patches, self.detach_input = num_patches, detach_input
+
+        # edges
         self.graph = partial(
             similarity_graph,
             threshold=threshold,
@@ -157,18 +160,21 @@ class GraphHead(nn.Module):
             neighbours=neighbours,
             weighted=weighted,
         )
-        self.adjacency_from = adjacency_from
-        self.extra_loop, self.detach_input, self.pool_score = extra_loop, detach_input, pool_score
-        self.pool_adjacency = pool_adjacency
+        self.adjacency_from, self.extra_loop = adjacency_from, extra_loop
+
+        # pooling
+        self.down_scale, self.pool_shrink = down_scale, pool_shrink
+        self.pool_adjacency, self.pool_score = pool_adjacency, pool_score
+
         pool_hop = num_hop if pool_hop is None else pool_hop
         for i, count in enumerate(channels):
             self.add_module(f"embed_{i}", Embedding(count, width))
             self.add_module(f"gnn_{i}", GraphEncoder(width, num_hop, bias))
-            self.add_module(
-                f"pools_{i}", nn.ModuleList(NodeScore(width) for _ in range(pooling_num))
-            )
-            pooled = (GraphEncoder(width, pool_hop, bias) for _ in range(pooling_num))
-            self.add_module(f"gnn_pools_{i}", nn.ModuleList(pooled))
+            scores = [NodeScore(width) for _ in range(pooling_num)]
+            self.add_module(f"pools_{i}", nn.ModuleList(scores))
+            encoders = [GraphEncoder(width, pool_hop, bias) for _ in range(pooling_num)]
+            self.add_module(f"gnn_pools_{i}", nn.ModuleList(encoders))
+
         self.reset_parameters()
 
     @torch.no_grad()
@@ -190,18 +196,20 @@ class GraphHead(nn.Module):
         the levels of each layer, and compiled with them where the head is. Computed in float32 at least, whatever
         autocast says: cosines near the threshold decide the graph.
         """
-        results, run = [], run_compiled() if self.compiled else run_layer
+        run = run_compiled() if self.compiled else run_layer
+
+        results = []
         for i, (out_BCHW, in_BCHW) in enumerate(zip(feats_out, feats_in, strict=True)):
             with torch.autocast(out_BCHW.device.type, enabled=False):
-                batch, _, height, width = in_BCHW.shape
-                position_BN = (
-                    sample_positions(batch, height * width, self.num_patches, in_BCHW.device)
-                    if ids is None
-                    else ids[i]
-                )
+                position_BN = self.draw(in_BCHW) if ids is None else ids[i]
                 feats = full_precision(out_BCHW), full_precision(in_BCHW)
                 results.append(run(self, i, *feats, position_BN, finish))
         return results
+
+    def draw(self, feat_BCHW: Tensor) -> Tensor:
+        """Positions of the nodes in one layer, drawn on its device: position_BN."""
+        batch, _, height, width = feat_BCHW.shape
+        return sample_positions(batch, height * width, self.num_patches, feat_BCHW.device)
 
     def compile_parts(self, on: bool = True) -> None:
         """From now on compile what follows the drawing of positions; or run it as it is again."""
@@ -212,19 +220,18 @@ class GraphHead(nn.Module):
     ) -> list[GraphLevel]:
         """All levels of layer i."""
         embed, gnn = self.get_submodule(f"embed_{i}"), self.get_submodule(f"gnn_{i}")
-        feat_in_BNC, feat_out_BNC = (
-            gather_patches(in_BCHW, position_BN),
-            gather_patches(out_BCHW, position_BN),
-        )
+        feat_in_BNC = gather_patches(in_BCHW, position_BN)
+        feat_out_BNC = gather_patches(out_BCHW, position_BN)
         embed_in_BND, embed_out_BND = embed(feat_in_BNC), embed(feat_out_BNC)
+
+        # the graph of all sampled patches, on the input's topology
         adj_BNN = self.adjacency(self.compared(feat_in_BNC, embed_in_BND))
         levels = [self.level(gnn, embed_in_BND, embed_out_BND, adj_BNN, position_BN)]
+        # smaller graphs of the nodes that each pooling keeps
         keep = position_BN.shape[1] // self.down_scale
-        pools = zip(
-            self.get_submodule(f"pools_{i}"), self.get_submodule(f"gnn_pools_{i}"), strict=True
-        )
-        for score, gnn in pools:
-            levels.append(self.pool(levels[-1], score, gnn, keep))
+        scores, gnns = self.get_submodule(f"pools_{i}"), self.get_submodule(f"gnn_pools_{i}")
+        for score, pooled_gnn in zip(scores, gnns, strict=True):
+            levels.append(self.pool(levels[-1], score, pooled_gnn, keep))
             keep //= self.pool_shrink
         return levels
 
@@ -252,6 +259,7 @@ class GraphHead(nn.Module):
         node_in_BND = gnn(in_BND, prop_BNN)
         if self.detach_input:
             node_in_BND = node_in_BND.detach()
+
         return GraphLevel(node_in_BND, gnn(out_BND, prop_BNN), adj_BNN, position_BN)
 
     def pool(self, level: GraphLevel, score: nn.Module, gnn: nn.Module, keep: int) -> GraphLevel:
@@ -260,10 +268,12 @@ class GraphHead(nn.Module):
         score_out_BN = score_in_BN if self.pool_score == "input" else score(level.node_out_BND)
         keep = min(max(keep, 2), score_in_BN.shape[1])
         index_BK = score_in_BN.topk(keep, dim=1).indices
+
         in_BKD = take_nodes(score_in_BN[:, :, None] * level.node_in_BND, index_BK)
         out_BKD = take_nodes(score_out_BN[:, :, None] * level.node_out_BND, index_BK)
         adj_BKK = self.restrict(level.adj_BNN, index_BK)
-        return self.level(gnn, in_BKD, out_BKD, adj_BKK, level.position_BN.gather(1, index_BK))
+        position_BK = level.position_BN.gather(1, index_BK)
+        return self.level(gnn, in_BKD, out_BKD, adj_BKK, position_BK)
 
 
 def run_layer(

@@ -23,9 +23,8 @@ class ImagePool(nn.Module):
     def __init__(self, size: int, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__()
         self.size = size
-        self.register_buffer(
-            "images", None if shape is None else torch.zeros(size, *shape), persistent=False
-        )
+        images = None if shape is None else torch.zeros(size, *shape)
+        self.register_buffer("images", images, persistent=False)
         self.register_buffer("filled", torch.zeros(1, dtype=torch.long), persistent=False)
 
     @torch.no_grad()
@@ -37,13 +36,16 @@ class ImagePool(nn.Module):
         """
         if self.size == 0:
             return images.detach()
+
         if self.images is None:
             self.images = torch.zeros(self.size, *images.shape[1:], device=images.device)
         if images.shape[1:] != self.images.shape[1:]:
-            (height, width), (kept_height, kept_width) = images.shape[2:], self.images.shape[2:]
+            height, width = images.shape[2:]
+            kept_height, kept_width = self.images.shape[2:]
             raise UserError(
-                f"--pool_size {self.size} keeps images of one size, {kept_width}x{kept_height} so far, but now one is "
-                f"{width}x{height}: give --pool_size 0, or a --preprocess that crops"
+                f"--pool_size {self.size} keeps images of one size, {kept_width}x{kept_height} so "
+                f"far, but now one is {width}x{height}: give --pool_size 0, or a --preprocess that "
+                "crops"
             )
         return torch.cat([self._exchange(image) for image in images.split(1)])
 
@@ -53,6 +55,7 @@ class ImagePool(nn.Module):
         slot = torch.where(full, torch.randint(self.size, (1,), device=new.device), self.filled)
         swap = full & (torch.rand(1, device=new.device) < 0.5)
         old = self.images.index_select(0, slot)
+
         keep = swap | ~full
         self.images.index_copy_(0, slot, torch.where(keep, new.to(old.dtype), old))
         self.filled.add_(~full)
@@ -67,6 +70,7 @@ class ImagePool(nn.Module):
         saved = state["images"]
         if saved is None or self.size == 0:
             return
+
         if self.images is None:
             self.images = torch.zeros(self.size, *saved.shape[1:], device=self.filled.device)
         if self.images.shape[1:] == saved.shape[1:]:

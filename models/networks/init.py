@@ -36,5 +36,6 @@ def initialize_weights(net: nn.Module, init_type: str = "xavier", gain: float = 
             init.normal_(module.weight, 1.0, gain)
         else:
             continue
+
         if module.bias is not None:
             init.zeros_(module.bias)

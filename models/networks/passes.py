@@ -60,6 +60,7 @@ def translate_and_encode(
     """
     if not hasattr(net, "forward_with_features") or drops_out(net) or mixes_images(net):
         return net(images), None
+
     output, features = net.forward_with_features(images, layers)
     return output, [feature.detach() for feature in features] if detach else features
 

@@ -33,19 +33,22 @@ class NLayerDiscriminator(nn.Module):
         antialias: bool = True,
     ) -> None:
         super().__init__()
-        widths = [input_nc, *(ndf * min(2**n, 8) for n in range(n_layers + 1))]
+        widths = [ndf * min(2**n, 8) for n in range(n_layers + 1)]
+
         layers: list[nn.Module] = []
-        for n, (before, after) in enumerate(pairwise(widths)):
+        for n, (before, after) in enumerate(pairwise([input_nc, *widths])):
             first, halves = n == 0, n < n_layers
             stride = 2 if halves and not antialias else 1
-            layers.append(
-                nn.Conv2d(before, after, 4, stride, padding=1, bias=first or needs_bias(norm))
-            )
-            layers += [] if first else [norm_layer(norm, after)]
-            layers.append(
-                nn.LeakyReLU(0.2, inplace=True)
-            )  # in place: one activation less to keep for backward
-            layers += [BlurDown(after)] if halves and antialias else []
+            bias = first or needs_bias(norm)
+            layers.append(nn.Conv2d(before, after, 4, stride, padding=1, bias=bias))
+            if not first:
+                layers.append(norm_layer(norm, after))
+
+            # in place: one activation less to keep for backward
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+            if halves and antialias:
+                layers.append(BlurDown(after))
+
         layers.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.model = Chain(*layers)
 

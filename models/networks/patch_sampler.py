@@ -12,10 +12,8 @@ from models.networks.adjacency import sample_positions
 from util.hardware.precision import full_precision
 from util.registry import find_by_name
 
-KINDS = {
-    "mlp_sample": True,
-    "sample": False,
-}  # values of --netF -> whether a network follows the sampling
+# values of --netF -> whether a network follows the sampling
+KINDS = {"mlp_sample": True, "sample": False}
 
 
 class PatchSampler(nn.Module):
@@ -55,21 +53,26 @@ class PatchSampler(nn.Module):
         """
         if ids is None:
             ids = [self.draw(feat, num_patches) for feat in feats]
+
         patches = []
         for i, (feat_BCHW, ids_N) in enumerate(zip(feats, ids, strict=True)):
             with torch.autocast(feat_BCHW.device.type, enabled=False):
-                # Picked along the last axis, so that the gradient has the layout of the map: torch 2.15 on a CPU gives
-                # wrong gradients of batch norm, at batch size 1, for one that picking rows of channels leaves.
-                x_BND = full_precision(feat_BCHW.flatten(2).index_select(2, ids_N)).transpose(1, 2)
+                # Picked along the last axis, so that the gradient has the layout of the map:
+                # torch 2.15 on a CPU gives wrong gradients of batch norm, at batch size 1, for one
+                # that picking rows of channels leaves.
+                picked_BCN = feat_BCHW.flatten(2).index_select(2, ids_N)
+                x_BND = full_precision(picked_BCN).transpose(1, 2)
                 if self.embeds:
                     x_BND = self.get_submodule(f"mlp_{i}")(x_BND)
+
                 patches.append(to_unit_length(x_BND))
         return patches, list(ids)
 
     @staticmethod
     def draw(feat_BCHW: Tensor, num_patches: int) -> Tensor:
         """Positions of one layer, drawn on its device: ids_N."""
-        positions = feat_BCHW.shape[2] * feat_BCHW.shape[3]
+        height, width = feat_BCHW.shape[2:]
+        positions = height * width
         return sample_positions(1, positions, num_patches or positions, feat_BCHW.device)[0]
 
 

@@ -51,12 +51,12 @@ class _Reflect(torch.autograd.Function):
         width = ctx.width
         for dim in (3, 2):
             size = grad.shape[dim] - 2 * width
-            folded = grad.narrow(dim, width, size).clone()
-            folded.narrow(dim, 1, width).add_(grad.narrow(dim, 0, width).flip(dim))
-            folded.narrow(dim, size - 1 - width, width).add_(
-                grad.narrow(dim, width + size, width).flip(dim)
-            )
-            grad = folded
+            before = grad.narrow(dim, 0, width).flip(dim)
+            after = grad.narrow(dim, width + size, width).flip(dim)
+
+            grad = grad.narrow(dim, width, size).clone()
+            grad.narrow(dim, 1, width).add_(before)
+            grad.narrow(dim, size - 1 - width, width).add_(after)
         return grad, None
 
 
@@ -74,6 +74,7 @@ def filter_and_halve(padded: Tensor, filt: Tensor, line: Sequence[float]) -> Ten
     """
     if torch.compiler.is_compiling():
         return halve_by_slices(padded, line)
+
     return F.conv2d(padded, filt, stride=2, groups=padded.shape[1])
 
 
@@ -81,11 +82,14 @@ def halve_by_slices(padded: Tensor, line: Sequence[float]) -> Tensor:
     """`filter_and_halve` as a sum of shifted slices, one axis after the other."""
     last = len(line) - 1
     for dim in (2, 3):
-        index = [slice(None)] * dim
-        padded = sum(
-            tap * padded[(*index, slice(k, padded.shape[dim] - last + k, 2))]
-            for k, tap in enumerate(line)
-        )
+        size = padded.shape[dim]
+        whole = [slice(None)] * dim
+
+        parts = []
+        for k, tap in enumerate(line):
+            index = (*whole, slice(k, size - last + k, 2))
+            parts.append(tap * padded[index])
+        padded = sum(parts)
     return padded
 
 

@@ -89,12 +89,14 @@ class StyleGAN2Generator(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.halvings, self.blocks = halvings, 2 * (n_blocks // 2)
+
         sizes = [size // 2**k for k in range(halvings + 1)]
         widths = [max(1, round(512 * ngf / side)) for side in sizes]
         widths = [
             min(512, width) if side <= CAPPED_SIZE else width
             for side, width in zip(sizes, widths, strict=True)
         ]
+
         self.encoder = StyleGAN2Encoder(input_nc, widths, n_blocks // 2)
         self.decoder = StyleGAN2Decoder(output_nc, widths, n_blocks // 2, inject_noise)
 
@@ -113,6 +115,7 @@ class StyleGAN2Generator(nn.Module):
         """What `forward` (with new noise) and `encode` give, from one pass; raises UserError as they do."""
         self._check_size(x)
         self._check(layers)
+
         *features, encoded = self.encode(x, [*layers, len(self.encoder.convs) - 1])
         return self.decoder(encoded), features
 
@@ -121,8 +124,8 @@ class StyleGAN2Generator(nn.Module):
         multiple = 2**self.halvings
         if height % multiple or width % multiple:
             raise UserError(
-                f"this generator takes images with sides that are multiples of {multiple}, not {width} wide and "
-                f"{height} high: see --preprocess, --load_size, --crop_size"
+                f"this generator takes images with sides that are multiples of {multiple}, not "
+                f"{width} wide and {height} high: see --preprocess, --load_size, --crop_size"
             )
 
     def draw_noise(self, x: Tensor) -> list[Tensor]:
@@ -133,12 +136,14 @@ class StyleGAN2Generator(nn.Module):
 
     def reads(self, first: int, last: int) -> tuple[int, int]:
         """The first and last input row (or column) that output rows `first` to `last` depend on, borders ignored."""
-        for _ in range(self.halvings):  # blur of 4 taps, transposed convolution of 3
+        # blur of 4 taps, transposed convolution of 3
+        for _ in range(self.halvings):
             first, last = -((3 - first) // 2), (last + 2) // 2
+
         first, last = first - 2 * self.blocks, last + 2 * self.blocks
-        for _ in range(
-            self.halvings
-        ):  # convolution of 3, blur of 4, convolution of 3 with stride 2
+
+        # convolution of 3, blur of 4, convolution of 3 with stride 2
+        for _ in range(self.halvings):
             first, last = 2 * first - 3, 2 * last + 4
         return first, last
 
@@ -149,6 +154,7 @@ class StyleGAN2Generator(nn.Module):
             UserError: there is no such layer.
         """
         self._check(layers)
+
         features = []
         for layer in self.encoder.convs[: max(layers) + 1]:
             x = layer(x)
@@ -178,15 +184,18 @@ class StyleGAN2Discriminator(nn.Module):
     def __init__(self, input_nc: int, ndf: int = 64, size: int = 256) -> None:
         super().__init__()
         self.size = size
+
         sizes = [size // 2**k for k in range(int(math.log2(size // LAST_MAP)) + 1)]
         widths = [max(1, 256 * ndf // side) for side in sizes]
         widths = [
             min(384, width) if side <= CAPPED_SIZE else width
             for side, width in zip(sizes, widths, strict=True)
         ]
+
         layers: list[nn.Module] = [conv_layer(input_nc, widths[0], 1)]
         layers += [ResBlock(before, after, halve=True) for before, after in pairwise(widths)]
         self.convs = nn.Sequential(*layers)
+
         last = widths[-1]
         self.final_conv = conv_layer(last, last, 3)
         self.final_linear = nn.Sequential(
@@ -198,8 +207,9 @@ class StyleGAN2Discriminator(nn.Module):
         height, width = x.shape[-2:]
         if (height, width) != (self.size, self.size):
             raise UserError(
-                f"--netD stylegan2 is made for {self.size}x{self.size} pixels (--stylegan2_size) and got "
-                f"{width}x{height}: use a --crop_size that is a power of two, or another --netD"
+                f"--netD stylegan2 is made for {self.size}x{self.size} pixels (--stylegan2_size) "
+                f"and got {width}x{height}: use a --crop_size that is a power of two, or another "
+                "--netD"
             )
         return self.final_linear(self.final_conv(self.convs(x)).flatten(1))
 
@@ -217,9 +227,11 @@ class TileStyleGAN2Discriminator(StyleGAN2Discriminator):
         batch, channels, height, width = x.shape
         if height % self.size or width % self.size:
             raise UserError(
-                f"--netD tilestylegan2 cuts images into tiles of {self.size} pixels, but they are {width}x{height}: "
-                "use a --crop_size that is a multiple, or fewer --n_layers_D (tiles of 4 * 2^n)"
+                f"--netD tilestylegan2 cuts images into tiles of {self.size} pixels, but they are "
+                f"{width}x{height}: use a --crop_size that is a multiple, or fewer --n_layers_D "
+                "(tiles of 4 * 2^n)"
             )
+
         tiles = x.unflatten(2, (-1, self.size)).unflatten(4, (-1, self.size))  # (B,C,Y,size,X,size)
         tiles = tiles.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, self.size, self.size)
         return super().forward(tiles).view(batch, height // self.size, width // self.size)

@@ -22,6 +22,7 @@ class Blur(nn.Module):
     def __init__(self, padding: int, stride: int = 1, gain: float = 1.0) -> None:
         super().__init__()
         self.padding, self.stride = padding, stride
+
         line = torch.tensor(BLUR_LINE)
         self.register_buffer("kernel", gain * torch.outer(line, line) / line.sum() ** 2)
 
@@ -93,13 +94,12 @@ class BiasedLeakyReLU(nn.Module):
 
 def conv_layer(before: int, after: int, size: int, halve: bool = False) -> nn.Sequential:
     """Convolution and activation, (B,before,H,W) -> (B,after,H,W), or blurred before and halved."""
-    blur = [Blur((size + 1) // 2)] if halve else []
-    conv = (
-        EqualConv2d(before, after, size, 2, 0)
-        if halve
-        else EqualConv2d(before, after, size, 1, size // 2)
-    )
-    return nn.Sequential(*blur, conv, BiasedLeakyReLU(after))
+    if halve:
+        blur, conv = Blur((size + 1) // 2), EqualConv2d(before, after, size, stride=2)
+        return nn.Sequential(blur, conv, BiasedLeakyReLU(after))
+
+    conv = EqualConv2d(before, after, size, padding=size // 2)
+    return nn.Sequential(conv, BiasedLeakyReLU(after))
 
 
 class ResBlock(nn.Module):
@@ -113,11 +113,13 @@ class ResBlock(nn.Module):
         super().__init__()
         self.conv1 = conv_layer(before, before, 3)
         self.conv2 = conv_layer(before, after, 3, halve)
-        blur = [Blur(1, stride=2)] if halve else []
-        changes = halve or before != after
-        self.skip = (
-            nn.Sequential(*blur, EqualConv2d(before, after, 1)) if changes else nn.Identity()
-        )
+
+        if halve:
+            self.skip = nn.Sequential(Blur(1, stride=2), EqualConv2d(before, after, 1))
+        elif before != after:
+            self.skip = nn.Sequential(EqualConv2d(before, after, 1))
+        else:
+            self.skip = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,before,H,W) -> (B,after,H,W), or half the size for even H and W."""
@@ -141,14 +143,18 @@ class DoublingConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B,before,H,W) -> (B,after,2H,2W)."""
         weight = self.weight * self.scale
-        weight = weight * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8)
-        return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+        squared_length = weight.square().sum((1, 2, 3), keepdim=True)
+        weight = weight * torch.rsqrt(squared_length + 1e-8)
+
+        doubled = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        return self.blur(doubled)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = destination[f"{prefix}weight"].unsqueeze(0)
+        key = f"{prefix}weight"
+        destination[key] = destination[key].unsqueeze(0)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         key = f"{prefix}weight"
@@ -169,6 +175,7 @@ class NoiseInjection(nn.Module):
         """(B,C,H,W), noise (B,1,H,W) or None to draw it on x's device -> the same shape."""
         if not self.inject:
             return x
+
         if noise is None:
             noise = draw_noise(x, *x.shape[2:])
         return x + (self.weight * noise).to(x.dtype)

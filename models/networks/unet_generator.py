@@ -30,20 +30,26 @@ class SkipBlock(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         bias = needs_bias(norm)
-        down: list[nn.Module] = [nn.Conv2d(before, inner, 4, stride=2, padding=1, bias=bias)]
+
+        down: list[nn.Module] = []
         if not outermost:
-            down.insert(
-                0, nn.LeakyReLU(0.2)
-            )  # not in place: its input is also the skip, and may be tapped
-            down += [norm_layer(norm, inner)] if inside else []
+            # not in place: its input is also the skip, and may be tapped
+            down.append(nn.LeakyReLU(0.2))
+        down.append(nn.Conv2d(before, inner, 4, stride=2, padding=1, bias=bias))
+        if inside and not outermost:
+            down.append(norm_layer(norm, inner))
+
         width = 2 * inner if inside else inner
         up = [
             nn.ReLU(inplace=True),  # in place: nothing else reads what it gets
             nn.ConvTranspose2d(width, outer, 4, stride=2, padding=1, bias=bias or outermost),
             nn.Tanh() if outermost else norm_layer(norm, outer),
-            *([nn.Dropout(0.5)] if use_dropout else []),
         ]
-        self.model = Chain(*down, *([inside] if inside else []), *up)
+        if use_dropout:
+            up.append(nn.Dropout(0.5))
+
+        within = [inside] if inside else []
+        self.model = Chain(*down, *within, *up)
         self.n_down = len(down)
         self.outermost = outermost
 
@@ -84,11 +90,13 @@ class UnetGenerator(nn.Module):
         super().__init__()
         self.size_multiple = 2**num_downs
         self.widths = [ngf * min(2**n, 8) for n in range(num_downs)]
-        block = None
+
+        block = None  # from the innermost outwards
         for n in reversed(range(1, num_downs)):
             outer, inner = self.widths[n - 1 : n + 1]
             dropout = use_dropout and n >= 4 and block is not None
             block = SkipBlock(outer, outer, inner, block, norm, use_dropout=dropout)
+
         self.model = SkipBlock(input_nc, output_nc, ngf, block, norm, outermost=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,8 +108,9 @@ class UnetGenerator(nn.Module):
         height, width = x.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:
             raise UserError(
-                f"this U-Net needs sides that are multiples of {self.size_multiple}, not {width} wide and {height} "
-                "high: see --preprocess, --load_size, --crop_size, or take another --netG"
+                f"this U-Net needs sides that are multiples of {self.size_multiple}, not {width} "
+                f"wide and {height} high: see --preprocess, --load_size, --crop_size, or take "
+                "another --netG"
             )
         return self.model(x)
 
@@ -116,6 +125,7 @@ class UnetGenerator(nn.Module):
         """
         self._check(layers)
         block, outputs = self.model, []
+
         for n in range(max(layers) + 1):
             block = block.inside if n else block
             x = block.halve(x)

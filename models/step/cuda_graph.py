@@ -25,13 +25,16 @@ class CudaRecorder:
     def run(self, work: Callable[[], None]) -> None:
         """Do the work now."""
         self.stream.wait_stream(torch.cuda.current_stream())
+
         with torch.cuda.stream(self.stream):
             work()
+
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record the work without doing it; what is returned does it, on the same memory each time."""
         graph, random = torch.cuda.CUDAGraph(), torch.cuda.get_rng_state()
+
         try:
             # other threads, such as the one that pins pictures, may go on asking the driver for memory
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
@@ -39,6 +42,7 @@ class CudaRecorder:
         except Exception:
             renew_generator(random)
             raise
+
         return graph.replay
 
 
@@ -73,48 +77,55 @@ class RecordedStep:
         self.recordings: dict[tuple, Recording] = {}
 
     def __call__(self, batch: Batch) -> None:
-        self.recordings = {
-            kind: recording
-            for kind, recording in self.recordings.items()
-            if recording.reads_what_lives
-        }
-        kind = (self.model.turn, *((role, kind_of(entry)) for role, entry in batch.items()))
+        self._drop_dead()
+        kinds = [(role, kind_of(entry)) for role, entry in batch.items()]
+        kind = (self.model.turn, *kinds)
+
         if kind in self.recordings and not self.recordings[kind].tried:
             self._try(kind, batch)
         if kind in self.recordings:
             self.recordings[kind].replay(batch)
             return
+
         self._run(batch)
         self.warm[kind] = self.warm.get(kind, 0) + 1
         room = len(self.recordings) < SHAPES * self.model.CYCLE
         if self.warm[kind] >= WARM_UP and room and not self.failure:
             self._record(kind, batch)
 
+    def _drop_dead(self) -> None:
+        for kind, recording in list(self.recordings.items()):
+            if not recording.reads_what_lives:
+                del self.recordings[kind]
+
     def _run(self, batch: Batch) -> None:
         self.recorder.run(partial(self.step, batch))
 
     def _record(self, kind: tuple, batch: Batch) -> None:
         before = Shown(self.model)
+
+        # Gradients of earlier steps lie outside the recording's memory.
         for optimizer in self.model.optimizers.values():
-            optimizer.zero_grad(
-                set_to_none=True
-            )  # gradients of earlier steps lie outside the recording's memory
-        inputs = {
-            key: entry if held_by(entry) is None else entry.clone() for key, entry in batch.items()
-        }
+            optimizer.zero_grad(set_to_none=True)
+
+        inputs = {}
+        for key, entry in batch.items():
+            inputs[key] = entry if held_by(entry) is None else entry.clone()
+
         try:
             replay = self.recorder.record(partial(self.step, inputs))
         except RuntimeError as error:
             self._give_up(f"recording failed: {first_line(error)}")
         else:
-            self.recordings[kind] = Recording(
-                self.model, inputs, replay, Shown(self.model).since(before)
-            )
+            shown = Shown(self.model).since(before)
+            self.recordings[kind] = Recording(self.model, inputs, replay, shown)
+
         before.restore()  # what was recorded has not been done
 
     def _try(self, kind: tuple, batch: Batch) -> None:
         recording = self.recordings[kind]
         recording.tried = True
+
         unlike = difference(self.model, batch, self._run, recording.replay, REORDERED)
         if unlike:
             del self.recordings[kind]
@@ -133,12 +144,13 @@ class Recording:
     ) -> None:
         self.model, self.run, self.shown = model, replay, shown
         self.tried = False
-        self.places = {
-            key: held_by(entry) for key, entry in inputs.items() if held_by(entry) is not None
-        }
-        self._sources = [
-            weakref.ref(entry.source) for entry in inputs.values() if isinstance(entry, Deferred)
-        ]
+
+        self.places, self._sources = {}, []
+        for key, entry in inputs.items():
+            if held_by(entry) is not None:
+                self.places[key] = held_by(entry)
+            if isinstance(entry, Deferred):
+                self._sources.append(weakref.ref(entry.source))
 
     @property
     def reads_what_lives(self) -> bool:
@@ -149,6 +161,7 @@ class Recording:
         """The same step on another batch of this kind."""
         for key, place in self.places.items():
             place.copy_(held_by(batch[key]), non_blocking=True)
+
         self.run()
         self.shown.restore()
 
@@ -159,14 +172,13 @@ class Shown:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.losses = dict(model.losses)
-        self.pictures = {
-            name: getattr(model, name) for name in model.visual_names if hasattr(model, name)
-        }
+        made = [name for name in model.visual_names if hasattr(model, name)]
+        self.pictures = {name: getattr(model, name) for name in made}
 
     def since(self, before: "Shown") -> "Shown":
         """Only what is new: a step of a cycle does not compute the losses of the others."""
-        self.losses = {k: v for k, v in self.losses.items() if before.losses.get(k) is not v}
-        self.pictures = {k: v for k, v in self.pictures.items() if before.pictures.get(k) is not v}
+        self.losses = changed(before.losses, self.losses)
+        self.pictures = changed(before.pictures, self.pictures)
         return self
 
     def restore(self) -> None:
@@ -174,3 +186,8 @@ class Shown:
         self.model.losses.update(self.losses)
         for name, picture in self.pictures.items():
             setattr(self.model, name, picture)
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The entries that are another object than before, or were not there."""
+    return {name: value for name, value in after.items() if before.get(name) is not value}

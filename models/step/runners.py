@@ -42,9 +42,9 @@ class CompiledStep(PlainStep):
             self.failure = difference(self.model, batch, self._plain, self._compiled, REROUNDED)
             self.model.runtime.run_compiled(self.failure is None)
             if self.failure:
-                self.say(
-                    f"--compile: networks run as they are, since compiling failed its trial: {self.failure}"
-                )
+                reason = f"since compiling failed its trial: {self.failure}"
+                self.say(f"--compile: networks run as they are, {reason}")
+
         super().__call__(batch)
 
     def _plain(self, batch: Batch) -> None:

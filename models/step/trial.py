@@ -18,12 +18,10 @@ class Closeness(NamedTuple):
     cosine: float  # at least, between the two ways in which the weights move
 
 
-REROUNDED = Closeness(
-    loss=0.02, cosine=0.5
-)  # half precision and the first step of Adam, a sign, blur directions
-REORDERED = Closeness(
-    loss=0.002, cosine=0.99
-)  # the same kernels, some of which add up in any order
+# half precision and the first step of Adam, a sign, blur directions
+REROUNDED = Closeness(loss=0.02, cosine=0.5)
+# the same kernels, some of which add up in any order
+REORDERED = Closeness(loss=0.002, cosine=0.99)
 
 
 def difference(
@@ -38,10 +36,12 @@ def difference(
         plain(batch)
         expected = Outcome(model, start)
         restore()
+
         try:
             fast(batch)
         except Exception as error:  # whatever it is, plain steps can go on
             return first_line(error)
+
         return expected.explain(Outcome(model, start), closeness)
     finally:
         restore()
@@ -49,14 +49,18 @@ def difference(
 
 def weights_of(model: Any) -> Tensor:
     """All parameters of a model's networks in one row, a copy."""
-    return torch.cat(
-        [p.detach().flatten() for net in model.networks.values() for p in net.parameters()]
-    )
+    rows = []
+    for net in model.networks.values():
+        rows += [weight.detach().flatten() for weight in net.parameters()]
+    return torch.cat(rows)
 
 
 def random_of(model: Any) -> list[Tensor]:
     """The states of all random number generators."""
-    return [state for of_process in model.runtime.rng_state() for state in of_process.values()]
+    states = []
+    for of_process in model.runtime.rng_state():
+        states += of_process.values()
+    return states
 
 
 class Start:
@@ -72,13 +76,12 @@ class Outcome:
 
     def __init__(self, model: Any, start: Start) -> None:
         losses = model.get_current_losses()
-        self.losses = model.runtime.mean(
-            {name: losses[name] for name in model.optimizers if name in losses}
-        )
+        of_players = {name: losses[name] for name in model.optimizers if name in losses}
+        self.losses = model.runtime.mean(of_players)
         self.move = weights_of(model) - start.weights
-        self.drew = any(
-            not torch.equal(a, b) for a, b in zip(random_of(model), start.random, strict=True)
-        )
+
+        states = zip(random_of(model), start.random, strict=True)
+        self.drew = any(not torch.equal(now, then) for now, then in states)
 
     def explain(self, other: "Outcome", closeness: Closeness) -> str | None:
         """Why another outcome differs by more than rounding, in words; None where it does not."""
@@ -87,6 +90,7 @@ class Outcome:
                 return f"loss {name} came out as {other.losses[name]:.4g} instead of {value:.4g}"
         if self.drew and not other.drew:
             return "it draws the same random numbers each time"
+
         cosine = direction(self.move, other.move)
         if cosine < closeness.cosine:
             return f"weights moved another way (cosine {cosine:.3f})"
@@ -104,7 +108,9 @@ def close(a: float, b: float, tolerance: float) -> bool:
 def direction(a: Tensor, b: Tensor) -> float:
     """The cosine between two moves (n,), 1 where neither moves."""
     lengths = (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)).item()
-    return (a @ b).item() / lengths if lengths else float(torch.equal(a, b))
+    if not lengths:
+        return float(torch.equal(a, b))
+    return (a @ b).item() / lengths
 
 
 def first_line(error: Exception) -> str:
@@ -112,4 +118,6 @@ def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+
+    wanted = 2 if lines[0].endswith(":") else 1
+    return " ".join(lines[:wanted])
