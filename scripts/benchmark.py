@@ -48,17 +48,21 @@ PARTS = ("step", "parts", "levers", "memory", "head", "sweep", "files", "transla
 TURNS = {"cuda": (50, 5, 20), "cpu": (3, 3, 1)}  # iterations a round, rounds, steps of warm-up
 BATCHES = {"cuda": [1, 2, 4, 8, 16, 32], "cpu": [1, 2]}
 
+# flags that a step in a process of its own gets too
+SHARED = ("device", "size", "iters", "warm_up", "threads", "nonzero_th", "vgg_weights", "preset")
+SHARED += ("official", "graph_path")
+
 
 def names(allowed: tuple[str, ...]) -> Any:
     """Reads names separated by commas."""
 
     def read(text: str) -> list[str]:
-        wrong = [name for name in text.split(",") if name not in allowed]
+        given = text.split(",")
+        wrong = [name for name in given if name not in allowed]
         if wrong:
-            raise argparse.ArgumentTypeError(
-                f"unknown {wrong[0]!r}; known are {', '.join(allowed)}"
-            )
-        return text.split(",")
+            known = ", ".join(allowed)
+            raise argparse.ArgumentTypeError(f"unknown {wrong[0]!r}; known are {known}")
+        return given
 
     return read
 
@@ -71,69 +75,49 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "--part",
-        type=names(PARTS),
-        default=["step", "parts"],
-        help=f"what to measure: {', '.join(PARTS)}",
-    )
+
+    # what is measured, and how long
+    text = f"what to measure: {', '.join(PARTS)}"
+    add("--part", type=names(PARTS), default=["step", "parts"], help=text)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--size", type=positive_int, default=256, help="side of the pictures")
     add("--iters", type=positive_int, help="steps in a round; 50 on a GPU, 3 on a CPU")
     add("--rounds", type=positive_int, help="rounds in turns; 5 on a GPU, 3 on a CPU")
     add("--warm_up", type=positive_int, help="steps before; 20 on a GPU, 1 on a CPU")
     add("--threads", type=positive_int, help="CPU threads of torch")
+
+    # our steps
     add("--variants", type=names(tuple(LADDER)), help=f"our steps: {', '.join(LADDER)}")
-    add(
-        "--batch",
-        type=positive_int,
-        default=1,
-        help="batch size of the step; the released code takes 1",
-    )
+    text = "batch size of the step; the released code takes 1"
+    add("--batch", type=positive_int, default=1, help=text)
     add("--batches", type=int_list, help="batch sizes of sweep and translation")
     add("--head_batches", type=int_list, default=[1, 2, 4, 8, 16], help="batch sizes of the head")
-    add(
-        "--nonzero_th",
-        type=float,
-        default=0.1,
-        help="threshold of the graphs, which decides their density",
-    )
+    text = "threshold of the graphs, which decides their density"
+    add("--nonzero_th", type=float, default=0.1, help=text)
     add("--vgg_weights", default="random", help="as in train.py")
-    add(
-        "--preset",
-        default="official",
-        help="as in train.py; to compare with the release it must be official",
-    )
-    add(
-        "--flags",
-        type=shlex.split,
-        default=[],
-        help="further flags that train.py and the release share",
-    )
+    text = "as in train.py; to compare with the release it must be official"
+    add("--preset", default="official", help=text)
+    text = "further flags that train.py and the release share"
+    add("--flags", type=shlex.split, default=[], help=text)
+
+    # the released step, and files
     add("--official", type=Path, metavar="PATH", help="your checkout of the released PatchGCL")
     add("--graph_path", choices=GRAPH_PATHS, default="auto", help="what runs its graphs")
     add("--dataroot", type=Path, help="folder of trainA and trainB, for --part files")
-    add(
-        "--loader_threads", type=int_list, default=[0, 8], help="worker processes, for --part files"
-    )
-    add(
-        "--loss_tolerance",
-        type=float,
-        default=LOSS,
-        help="largest relative difference of losses in float32",
-    )
-    add(
-        "--keep_going",
-        action="store_true",
-        help="leave out a step whose check fails, measure the others, exit with 1",
-    )
+    text = "worker processes, for --part files"
+    add("--loader_threads", type=int_list, default=[0, 8], help=text)
+
+    # checks, and a limit
+    text = "largest relative difference of losses in float32"
+    add("--loss_tolerance", type=float, default=LOSS, help=text)
+    text = "leave out a step whose check fails, measure the others, exit with 1"
+    add("--keep_going", action="store_true", help=text)
     add("--limit", type=float, default=240, help="seconds for each process of memory and sweep")
+
+    # results
     add("--json", type=Path, help="write all figures to this file")
-    add(
-        "--markdown",
-        type=Path,
-        help="put the tables into this file, between the markers of --section",
-    )
+    text = "put the tables into this file, between the markers of --section"
+    add("--markdown", type=Path, help=text)
     add("--section", default="results", help="name of the markers")
     add("--alone", help=argparse.SUPPRESS)
     return parser
@@ -149,19 +133,24 @@ def main(argv: list[str] | None = None) -> int:
         turns = Turns(args.iters or iterations, args.rounds or rounds, args.warm_up or warm_up)
         if args.threads:
             torch.set_num_threads(args.threads)
+
         settings = Settings(
             device, args.size, args.preset, args.nonzero_th, args.vgg_weights, tuple(args.flags)
         )
         if "files" in args.part and args.dataroot is None:
             raise UserError("--part files: give --dataroot, a folder that holds trainA and trainB")
+
         release = open_release(args, settings)
         if args.alone:
-            print(json.dumps(sweep.measure_alone(args.alone, settings, release, args.batch, turns)))
+            found = sweep.measure_alone(args.alone, settings, release, args.batch, turns)
+            print(json.dumps(found))
             return 0
+
         contest = Contest(settings, Agreements(args.loss_tolerance), args.keep_going)
         result = {"facts": gather_facts(args, settings, release)}
         measure(args, settings, turns, release, contest, result)
         result["facts"]["after"] = device.state()
+
         publish(args, result)
         require_admitted(contest)
     except UserError as error:
@@ -177,14 +166,17 @@ def open_release(args: Namespace, settings: Settings) -> Release | None:
     """The released code, where a checkout is given."""
     if args.official is None:
         return None
+
     if args.preset != "official" or args.batch != 1:
         raise UserError(
             "--official needs --preset official and --batch 1: the released code knows nothing else"
         )
     if settings.size < 128 and "--num_patches" not in args.flags:
         raise UserError(
-            f"--size {settings.size}: the released code needs maps of 256 positions, so --size 128 or more"
+            f"--size {settings.size}: the released code needs maps of 256 positions, "
+            "so --size 128 or more"
         )
+
     release = Release(args.official, settings, args.graph_path)
     release.options()  # flags that it refuses are better known now
     return release
@@ -192,22 +184,22 @@ def open_release(args: Namespace, settings: Settings) -> Release | None:
 
 def gather_facts(args: Namespace, settings: Settings, release: Release | None) -> dict[str, Any]:
     """All that a result depends on."""
+    versions = {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+    if settings.device.on_gpu:
+        libraries = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        versions |= {name: version for name, version in libraries.items() if version is not None}
+
     facts = {
         "command": shown_command(sys.argv[1:]),
         "commit": git_commit(),
-        "versions": {
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "cuda": torch.version.cuda if settings.device.on_gpu else None,
-            "cudnn": torch.backends.cudnn.version() if settings.device.on_gpu else None,
-        },
+        "versions": versions,
         "hardware": settings.device.hardware(),
         "before": settings.device.state(),
         "rates": settings.device.rates(),
-    }
-    facts["versions"] = {
-        name: version for name, version in facts["versions"].items() if version is not None
     }
     if release is not None:
         facts |= {"graph_path": release.graph_path, "patches": release.patches}
@@ -217,11 +209,10 @@ def gather_facts(args: Namespace, settings: Settings, release: Release | None) -
 def shown_command(argv: list[str]) -> str:
     """The command line for the record, without this machine's folders."""
     private = ("--official", "--dataroot")
-    shown = [
-        Path(a).name if before in private else a
-        for before, a in zip(["", *argv], argv, strict=False)
-    ]
-    return shlex.join(["python", "scripts/benchmark.py", *shown])
+    shown = ["python", "scripts/benchmark.py"]
+    for before, argument in zip(["", *argv], argv, strict=False):
+        shown.append(Path(argument).name if before in private else argument)
+    return shlex.join(shown)
 
 
 def measure(
@@ -236,25 +227,32 @@ def measure(
     on_gpu = settings.device.on_gpu
     variants = args.variants or list(ON_GPU if on_gpu else ON_CPU)
     batches = args.batches or BATCHES[settings.device.torch.type]
+
+    # contestants in this process, in turns
     if "step" in args.part:
         contest.admit(variants, release, args.batch, list(RELEASED) if on_gpu else BASELINES)
+        result["step"] = measure_step(args, contest, turns)
     elif "parts" in args.part:
         contest.admit([], release, args.batch, [AS_PUBLISHED])
-    if "step" in args.part:
-        result["step"] = measure_step(args, contest, turns)
     if "parts" in args.part:
         result["parts"] = measure_parts(contest, turns.rounds if not on_gpu else 20)
+
     contest.contestants.clear()  # their memory is needed
     if on_gpu:
         torch.cuda.empty_cache()
     if "levers" in args.part:
         result["levers"] = levers.measure_levers(settings, turns)
+
+    # steps in processes of their own
     shared = shared_flags(args)
     if "memory" in args.part:
-        steps = list(dict.fromkeys([REFERENCE, *variants, *(BASELINES if release else ())]))
+        baselines = BASELINES if release else ()
+        steps = dict.fromkeys([REFERENCE, *variants, *baselines])
         result["memory"] = [alone(args, shared, name, 1) for name in steps]
     if "sweep" in args.part:
         result["sweep"] = [alone(args, shared, variants[-1], batch) for batch in batches]
+
+    # what surrounds the step
     if "head" in args.part:
         result["head"] = measure_head(args, settings, turns, release)
     if "files" in args.part:
@@ -271,16 +269,14 @@ def measure_step(args: Namespace, contest: Contest, turns: Turns) -> dict[str, A
     """The ladder."""
     counts = contest.count()
     timings = contest.time(turns)
+
+    kept = ("size", "batch", "preset", "nonzero_th", "vgg_weights", "flags")
+    precisions = {name: step.precision for name, step in contest.contestants.items()}
     return {
-        "settings": {
-            key: getattr(args, key)
-            for key in ("size", "batch", "preset", "nonzero_th", "vgg_weights", "flags")
-        },
+        "settings": {key: getattr(args, key) for key in kept},
         "turns": asdict(turns),
         "density": contest.reference.density(),
-        "precisions": {
-            name: contestant.precision for name, contestant in contest.contestants.items()
-        },
+        "precisions": precisions,
         "checks": contest.agreements.found,
         "failed": contest.failed,
         "counts": counts,
@@ -295,36 +291,28 @@ def measure_head(
 ) -> dict[str, Any]:
     """The head alone."""
     ours, agreements = Ours(REFERENCE, settings), Agreements(args.loss_tolerance)
-    found = {
-        "growth": head.measure_growth(ours, settings, sorted(args.head_batches), turns, agreements)
-    }
+    batches = sorted(args.head_batches)
+    found = {"growth": head.measure_growth(ours, settings, batches, turns, agreements)}
+
     if release is not None:
         released = Released(AS_PUBLISHED, release, ours)
         copy_weights(ours, released)
         found["released"] = head.compare_with_released(ours, released, settings, turns, agreements)
+
     return found | {"checks": agreements.found, "turns": asdict(turns)}
 
 
 def shared_flags(args: Namespace) -> list[str]:
     """The command line of a process of its own."""
-    kept = (
-        "device",
-        "size",
-        "iters",
-        "warm_up",
-        "threads",
-        "nonzero_th",
-        "vgg_weights",
-        "preset",
-        "official",
-        "graph_path",
-    )
-    pairs = [
-        (f"--{name}", str(getattr(args, name))) for name in kept if getattr(args, name) is not None
-    ]
-    return [text for pair in pairs for text in pair] + (
-        [f"--flags={shlex.join(args.flags)}"] if args.flags else []
-    )
+    flags = []
+    for name in SHARED:
+        value = getattr(args, name)
+        if value is not None:
+            flags += [f"--{name}", str(value)]
+
+    if args.flags:
+        flags.append(f"--flags={shlex.join(args.flags)}")
+    return flags
 
 
 def alone(args: Namespace, flags: list[str], name: str, batch: int) -> dict[str, Any]:
@@ -332,13 +320,16 @@ def alone(args: Namespace, flags: list[str], name: str, batch: int) -> dict[str,
     if args.official and name not in BASELINES:
         place = flags.index("--official")
         flags = flags[:place] + flags[place + 2 :]
-    return {"step": name, "batch": batch, **sweep.in_fresh_process(flags, name, batch, args.limit)}
+
+    found = sweep.in_fresh_process(flags, name, batch, args.limit)
+    return {"step": name, "batch": batch, **found}
 
 
 def publish(args: Namespace, result: dict[str, Any]) -> None:
     """Print the tables, and write what was asked for."""
     text = report.to_markdown(result)
     print(text)
+
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -16,6 +16,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
@@ -36,10 +37,7 @@ from util.errors import UserError, exit_status
 from util.pages.gallery import Gallery
 from util.pages.html import Picture
 from util.parser import OptionParser
-from util.run.folder import (
-    run_dir,
-    saved_record,
-)
+from util.run.folder import run_dir, saved_record
 
 LONGEST_FOLDER = 100  # characters; beyond, a checksum takes the place of further names
 
@@ -48,25 +46,22 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     """The flags of this command and those for test.py; raises UserError."""
     parser = OptionParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "--names",
-        nargs="+",
-        required=True,
-        metavar="NAME",
-        help="the runs, in the order of columns",
-    )
+    text = "the runs, in the order of columns"
+    parser.add_argument("--names", nargs="+", required=True, metavar="NAME", help=text)
     parser.add("--results_dir", "./results/compare", "where the folder of the comparison goes")
-    parser.add(
-        "--measure", False, "measure every run with scripts/evaluate.py and show the figures"
-    )
+
+    text = "measure every run with scripts/evaluate.py and show the figures"
+    parser.add("--measure", False, text)
     parser.add("--inception", None, "handed on to scripts/evaluate.py", metavar="PATH")
     parser.add("--feature", None, "handed on to scripts/evaluate.py", choices=("2048", "768"))
+
     args, rest = parser.parse_known_args(argv)
-    given = {flag.split("=")[0] for flag in rest}
-    if "--name" in given:
+    args.given = {flag.split("=")[0] for flag in rest}
+    if "--name" in args.given:
         raise UserError(
             "--name is a flag of test.py; --names takes all the runs, as in --names a b c"
         )
+
     for name in args.names:
         if args.names.count(name) > 1:
             raise UserError(f"--names {name} is given twice; each run has one column")
@@ -74,7 +69,6 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
             raise UserError(
                 f"--names {name}: give the name of a run in --checkpoints_dir, not a path"
             )
-    args.given = given
     return args, rest
 
 
@@ -82,7 +76,8 @@ def folder_of(args: Namespace) -> Path:
     """The folder of this comparison: each list of names has its own, so that none overwrites another."""
     joined = "+".join(name.replace("/", "_") for name in args.names)
     if len(joined) > LONGEST_FOLDER:
-        joined = f"{joined[:LONGEST_FOLDER]}+{hashlib.sha256(joined.encode()).hexdigest()[:8]}"
+        checksum = hashlib.sha256(joined.encode()).hexdigest()
+        joined = f"{joined[:LONGEST_FOLDER]}+{checksum[:8]}"
     return Path(args.results_dir) / joined
 
 
@@ -97,36 +92,42 @@ def restore(args: Namespace, rest: Sequence[str], folder: Path) -> list[Namespac
         if not any((top / name).glob("*_net_*.pth")):
             raise UserError(f"--names {name}: no run of this name in {top}; {_existing(top, name)}")
     opts = [_parse(name, rest, folder) for name in args.names]
-    directions = {
-        name: saved_record(top / name).get("options", {}).get("direction") for name in args.names
-    }
+
+    # the same inputs for all
+    directions = {}
+    for name in args.names:
+        directions[name] = saved_record(top / name).get("options", {}).get("direction")
     if len({*directions.values()} - {None}) > 1:
         raise UserError(
-            f"--names: {_list(directions)}: opposite directions have no inputs in common; compare runs of one direction"
+            f"--names: {_list(directions)}: opposite directions have no inputs in common; "
+            "compare runs of one direction"
         )
     if "--dataroot" not in args.given and len({opt.dataroot for opt in opts}) > 1:
         roots = {opt.name: opt.dataroot for opt in opts}
         raise UserError(
             f"--dataroot is missing, and the runs were trained on different data ({_list(roots)})"
         )
-    if (
-        "--dataset_mode" not in args.given
-        and len({opt.dataset_mode for opt in opts}) > 1
-        and _has_halves(opts[0])
-    ):
+
+    # read in one way by all
+    unlike = "--dataset_mode" not in args.given and len({opt.dataset_mode for opt in opts}) > 1
+    if unlike and _has_halves(opts[0]):
         opts = [_parse(name, [*rest, "--dataset_mode", "aligned"], folder) for name in args.names]
+
     for opt in opts:
-        if not any(run_dir(opt).glob(f"{opt.epoch}_net_G*.pth")):
-            found = sorted(
-                {path.name.split("_net_")[0] for path in run_dir(opt).glob("*_net_G*.pth")}
-            )
-            raise UserError(
-                f"--epoch {opt.epoch}: {opt.name} has no such weights; it has {', '.join(found) or 'none'}"
-            )
-        opt.test_roles = (
-            "A"  # what a method makes of the other domain has no counterpart in the others
-        )
+        _require_weights(opt)
+        # What a method makes of the other domain has no counterpart in the others.
+        opt.test_roles = "A"
     return opts
+
+
+def _require_weights(opt: Namespace) -> None:
+    """Raise UserError where the run has no generator of the chosen epoch."""
+    if any(run_dir(opt).glob(f"{opt.epoch}_net_G*.pth")):
+        return
+
+    epochs = {path.name.split("_net_")[0] for path in run_dir(opt).glob("*_net_G*.pth")}
+    known = ", ".join(sorted(epochs)) or "none"
+    raise UserError(f"--epoch {opt.epoch}: {opt.name} has no such weights; it has {known}")
 
 
 def _parse(name: str, rest: Sequence[str], folder: Path) -> Namespace:
@@ -140,9 +141,8 @@ def _existing(top: Path, name: str) -> str:
     """What there is instead, in words."""
     runs = sorted({path.parent.name for path in top.glob("*/*_net_*.pth")})
     near = get_close_matches(name, runs, n=1)
-    return (
-        f"did you mean {near[0]!r}? " if near else ""
-    ) + f"there are: {', '.join(runs) or 'none'}"
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return f"{guess}there are: {', '.join(runs) or 'none'}"
 
 
 def _list(values: dict[str, object]) -> str:
@@ -159,11 +159,10 @@ def pictures_of(gallery: Gallery, folder: Path) -> dict[str, dict[str, Picture]]
     inside = gallery.folder.relative_to(folder).as_posix()
     found = {}
     for name, pictures in gallery.rows:
-        row = {
-            p.label: Picture(p.label, f"{inside}/{p.file}", p.width, p.height)
-            for p in pictures
-            if not p.is_figure
-        }
+        row = {}
+        for picture in pictures:
+            if not picture.is_figure:
+                row[picture.label] = replace(picture, file=f"{inside}/{picture.file}")
         if {"real_A", "fake_B"} <= row.keys():
             found[name] = row
     return found
@@ -175,9 +174,18 @@ def check_same_inputs(names: Sequence[str], runs: Sequence[dict[str, dict[str, P
         alone = sorted(run.keys() ^ runs[0].keys())
         if alone:
             raise UserError(
-                f"{names[0]} and {name} read different images ({len(runs[0])} and {len(run)}; only one has "
-                f"{alone[0]}): say with --dataset_mode how all runs are to read --dataroot"
+                f"{names[0]} and {name} read different images ({len(runs[0])} and {len(run)}; "
+                f"only one has {alone[0]}): say with --dataset_mode how all runs are to read "
+                "--dataroot"
             )
+
+
+def known_truth(runs: Iterable[dict[str, dict[str, Picture]]]) -> dict[str, Picture]:
+    """The truth of every input, where a run read pairs; else nothing."""
+    for run in runs:
+        if all("real_B" in row for row in run.values()):
+            return {name: row["real_B"] for name, row in run.items()}
+    return {}
 
 
 def find_truth(
@@ -187,43 +195,45 @@ def find_truth(
     source = Path(opt.dataroot) / f"{opt.phase}{opt.direction[0]}_truth"
     if not source.is_dir():
         return {}
+
     known, found = evaluate.images_by_name(source), {}
     with Gallery(folder / f"{opt.phase}_truth", "truth", {"copied from": str(source)}) as gallery:
+        inside = f"{gallery.folder.name}/images/real_B"
         for name, row in rows.items():
-            pixels = read_image(str(known[name]), 3) if name in known else None
-            if pixels is not None and pixels.size == (row["real_A"].width, row["real_A"].height):
-                image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-                gallery.add(name, {"real_B": image})
-                found[name] = Picture(
-                    "real_B", f"{gallery.folder.name}/images/real_B/{name}.png", *pixels.size
-                )
+            if name not in known:
+                continue
+            pixels = read_image(str(known[name]), 3)
+            if pixels.size != (row["real_A"].width, row["real_A"].height):
+                continue
+
+            image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+            gallery.add(name, {"real_B": image})
+            found[name] = Picture("real_B", f"{inside}/{name}.png", *pixels.size)
     return found
 
 
 def measure(args: Namespace, opts: Iterable[Namespace], truth: Path | None, source: Path) -> None:
     """Run scripts/evaluate.py for each run; what cannot be measured is said by it, and left out."""
     for opt in opts:
-        flags = [
-            "--name",
-            opt.name,
-            "--phase",
-            opt.phase,
-            "--epoch",
-            opt.epoch,
-            "--dataroot",
-            opt.dataroot,
-        ]
+        flags = ["--name", opt.name, "--phase", opt.phase, "--epoch", opt.epoch]
+        flags += ["--dataroot", opt.dataroot]
         flags += ["--checkpoints_dir", opt.checkpoints_dir, "--results_dir", opt.results_dir]
-        flags += ["--truth", str(truth), "--input", str(source)] if truth else []
-        flags += ["--inception", args.inception] if args.inception else []
-        flags += ["--feature", args.feature] if args.feature else []
+        if truth:
+            flags += ["--truth", str(truth), "--input", str(source)]
+        if args.inception:
+            flags += ["--inception", args.inception]
+        if args.feature:
+            flags += ["--feature", args.feature]
+
         print(f"measuring {opt.name}")
         evaluate.main(flags)
 
 
 def _folder_with(name: str, picture: Picture | None, folder: Path) -> Path | None:
     """The folder that holds a picture and its like."""
-    return folder / picture.file.removesuffix(f"/{name}.png") if picture else None
+    if picture is None:
+        return None
+    return folder / picture.file.removesuffix(f"/{name}.png")
 
 
 def build_columns(
@@ -232,10 +242,8 @@ def build_columns(
     """One column per run, with where it comes from and how it was measured."""
     columns = []
     for number, (opt, gallery) in enumerate(zip(opts, galleries, strict=True)):
-        facts = {
-            "weights": gallery.description["weights"],
-            **training_facts(saved_record(run_dir(opt))),
-        }
+        facts = {"weights": gallery.description["weights"]}
+        facts |= training_facts(saved_record(run_dir(opt)))
         figures, scores = measured(gallery.folder)
         page = f"{gallery.folder.relative_to(folder).as_posix()}/index.html"
         columns.append(Column(opt.name, "method", number, opt.recipe, facts, figures, scores, page))
@@ -249,29 +257,28 @@ def compare(args: Namespace, rest: Sequence[str]) -> Path:
     galleries = [translate(opt) for opt in opts]  # each call lets go of its model
     runs = [pictures_of(gallery, folder) for gallery in galleries]
     check_same_inputs(args.names, runs)
-    sources = runs[
-        max(range(len(opts)), key=lambda index: opts[index].input_nc)
-    ]  # in colour, if a run sees colours
-    paired = next((run for run in runs if all("real_B" in row for row in run.values())), None)
-    truth = (
-        {name: row["real_B"] for name, row in paired.items()}
-        if paired
-        else find_truth(opts[0], sources, folder)
-    )
+
+    # inputs in colour, if a run sees colours, and what is known of their truth
+    channels = [opt.input_nc for opt in opts]
+    sources = runs[channels.index(max(channels))]
+    truth = known_truth(runs) or find_truth(opts[0], sources, folder)
     if args.measure:
         one = next(iter(sources))
-        measure(
-            args,
-            opts,
-            _folder_with(one, truth.get(one), folder),
-            _folder_with(one, sources[one]["real_A"], folder),
-        )
-    columns = [Column("input", "input"), *([Column("truth", "truth")] if truth else [])]
+        truth_folder = _folder_with(one, truth.get(one), folder)
+        measure(args, opts, truth_folder, _folder_with(one, sources[one]["real_A"], folder))
+
+    columns = [Column("input", "input")]
+    if truth:
+        columns.append(Column("truth", "truth"))
     columns += build_columns(opts, galleries, folder)
+
     rows = {}
     for name in sorted(sources):
-        known = [sources[name]["real_A"], *([truth.get(name)] if truth else [])]
-        rows[name] = [*known, *(run[name]["fake_B"] for run in runs)]
+        rows[name] = [sources[name]["real_A"]]
+        if truth:
+            rows[name].append(truth.get(name))
+        rows[name] += [run[name]["fake_B"] for run in runs]
+
     made_with = ", ".join(galleries[0].description[key] for key in ("commit", "torch", "device"))
     facts = {
         "command": shlex.join(["python", *sys.argv]),
@@ -285,7 +292,12 @@ def compare(args: Namespace, rest: Sequence[str]) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, this process's by default; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: print(f"side by side: {compare(*parse_arguments(argv))}"))
+
+    def work() -> None:
+        page = compare(*parse_arguments(argv))
+        print(f"side by side: {page}")
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

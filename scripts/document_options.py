@@ -16,6 +16,10 @@ HEAD = """# Options
 Made by `python scripts/document_options.py` from the parsers; do not edit. A value comes from the default, then the
 preset, then the flag. Flags marked true/false may stand alone, which means true.
 """
+TEST_HEAD = (
+    "Takes the architecture and the method's options from the training run. "
+    "What is new or has another default:"
+)
 
 
 def cell(text: str) -> str:
@@ -33,17 +37,14 @@ def row(action: argparse.Action) -> str:
 
 def tables(parser: OptionParser, skip: set[str]) -> list[str]:
     """Every group's options as a Markdown table, without those already shown."""
+    head = ["| option | default | what it does |", "|---|---|---|"]
+
     lines = []
     for group in parser._action_groups:
         actions = [a for a in group._group_actions if a.dest != "help" and a.dest not in skip]
         if actions:
-            lines += [
-                f"### {group.title}",
-                "",
-                "| option | default | what it does |",
-                "|---|---|---|",
-            ]
-            lines += [*map(row, actions), ""]
+            rows = [row(action) for action in actions]
+            lines += [f"### {group.title}", "", *head, *rows, ""]
     return lines
 
 
@@ -53,7 +54,10 @@ def preset_lines(name: str) -> list[str]:
     for preset, values in find_model(name).PRESETS.items():
         settings = ", ".join(f"`--{key} {show_value(value)}`" for key, value in values.items())
         lines.append(f"- `--preset {preset}`: {settings or 'the defaults'}")
-    return [*lines, ""] if lines else []
+
+    if lines:
+        lines.append("")
+    return lines
 
 
 def document() -> str:
@@ -63,24 +67,19 @@ def document() -> str:
     train.add_shared(shared)
     train.add_phase(shared)
     lines = [HEAD, "## train.py", "", *tables(shared, set())]
+
     for name in model_names():
         parser = train.build_parser(train.peek(["--model", name]))
-        lines += [
-            f"## --model {name}",
-            "",
-            *preset_lines(name),
-            *tables(parser, set(shared.declared())),
-        ]
-    lines += [
-        "## test.py",
-        "",
-        "Takes the architecture and the method's options from the training run. What is new or has another default:",
-        "",
-    ]
+        own = tables(parser, set(shared.declared()))
+        lines += [f"## --model {name}", "", *preset_lines(name), *own]
+
     trained = train.build_parser(train.peek([])).declared()
     parser = test.build_parser(test.peek([]))
-    same = {n for n, a in parser.declared().items() if n in trained and row(a) == row(trained[n])}
-    lines += tables(parser, same)
+    same = set()
+    for name, action in parser.declared().items():
+        if name in trained and row(action) == row(trained[name]):
+            same.add(name)
+    lines += ["## test.py", "", TEST_HEAD, "", *tables(parser, same)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -46,48 +46,42 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    run = parser.add_argument_group("a run (its folders are found by name)")
-    run.add_argument("--name", help="name of the run, as given to train.py and test.py")
-    run.add_argument("--phase", default="test", help="as given to test.py (default: test)")
-    run.add_argument("--epoch", default="latest", help="as given to test.py (default: latest)")
-    run.add_argument(
-        "--checkpoints_dir", type=Path, default=Path("checkpoints"), help="default: checkpoints"
+    add = parser.add_argument_group("a run (its folders are found by name)").add_argument
+    add("--name", help="name of the run, as given to train.py and test.py")
+    add("--phase", default="test", help="as given to test.py (default: test)")
+    add("--epoch", default="latest", help="as given to test.py (default: latest)")
+    add("--checkpoints_dir", type=Path, default=Path("checkpoints"), help="default: checkpoints")
+    add("--results_dir", type=Path, default=Path("results"), help="default: results")
+    text = "the data folder, if it is not the one the run was trained on"
+    add("--dataroot", type=Path, help=text)
+
+    add = parser.add_argument_group("folders (instead of those found by --name)").add_argument
+    add("--fake", type=Path, metavar="DIR", help="translated images")
+    text = "what they were translated from, same names"
+    add("--input", type=Path, metavar="DIR", help=text)
+    add("--truth", type=Path, metavar="DIR", help="what they should be, same names")
+    text = "real images of the TARGET domain: FID and KID"
+    add("--real", type=Path, metavar="DIR", help=text)
+
+    add = parser.add_argument_group("FID and KID").add_argument
+    text = (
+        "weights of Inception-v3 in torch-fidelity's layout; "
+        "without this flag its own are downloaded once"
     )
-    run.add_argument("--results_dir", type=Path, default=Path("results"), help="default: results")
-    run.add_argument(
-        "--dataroot", type=Path, help="the data folder, if it is not the one the run was trained on"
+    add("--inception", type=Path, metavar="PATH", help=text)
+    text = (
+        "layer to compare. 2048 is the FID of the papers; 768, an earlier layer, gives another "
+        "number, FID-768, which compares only with its like"
     )
-    folders = parser.add_argument_group("folders (instead of those found by --name)")
-    folders.add_argument("--fake", type=Path, metavar="DIR", help="translated images")
-    folders.add_argument(
-        "--input", type=Path, metavar="DIR", help="what they were translated from, same names"
-    )
-    folders.add_argument(
-        "--truth", type=Path, metavar="DIR", help="what they should be, same names"
-    )
-    folders.add_argument(
-        "--real", type=Path, metavar="DIR", help="real images of the TARGET domain: FID and KID"
-    )
-    fid = parser.add_argument_group("FID and KID")
-    fid.add_argument(
-        "--inception",
-        type=Path,
-        metavar="PATH",
-        help="weights of Inception-v3 in torch-fidelity's layout; without this flag its own are downloaded once",
-    )
-    fid.add_argument(
-        "--feature",
-        choices=("2048", "768"),
-        default="2048",
-        help="layer to compare. 2048 is the FID of the papers; 768, an earlier layer, gives another number, FID-768, "
-        "which compares only with its like",
-    )
-    fid.add_argument("--batch_size", type=int, default=32, help="images at once (default: 32)")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="where the JSON goes (default: beside the images)"
-    )
+    add("--feature", choices=("2048", "768"), default="2048", help=text)
+    add("--batch_size", type=int, default=32, help="images at once (default: 32)")
+
+    text = "where the JSON goes (default: beside the images)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
+
     args = parser.parse_args(argv)
-    if not (args.name or (args.fake and (args.real or (args.truth and args.input)))):
+    comparable = args.real or (args.truth and args.input)
+    if not (args.name or (args.fake and comparable)):
         parser.error("give --name RUN, or --fake with --real, or --fake with --truth and --input")
     return args
 
@@ -168,8 +162,8 @@ def check_belongs(flag: str, folder: Path) -> None:
     if (folder.parent / "pictures.json").exists() and folder.name == "images":
         kinds = sorted(path.name for path in folder.iterdir() if path.is_dir())
         raise UserError(
-            f"--{flag} {folder} holds pictures of several kinds ({', '.join(kinds)}): name one, such as "
-            f"{folder / 'fake_B'}"
+            f"--{flag} {folder} holds pictures of several kinds ({', '.join(kinds)}): "
+            f"name one, such as {folder / 'fake_B'}"
         )
 
 
@@ -195,80 +189,99 @@ def compare_with_truth(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: an image has no truth or input of its name and size, or there is nothing to translate.
     """
-    fakes, truths, inputs = map(images_by_name, (args.fake, args.truth, args.input))
+    fakes = images_by_name(args.fake)
+    truths = images_by_name(args.truth)
+    inputs = images_by_name(args.input)
+
     rows = []
     for name, path in fakes.items():
         for flag, found in (("truth", truths), ("input", inputs)):
             if name not in found:
+                folder = getattr(args, flag)
                 raise UserError(
-                    f"--{flag} {getattr(args, flag)} has no image {name}, but --fake {args.fake} has"
+                    f"--{flag} {folder} has no image {name}, but --fake {args.fake} has"
                 )
-        fake, truth, source = map(read_unit, (path, truths[name], inputs[name]))
-        if not fake.shape == truth.shape == source.shape:
-            raise UserError(
-                f"{path} differs in size from its truth or input; translate at full size (test.py's default)"
-            )
-        model, copy = (
-            metrics.errors_by_region(picture, truth, source) for picture in (fake, source)
-        )
-        share = metrics.score([model["error"]], [copy["error"]]) if copy["error"] else None
-        rows.append({"name": name, "score": share, "model": model, "copy": copy})
+        rows.append({"name": name, **compare_image(path, truths[name], inputs[name])})
+
+    errors = {who: [row[who]["error"] for row in rows] for who in ("model", "copy")}
     try:
-        score = metrics.score(*([row[who]["error"] for row in rows] for who in ("model", "copy")))
+        score = metrics.score(errors["model"], errors["copy"])
     except ValueError as error:
-        raise UserError(
-            f"--truth {args.truth} is no truth for --input {args.input}: {error}"
-        ) from None
-    means = {
-        who: {key: float(np.mean([r[who][key] for r in rows])) for key in rows[0][who]}
-        for who in ("copy", "model")
-    }
+        text = f"--truth {args.truth} is no truth for --input {args.input}: {error}"
+        raise UserError(text) from None
+
     missing = len(truths.keys() - fakes.keys())
     result = {
         "score": score,
         "counts": {"images": len(rows), "not_translated": missing},
-        "means": means,
+        "means": {who: mean_errors([row[who] for row in rows]) for who in ("copy", "model")},
         "images": rows,
     }
     return result, truth_table(args.truth, result)
 
 
+def compare_image(path: Path, truth_path: Path, input_path: Path) -> dict[str, Any]:
+    """Errors of a translated image and of a copy of its input; its score is None where the input is its own truth.
+
+    Raises:
+        UserError: the images differ in size.
+    """
+    fake, truth, source = read_unit(path), read_unit(truth_path), read_unit(input_path)
+    if not fake.shape == truth.shape == source.shape:
+        raise UserError(
+            f"{path} differs in size from its truth or input; "
+            "translate at full size (test.py's default)"
+        )
+
+    model = metrics.errors_by_region(fake, truth, source)
+    copy = metrics.errors_by_region(source, truth, source)
+    score = metrics.score([model["error"]], [copy["error"]]) if copy["error"] else None
+    return {"score": score, "model": model, "copy": copy}
+
+
+def mean_errors(errors: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean over images of each kind of error."""
+    return {key: float(np.mean([row[key] for row in errors])) for key in errors[0]}
+
+
 def truth_table(truth: Path, result: dict[str, Any]) -> str:
     """The result for people."""
     count, missing = result["counts"].values()
+    title = f"{count} images against {truth}"
+    if missing:
+        title += f" ({missing} more were not translated)"
+    lines = [title, f"{'':20}{'error':>9}{'object':>9}{'backgr.':>9}{'L1':>9}{'PSNR':>9}"]
+
     means = result["means"]
-    lines = [
-        f"{count} images against {truth}"
-        + (f" ({missing} more were not translated)" if missing else "")
-    ]
-    lines.append(f"{'':20}{'error':>9}{'object':>9}{'backgr.':>9}{'L1':>9}{'PSNR':>9}")
-    perfect = dict.fromkeys(means["copy"], 0.0)
-    for label, row in (
-        ("copy of the input", means["copy"]),
-        ("model", means["model"]),
-        ("perfect", perfect),
-    ):
+    rows = {
+        "copy of the input": means["copy"],
+        "model": means["model"],
+        "perfect": dict.fromkeys(means["copy"], 0.0),
+    }
+    for label, row in rows.items():
         cells = "".join(f"{row[key]:9.4f}" for key in ("error", "object", "background", "l1"))
         lines.append(f"{label:20}{cells}{metrics.psnr(row['mse']):9.2f}")
+
     lines.append(f"score {result['score']:.3f}: 0 is a copy of the input, 1 a perfect translation")
     return "\n".join(lines)
 
 
 def compare_sets(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """FID and KID against the real images; returns what the JSON holds, and the lines to print."""
-    result = fid_and_kid(
-        PictureSet(args.fake), PictureSet(args.real), args.inception, args.feature, args.batch_size
-    )
+    fakes, reals = PictureSet(args.fake), PictureSet(args.real)
+    result = fid_and_kid(fakes, reals, args.inception, args.feature, args.batch_size)
     counts, (fid, kid) = result["counts"], result["names"]
-    lines = [
+
+    lines = []
+    if min(counts.values()) < FID_BIAS:
+        lines.append(
+            f"warning: FID from fewer than {FID_BIAS} images is biased upwards; "
+            "compare equal numbers only"
+        )
+    lines += [
         f"{counts['fake']} images of {args.fake} against {counts['real']} of {args.real}",
         f"{fid} {result['fid']:.3f}, {kid} x100 {100 * result['kid']['mean']:.3f}",
     ]
-    if min(counts.values()) < FID_BIAS:
-        lines.insert(
-            0,
-            f"warning: FID from fewer than {FID_BIAS} images is biased upwards; compare equal numbers only",
-        )
     return result, "\n".join(lines)
 
 
@@ -277,6 +290,7 @@ def measure(args: argparse.Namespace) -> None:
     run = find_folders(args)
     chosen = {flag: getattr(args, flag) for flag in ("fake", "input", "truth", "real")}
     folders = {flag: str(folder) for flag, folder in chosen.items() if folder}
+
     for flag, folder in folders.items():
         if not Path(folder).is_dir():
             raise UserError(f"--{flag} {folder} is not a folder")
@@ -289,6 +303,7 @@ def measure(args: argparse.Namespace) -> None:
         "folders": folders,
         "versions": provenance.versions(libraries=LIBRARIES),
     }
+
     with atomic_path(args.out) as temporary:
         temporary.write_text(json.dumps({**result, **facts}, indent=2, allow_nan=False) + "\n")
     print(f"written to {args.out}", text, sep="\n")

@@ -21,6 +21,7 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +64,12 @@ class Limb:
         length = math.hypot(bx - ax, by - ay) or 1.0  # a == b is a disc
         along = ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length
         share = np.clip(along / length, 0, 1)
+
+        # from the nearest point of the axis
         radius = self.ra + (self.rb - self.ra) * share
-        above = y - (ay + (by - ay) * share)
-        return (
-            np.hypot(x - (ax + (bx - ax) * share), above) - radius,
-            along,
-            np.clip(above / radius, -1, 1),
-        )
+        beside, above = x - (ax + (bx - ax) * share), y - (ay + (by - ay) * share)
+        distance = np.hypot(beside, above) - radius
+        return distance, along, np.clip(above / radius, -1, 1)
 
 
 def noise(rng: np.random.Generator, n: int, cells: tuple[int, int], octaves: int = 3) -> np.ndarray:
@@ -79,6 +79,7 @@ def noise(rng: np.random.Generator, n: int, cells: tuple[int, int], octaves: int
         coarse = rng.random((cells[1] << octave, cells[0] << octave)).astype(np.float32)
         smooth = Image.fromarray(coarse).resize((n, n), Image.Resampling.BICUBIC)
         total, weight = total + weight * np.asarray(smooth), weight / 2
+
     return np.clip(total / (2 - 2 * weight), 0, 1)
 
 
@@ -118,13 +119,11 @@ def pose(rng: np.random.Generator) -> dict[str, list[Limb]]:
     girth = rng.uniform(0.165, 0.195)
     hip, shoulder = (-0.33, -0.01), (0.28, 0.01)
     grazing = rng.random() < 0.2
-    lift = (
-        rng.uniform(-0.95, -0.6) if grazing else rng.uniform(0.0, 1.05)
-    )  # of the neck, in radians above the horizontal
+
+    # The neck is lifted from the horizontal, in radians; the head hangs from it.
+    lift = rng.uniform(-0.95, -0.6) if grazing else rng.uniform(0.0, 1.05)
     poll = (0.36 + 0.42 * math.cos(lift), -0.03 - 0.46 * math.sin(lift))
-    nod = lift - (
-        rng.uniform(0.2, 0.45) if grazing else rng.uniform(1.0, 1.5)
-    )  # the head hangs from the neck
+    nod = lift - (rng.uniform(0.2, 0.45) if grazing else rng.uniform(1.0, 1.5))
     muzzle = (poll[0] + 0.25 * math.cos(nod), poll[1] - 0.25 * math.sin(nod))
 
     def leg(at: float, swing: float, thick: float) -> list[Limb]:
@@ -141,21 +140,22 @@ def pose(rng: np.random.Generator) -> dict[str, list[Limb]]:
         Limb(poll, (poll[0] - 0.05, poll[1] - 0.14), 0.035, 0.015),
         *near,
     ]
+
+    # the tail, and the mane across the neck from the throat
     dock, tail, tip = (-0.50, -0.08), (-0.56, 0.05), (-0.60 - rng.uniform(0, 0.14), 0.34)
-    crest = (-math.sin(lift), -math.cos(lift))  # the mane lies across the neck from the throat
+    crest = (-math.sin(lift), -math.cos(lift))
     withers = (0.30 + 0.15 * crest[0], -0.02 + 0.15 * crest[1])
     mane = Limb(withers, (poll[0] + 0.09 * crest[0], poll[1] + 0.09 * crest[1]), 0.05, 0.035)
-    hooves = [
-        Limb(lower.b, (lower.b[0] + 0.01, lower.b[1] + 0.02), 0.04, 0.045)
-        for lower in near[1::2] + far[1::2]
-    ]
+    hair = [mane, Limb(dock, tail, 0.03, 0.03), Limb(tail, tip, 0.035, 0.05)]
+
+    dark = []
+    for lower in near[1::2] + far[1::2]:
+        x, y = lower.b
+        dark.append(Limb(lower.b, (x + 0.01, y + 0.02), 0.04, 0.045))
     eye = (poll[0] + 0.07 * math.cos(nod), poll[1] - 0.07 * math.sin(nod) - 0.01)
-    return {
-        "far": far,
-        "body": body,
-        "hair": [mane, Limb(dock, tail, 0.03, 0.03), Limb(tail, tip, 0.035, 0.05)],
-        "dark": [*hooves, Limb(muzzle, muzzle, 0.05, 0.05), Limb(eye, eye, 0.02, 0.02)],
-    }
+    dark += [Limb(muzzle, muzzle, 0.05, 0.05), Limb(eye, eye, 0.02, 0.02)]
+
+    return {"far": far, "body": body, "hair": hair, "dark": dark}
 
 
 def extent(limbs: list[Limb]) -> tuple[float, float]:
@@ -169,12 +169,14 @@ def union(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Limbs grown into one shape: inside it (n,n bool), stripes in [0,1] (1 dark), and light in [-1,1] from above."""
     total, wave, light = np.full_like(x, 1e-9), np.zeros_like(x), np.zeros_like(x)
+
     for limb in limbs:
         distance, along, above = limb.measure(x, y)
         weight = np.exp(np.clip(distance / -JOINT, -60, 60))
         total += weight
         wave += weight * np.cos(2 * math.pi * (along / STRIPE_PERIOD + limb.phase))
         light -= weight * above
+
     return total > 1, smoothstep(-0.25, 0.25, wave / total), light / total
 
 
@@ -184,7 +186,9 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
     y, x = (np.mgrid[:n, :n].astype(np.float32) + 0.5) / n
     landscape = draw_landscape(rng, x, y)
     limbs = pose(rng)
-    left, right = extent([limb for parts in limbs.values() for limb in parts])
+
+    # where the animal stands, and its own coordinates u, v
+    left, right = extent(list(chain.from_iterable(limbs.values())))
     length = min(rng.uniform(0.44, 0.57), 0.95 / (right - left))
     facing, feet = rng.choice([-1, 1]).item(), rng.uniform(0.78, 0.92)
     slack = 0.5 * (0.97 - (right - left) * length)
@@ -194,25 +198,20 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
 
     shadow = np.exp(-((u / 0.62) ** 4) - ((v - 0.63) / 0.075) ** 2)
     landscape = mix(landscape, landscape * 0.45, 0.75 * shadow)
-    pictures = []
     shapes = {name: union(parts, u, v) for name, parts in limbs.items()}
+    pictures = []
     for striped in (False, True):
         picture = landscape
         for name in ("far", "hair", "body", "dark"):
             inside, stripes, light = shapes[name]
-            colour = (
-                BLACK + 0.03
-                if name in ("hair", "dark")
-                else mix(WHITE, BLACK, stripes)
-                if striped
-                else coat
-            )
+            colour = BLACK + 0.03
+            if name in ("far", "body"):
+                colour = mix(WHITE, BLACK, stripes) if striped else coat
             shade = (0.72 if name == "far" else 0.97) + 0.16 * light
             picture = mix(picture, colour * shade[..., None], inside.astype(np.float32))
-        mean = (
-            np.clip(picture, 0, 1).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean((1, 3))
-        )
-        pictures.append((mean * 255 + 0.5).astype(np.uint8))
+
+        samples = np.clip(picture, 0, 1).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3)
+        pictures.append((samples.mean((1, 3)) * 255 + 0.5).astype(np.uint8))
     return pictures[0], pictures[1]
 
 
@@ -236,6 +235,7 @@ def write_scene(out: Path, kind: str, size: int, seed: int, task: tuple[str, int
     folder, index = task
     rng = np.random.default_rng([seed, FOLDERS.index(folder), index])
     plain, striped = draw_scene(rng, size)
+
     shown = {"plain": plain, "striped": striped, "both": np.concatenate([plain, striped], axis=1)}
     for target, what in KINDS[kind][folder].items():
         Image.fromarray(shown[what]).save(out / target / f"{index:04d}.png")
@@ -248,8 +248,11 @@ def write_dataset(out: Path, kind: str, size: int, train: int, test: int, seed: 
     for targets in KINDS[kind].values():
         for folder in targets:
             (part / folder).mkdir(parents=True)
-    counts = {folder: train if folder.startswith("train") else test for folder in KINDS[kind]}
-    tasks = [(folder, index) for folder, count in counts.items() for index in range(count)]
+
+    tasks = []
+    for folder in KINDS[kind]:
+        count = train if folder.startswith("train") else test
+        tasks += [(folder, index) for index in range(count)]
     with ProcessPoolExecutor() as pool:
         list(pool.map(partial(write_scene, part, kind, size, seed), tasks, chunksize=8))
     part.rename(out)
@@ -258,22 +261,16 @@ def write_dataset(out: Path, kind: str, size: int, train: int, test: int, seed: 
 def main() -> None:
     """Read the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write; it must not exist yet"
-    )
-    parser.add_argument(
-        "--kind", choices=tuple(KINDS), default="unpaired", help="what is drawn (default: unpaired)"
-    )
-    parser.add_argument(
-        "--size", type=int, default=64, help="width and height in pixels, at least 32 (default: 64)"
-    )
-    parser.add_argument(
-        "--train", type=int, default=200, help="training images per domain (default: 200)"
-    )
-    parser.add_argument("--test", type=int, default=40, help="test images per domain (default: 40)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="another seed draws other scenes (default: 0)"
-    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder to write; it must not exist yet")
+    text = "what is drawn (default: unpaired)"
+    add("--kind", choices=tuple(KINDS), default="unpaired", help=text)
+    text = "width and height in pixels, at least 32 (default: 64)"
+    add("--size", type=int, default=64, help=text)
+    add("--train", type=int, default=200, help="training images per domain (default: 200)")
+    add("--test", type=int, default=40, help="test images per domain (default: 40)")
+    add("--seed", type=int, default=0, help="another seed draws other scenes (default: 0)")
+
     args = parser.parse_args()
     for flag, least in (("size", 32), ("train", 1), ("test", 1), ("seed", 0)):
         if getattr(args, flag) < least:
@@ -282,10 +279,12 @@ def main() -> None:
         parser.error(f"--out {args.out} exists already: delete it or name another folder")
     if args.kind == "single":
         args.train = args.test = 1
+
     write_dataset(**vars(args))
     what = {"unpaired": "per domain", "aligned": "pairs:", "single": "per domain"}[args.kind]
     print(
-        f"{args.out}: {what} {args.train} training and {args.test} test images of {args.size} x {args.size} pixels"
+        f"{args.out}: {what} {args.train} training and {args.test} test images "
+        f"of {args.size} x {args.size} pixels"
     )
 
 

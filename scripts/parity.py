@@ -39,30 +39,27 @@ def read_reference(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The arrays in float64 and the options; raises UserError for a file that is not such an export."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            text = str(file["options"]) if "options" in file else "{}"
-            arrays = {
-                name: torch.from_numpy(np.asarray(file[name]))
-                for name in file.files
-                if name != "options"
-            }
-        changed = ast.literal_eval(text)
+            content = {name: np.asarray(file[name]) for name in file.files}
+        changed = ast.literal_eval(str(content.pop("options", "{}")))
+        arrays = {name: torch.from_numpy(array) for name, array in content.items()}
     except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"--reference {path} is not an export of the released module ({error})"
-        ) from None
+        text = f"--reference {path} is not an export of the released module ({error})"
+        raise UserError(text) from None
+
     unknown = sorted(changed.keys() - README.keys())
     if unknown:
-        raise UserError(
-            f"--reference {path}: unknown option {unknown[0]}; known are {', '.join(README)}"
-        )
+        known = ", ".join(README)
+        raise UserError(f"--reference {path}: unknown option {unknown[0]}; known are {known}")
     if "student_0" not in arrays or "loss" not in arrays:
         raise UserError(
-            f"--reference {path} lacks student_0 or loss: it is not an export of the released module"
+            f"--reference {path} lacks student_0 or loss: "
+            "it is not an export of the released module"
         )
-    return {n: a.double() if a.is_floating_point() else a for n, a in arrays.items()}, {
-        **README,
-        **changed,
-    }
+
+    for name, array in arrays.items():
+        if array.is_floating_point():
+            arrays[name] = array.double()
+    return arrays, README | changed
 
 
 def build_head(arrays: dict[str, Tensor], options: dict[str, Any]) -> GraphHead:
@@ -70,18 +67,27 @@ def build_head(arrays: dict[str, Tensor], options: dict[str, Any]) -> GraphHead:
     weights = {name[2:]: value for name, value in arrays.items() if name.startswith("w:")}
     layers = sum(name.startswith("embed_") and name.endswith(".weight") for name in weights)
     channels = [weights[f"embed_{i}.linear.weight"].shape[1] for i in range(layers)]
+    width = weights["embed_0.linear.weight"].shape[0]
+
     head = GraphHead(
-        channels, weights["embed_0.linear.weight"].shape[0], num_hop=options["num_hop"], pool_hop=1,
-        pooling_num=options["pooling_num"], down_scale=options["down_scale"], pool_shrink=2,
-        threshold=options["nonzero_th"], strict=True,
-        extra_loop=True, pool_adjacency="two_hop",
-    ).double()  # fmt: skip
+        channels,
+        width,
+        num_hop=options["num_hop"],
+        pool_hop=1,
+        pooling_num=options["pooling_num"],
+        down_scale=options["down_scale"],
+        pool_shrink=2,
+        threshold=options["nonzero_th"],
+        strict=True,
+        extra_loop=True,
+        pool_adjacency="two_hop",
+    ).double()
+
     try:
         head.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(
-            f"the weights do not fit the options {options}: {' '.join(str(error).split())}"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"the weights do not fit the options {options}: {reason}") from None
     return head
 
 
@@ -92,22 +98,28 @@ def compare(arrays: dict[str, Tensor], options: dict[str, Any]) -> dict[str, flo
     students = [arrays[f"student_{i}"].requires_grad_() for i in layers]
     teachers = [arrays[f"teacher_{i}"] for i in layers]
     ids = [arrays[f"ids_{i}"].long().reshape(1, -1) for i in layers]
-    ratio = [1.0, *options["pooling_ratio"][1:]]  # the release never reads the first entry
-    graphs = head(students, teachers, ids)
-    loss = torch.stack(
-        [multi_level_loss(g, 0.07, symmetric=True, ratio=ratio, average=True) for g in graphs]
-    ).mean()
+
+    terms = {
+        "temperature": 0.07,
+        "symmetric": True,
+        "ratio": [1.0, *options["pooling_ratio"][1:]],  # the release never reads the first entry
+        "average": True,
+    }
+    losses = [multi_level_loss(graphs, **terms) for graphs in head(students, teachers, ids)]
+    loss = torch.stack(losses).mean()
     loss.backward()
+
+    loss_pairs = [(loss.detach(), arrays["loss"].reshape(()))]
     feature_pairs = [(students[i].grad, arrays[f"grad_student_{i}"]) for i in layers]
-    parameter_pairs = [
-        (p.grad, arrays[f"g:{name}"])
-        for name, p in head.named_parameters()
-        if f"g:{name}" in arrays
-    ]
+    parameter_pairs = []
+    for name, parameter in head.named_parameters():
+        if f"g:{name}" in arrays:
+            parameter_pairs.append((parameter.grad, arrays[f"g:{name}"]))
+
     return {
         "loss": loss.item(),
         "loss_reference": arrays["loss"].item(),
-        **differences("loss", [(loss.detach(), arrays["loss"].reshape(()))]),
+        **differences("loss", loss_pairs),
         **differences("feature_gradient", feature_pairs),
         **differences("parameter_gradient", parameter_pairs),
     }
@@ -121,10 +133,12 @@ def differences(name: str, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, floa
     """
     absolute = [(found - wanted).abs().max().item() for found, wanted in pairs]
     scales = [wanted.abs().max().item() for _, wanted in pairs]
+
     floor = max(FLOOR * max(scales, default=0.0), 1e-12)
-    relative = [
-        difference / max(scale, floor) for difference, scale in zip(absolute, scales, strict=True)
-    ]
+    relative = []
+    for difference, scale in zip(absolute, scales, strict=True):
+        relative.append(difference / max(scale, floor))
+
     return {
         f"{name}_absolute": max(absolute, default=0.0),
         f"{name}_relative": max(relative, default=0.0),
@@ -137,14 +151,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--reference", type=Path, required=True, help="the export, an .npz file")
-    parser.add_argument(
-        "--tolerance", type=float, default=1e-4, help="largest relative difference (default: 1e-4)"
-    )
+    text = "largest relative difference (default: 1e-4)"
+    parser.add_argument("--tolerance", type=float, default=1e-4, help=text)
     args = parser.parse_args()
+
     result = compare(*read_reference(args.reference))
-    agrees = all(
-        value <= args.tolerance for name, value in result.items() if name.endswith("_relative")
-    )
+    relative = [value for name, value in result.items() if name.endswith("_relative")]
+    agrees = all(value <= args.tolerance for value in relative)
     print(json.dumps({**result, "tolerance": args.tolerance, "agrees": agrees}))
     return 0 if agrees else 1
 

@@ -6,6 +6,7 @@ of untrained generators amplify it, in float32 from 1e-7 to about 1e-3.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,17 +19,11 @@ from util.errors import UserError
 LOSS = 1e-5  # largest relative difference of losses in float32
 DOUBLE_LOSS, DOUBLE_GRADIENT = 1e-9, 1e-5  # and of losses and of each of G's gradients in float64
 DOUBLE_SIDE, DOUBLE_PATCHES = 64, 64  # the crops and graphs on which float64 is compared
-COSINE = {
-    "fp32": 0.9999,
-    "tf32": 0.99,
-    "bf16": 0.95,
-}  # least cosine between G's gradients and the reference's
+# least cosine between G's gradients and the reference's
+COSINE = {"fp32": 0.9999, "tf32": 0.99, "bf16": 0.95}
 FLOOR = 0.01  # a gradient smaller than this share of the largest one is measured against that share
-RECORDED = {
-    "fp32": 1e-3,
-    "tf32": 1e-3,
-    "bf16": 2e-2,
-}  # relative difference of losses over the recorded steps
+# relative difference of losses over the recorded steps
+RECORDED = {"fp32": 1e-3, "tf32": 1e-3, "bf16": 2e-2}
 STEPS = 20
 
 
@@ -66,10 +61,11 @@ class Agreements:
         found = measure(reference, probe)
         if precision == "fp32":
             self.check(name, "a loss", found["loss"], self.loss_tolerance)
+
         if not found["cosine"] > COSINE[precision]:
             raise Refused(
-                f"{name}: the cosine between G's gradient and the reference's is {found['cosine']:.5f}, above "
-                f"{COSINE[precision]} is asked for: no ratio is printed"
+                f"{name}: the cosine between G's gradient and the reference's is "
+                f"{found['cosine']:.5f}, above {COSINE[precision]} is asked for: no ratio is printed"
             )
         self.found[name] = self.found.get(name, {}) | found
 
@@ -78,6 +74,7 @@ class Agreements:
         found = measure(reference, probe)
         self.check(name, "in float64 a loss", found["loss"], DOUBLE_LOSS)
         self.check(name, "in float64 a gradient of G", found["gradient"], DOUBLE_GRADIENT)
+
         both = {"double_loss": found["loss"], "double_gradient": found["gradient"]}
         self.found[name] = self.found.get(name, {}) | both
 
@@ -85,29 +82,36 @@ class Agreements:
         """Raises Refused when a difference (NaN too) is beyond the tolerance."""
         if not difference <= tolerance:
             raise Refused(
-                f"{name}: {what} differs from the reference by {difference:.2g}, at most {tolerance:.2g} is allowed: "
-                "no ratio is printed"
+                f"{name}: {what} differs from the reference by {difference:.2g}, at most "
+                f"{tolerance:.2g} is allowed: no ratio is printed"
             )
 
 
 def measure(reference: Probe, probe: Probe) -> dict[str, float | bool]:
     """Largest relative difference of losses and of G's gradients, and the cosine between all gradients."""
-    losses = [
-        abs(probe.losses[key] - value) / max(abs(value), 1e-3)  # of terms that are not almost zero
-        for key, value in reference.losses.items()
-    ]
+    losses = []
+    for key, value in reference.losses.items():
+        size = max(abs(value), 1e-3)  # of terms that are not almost zero
+        losses.append(abs(probe.losses[key] - value) / size)
+
     shared = [key for key in reference.gradients if key in probe.gradients]
     if not shared:
         raise Refused("the two steps share no gradient of G: no ratio is printed")
     a = [reference.gradients[key].double() for key in shared]
     b = [probe.gradients[key].double() for key in shared]
+
+    # tensor by tensor
     norms = [float(x.norm()) for x in a]
     floor = FLOOR * max(norms)
-    relative = [
-        float((x - y).norm()) / max(norm, floor) for x, y, norm in zip(a, b, norms, strict=True)
-    ]
-    one, other = torch.cat([x.flatten() for x in a]), torch.cat([x.flatten() for x in b])
+    relative = []
+    for x, y, norm in zip(a, b, norms, strict=True):
+        relative.append(float((x - y).norm()) / max(norm, floor))
+
+    # all in one row
+    one = torch.cat([x.flatten() for x in a])
+    other = torch.cat([x.flatten() for x in b])
     cosine = float(one @ other / (one.norm() * other.norm()))
+
     return {
         "loss": largest(losses),
         "gradient": largest(relative),
@@ -118,7 +122,9 @@ def measure(reference: Probe, probe: Probe) -> dict[str, float | bool]:
 
 def largest(values: Sequence[float]) -> float:
     """The largest of some values; NaN where one is NaN, which `max` may overlook."""
-    return float("nan") if any(value != value for value in values) else max(values)
+    if any(math.isnan(value) for value in values):
+        return math.nan
+    return max(values)
 
 
 def take_probe(contestant: Contestant, ids: Sequence[Tensor]) -> Probe:
@@ -126,6 +132,7 @@ def take_probe(contestant: Contestant, ids: Sequence[Tensor]) -> Probe:
     contestant.enter()
     with still(contestant.optimizers()), contestant.fixed_positions(ids):
         contestant.run_on(contestant.batches[0])
+
         named = contestant.networks()["G"].named_parameters()
         gradients = {key: p.grad.detach().clone() for key, p in named if p.grad is not None}
         losses = {key: float(value.detach()) for key, value in contestant.losses().items()}
@@ -150,6 +157,7 @@ def still(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     rates = [float(group["lr"]) for group in groups]
     set_rates(groups, [0.0] * len(groups))
+
     try:
         yield
     finally:
@@ -174,9 +182,9 @@ def copy_weights(source: Contestant, target: Contestant) -> None:
         try:
             net.load_state_dict(source.networks()[name].state_dict())
         except RuntimeError as error:
-            raise Refused(
-                f"{target.name}: weights of net{name} do not fit: {' '.join(str(error).split())[:200]}"
-            ) from None
+            reason = " ".join(str(error).split())[:200]
+            text = f"{target.name}: weights of net{name} do not fit: {reason}"
+            raise Refused(text) from None
 
 
 def compare_recorded(
@@ -189,6 +197,7 @@ def compare_recorded(
     flags = torch.backends.cudnn
     before = flags.benchmark, flags.deterministic
     flags.benchmark, flags.deterministic = False, True
+
     try:
         copy_weights(plain, recorded)
         histories = []
@@ -199,8 +208,13 @@ def compare_recorded(
                 histories.append([_step_losses(contestant, number) for number in range(STEPS)])
     finally:
         flags.benchmark, flags.deterministic = before
-    pairs = [(value, b[key]) for a, b in zip(*histories, strict=True) for key, value in a.items()]
-    worst = largest([abs(b - a) / max(abs(a), 1e-3) for a, b in pairs])
+
+    differences = []
+    for one, other in zip(*histories, strict=True):
+        for key, value in one.items():
+            differences.append(abs(other[key] - value) / max(abs(value), 1e-3))
+    worst = largest(differences)
+
     name = f"{recorded.name}, {STEPS} recorded steps"
     agreements.check(name, "a loss", worst, RECORDED[recorded.precision])
     agreements.found[recorded.name] |= {
@@ -211,5 +225,6 @@ def compare_recorded(
 
 
 def _step_losses(contestant: Ours, number: int) -> dict[str, float]:
-    contestant.run_on(contestant.batches[number % len(contestant.batches)])
+    batch = contestant.batches[number % len(contestant.batches)]
+    contestant.run_on(batch)
     return {key: float(value) for key, value in contestant.losses().items()}

@@ -32,33 +32,24 @@ class Settings:
 
     def arguments(self, batch: int, *more: str, data: str = "synthetic") -> list[str]:
         """A command line of train.py."""
-        where = [
-            "--dataroot",
-            data,
-            "--name",
-            "benchmark",
-            "--gpu_ids",
-            self.device.gpu_ids,
-            "--display_id",
-            "0",
-        ]
-        sizes = [
-            "--crop_size",
-            self.size,
-            "--load_size",
-            self.size * 286 // 256,
-            "--batch_size",
-            batch,
-        ]
-        method = [
-            "--preset",
-            self.preset,
-            "--nonzero_th",
-            self.nonzero_th,
-            "--vgg_weights",
-            self.vgg_weights,
-        ]
-        return [str(a) for a in [*where, *sizes, *method, "--seed", self.seed, *self.flags, *more]]
+        values = {
+            "--dataroot": data,
+            "--name": "benchmark",
+            "--gpu_ids": self.device.gpu_ids,
+            "--display_id": 0,
+            "--crop_size": self.size,
+            "--load_size": self.size * 286 // 256,
+            "--batch_size": batch,
+            "--preset": self.preset,
+            "--nonzero_th": self.nonzero_th,
+            "--vgg_weights": self.vgg_weights,
+            "--seed": self.seed,
+        }
+
+        line = []
+        for flag, value in values.items():
+            line += [flag, str(value)]
+        return [*line, *self.flags, *more]
 
     def pictures(self, batch: int) -> list[dict[str, Tensor]]:
         """Smooth random uint8 pictures A and B (B,3,H,W) on the host, a few different batches."""
@@ -66,6 +57,7 @@ class Settings:
         coarse = torch.rand(PICTURES * 2 * batch, 3, 12, 12, generator=generator)
         fine = F.interpolate(coarse, size=(self.size, self.size), mode="bicubic").clamp(0, 1)
         grain = 0.06 * torch.randn(fine.shape, generator=generator)
+
         pixels = ((fine + grain).clamp(0, 1) * 255).byte().split(batch)
         return [{"A": a, "B": b} for a, b in zip(pixels[::2], pixels[1::2], strict=True)]
 
@@ -131,12 +123,9 @@ class Contestant:
         modules, batches = [*self.networks().values(), *self.frozen()], self.batches
         for module in modules:
             module.double()
-        crop = (..., slice(side), slice(side))
-        self.batches = [
-            {k: v[crop].double() if isinstance(v, Tensor) else v for k, v in b.items()}
-            for b in batches
-        ]
+        self.batches = [_cropped_in_double(batch, side) for batch in batches]
         before = self.set_patches(patches)
+
         try:
             yield
         finally:
@@ -188,8 +177,10 @@ class Contestant:
 
     def with_gradients(self) -> None:
         """See to it that the optimisers have gradients, those of a real step."""
-        if any(all(p.grad is None for p in net.parameters()) for net in self.networks().values()):
-            self.run_on(self.batches[0])
+        for net in self.networks().values():
+            if all(weight.grad is None for weight in net.parameters()):
+                self.run_on(self.batches[0])
+                return
 
     def parts(self) -> list["Part"]:
         """The step taken apart."""
@@ -231,16 +222,28 @@ class Contestant:
                 loss = self.head_losses(*feats).mean()
             loss.backward()
 
+        def backward(both: Tensor) -> None:
+            both.backward(torch.ones_like(both))
+
+        def move(_: None) -> None:
+            for optimizer in self.optimizers():
+                optimizer.step()
+
         return [
             Part("G forward", lambda: None, forward),
             Part("D step without optimiser", fakes, d_step),
             Part("D within G's step", fakes, d_in_g),
             Part("VGG forward and backward", fakes, vgg),
             Part("graph head forward and backward", leaves, head),
-            Part("G backward", forward, lambda both: both.backward(torch.ones_like(both))),
-            Part(
-                "optimisers",
-                self.with_gradients,
-                lambda _: [optimizer.step() for optimizer in self.optimizers()],
-            ),
+            Part("G backward", forward, backward),
+            Part("optimisers", self.with_gradients, move),
         ]
+
+
+def _cropped_in_double(batch: dict[str, Any], side: int) -> dict[str, Any]:
+    """The tensors of a batch in float64, cut to this side; the rest as it is."""
+    cropped = dict(batch)
+    for key, entry in batch.items():
+        if isinstance(entry, Tensor):
+            cropped[key] = entry[..., :side, :side].double()
+    return cropped

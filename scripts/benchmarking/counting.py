@@ -15,24 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-READS = (
-    "item",
-    "tolist",
-    "cpu",
-    "numpy",
-    "__array__",
-    "__bool__",
-    "__int__",
-    "__float__",
-    "__index__",
-)
-WAITING = (
-    "nonzero",
-    "masked_select",
-    "equal",
-    "unique",
-    "repeat_interleave",
-)  # sizes that depend on values
+READS = ("item", "tolist", "cpu", "numpy", "__array__")
+READS += ("__bool__", "__int__", "__float__", "__index__")
+# their sizes depend on values
+WAITING = ("nonzero", "masked_select", "equal", "unique", "repeat_interleave")
 
 
 class Operators(TorchDispatchMode):
@@ -49,6 +35,7 @@ class Operators(TorchDispatchMode):
         name = function.overloadpacket.__name__
         self.names[name] += 1
         self.waits += name.startswith(WAITING)
+
         if not function.is_view:
             tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
             self.bytes += sum(x.numel() * x.element_size() for x in tensors)
@@ -88,17 +75,11 @@ class LiveMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        tensors = [
-            x
-            for x in tree_leaves((args, kwargs))
-            if isinstance(x, Tensor) and x.layout == torch.strided
-        ]
-        given = {tensor.untyped_storage()._cdata for tensor in tensors}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-                storage = tensor.untyped_storage()
-                if storage._cdata not in given:  # else a view, or changed in place
-                    self._note(storage)
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+
+        for storage in _storages(result):
+            if storage._cdata not in given:  # else a view, or changed in place
+                self._note(storage)
         return result
 
     def _note(self, storage: torch.UntypedStorage) -> None:
@@ -106,6 +87,7 @@ class LiveMemory(TorchDispatchMode):
         known = self._known.get(key)
         if known is not None and known.alive:
             return
+
         size = storage.nbytes()
         self._known[key] = weakref.finalize(storage, self._forget, size)
         self.now += size
@@ -115,11 +97,18 @@ class LiveMemory(TorchDispatchMode):
         self.now -= size
 
 
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    """The memory behind the dense tensors among some arguments or results."""
+    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]
+
+
 def count(work: Callable[[], Any]) -> dict[str, int]:
     """FLOPs (one multiply-add is 2), operators, bytes moved and host reads of some work."""
     flops, operators, reads = FlopCounterMode(display=False), Operators(), HostReads()
     with reads, flops, operators:
         work()
+
     return {
         "flops": flops.get_total_flops(),
         "operators": sum(operators.names.values()),
@@ -135,9 +124,11 @@ def peak_memory(work: Callable[[], Any], on_gpu: bool) -> int:
             kept = work()
         del kept
         return memory.peak
+
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
+
     kept = work()
     torch.cuda.synchronize()
     del kept
@@ -148,6 +139,7 @@ def count_syncs(work: Callable[[], Any]) -> int | None:
     """How often some work makes the host wait for the GPU, as torch itself reports it; None without a GPU."""
     if not torch.cuda.is_available():
         return None
+
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -156,6 +148,7 @@ def count_syncs(work: Callable[[], Any]) -> int | None:
             work()
         finally:
             torch.cuda.set_sync_debug_mode(mode)
+
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
@@ -163,20 +156,23 @@ def trace_kernels(work: Callable[[], Any], steps: int = 3) -> dict[str, float | 
     """Kernels a step, and how much of the time the GPU had none to run; empty without a GPU."""
     if not torch.cuda.is_available():
         return {}
+
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     try:
         with torch.profiler.profile(activities=kinds) as profile:
             for _ in range(steps):
                 work()
             torch.cuda.synchronize()
+
         events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-        spans = sorted(
-            (e.time_range.start, e.time_range.end) for e in events if not e.is_user_annotation
-        )
+        kernels = [e.time_range for e in events if not e.is_user_annotation]
+        spans = sorted((span.start, span.end) for span in kernels)
     except (RuntimeError, AttributeError) as error:
         return {"trace": str(error).splitlines()[0]}
     if not spans:
         return {"trace": "the profiler saw no kernel"}
+
+    # spans may overlap; each counts from where the ones before it have reached
     busy, reached = 0.0, spans[0][0]
     for start, end in spans:
         busy += max(0.0, end - max(start, reached))

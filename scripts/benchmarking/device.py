@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,8 @@ import torch
 
 from util.errors import UserError
 
-SMI_FIELDS = (
-    "clocks.sm",
-    "clocks.mem",
-    "power.draw",
-    "temperature.gpu",
-    "utilization.gpu",
-    "driver_version",
-)
+SMI_FIELDS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+SMI_FIELDS += ("utilization.gpu", "driver_version")
 
 
 @dataclass
@@ -51,6 +46,7 @@ class Device:
             kind = "cuda" if torch.cuda.is_available() else "cpu"
         if kind == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: torch finds no GPU on this machine; give --device cpu")
+
         self.torch = torch.device(kind)
         self.on_gpu = kind == "cuda"
         self.gpu_ids = "0" if self.on_gpu else "-1"
@@ -69,7 +65,9 @@ class Device:
         wall, process = time.perf_counter(), time.process_time()
         if events:
             events[0].record()
+
         yield span
+
         if events:
             events[1].record()
         self.synchronize()
@@ -79,25 +77,33 @@ class Device:
 
     def rates(self, seconds: float = 0.5) -> dict[str, float]:
         """Matrix product rates in TFLOP/s and copy bandwidth in GB/s (read plus written), on random data."""
-        side = 8192 if self.on_gpu else 1024
-        found = {}
         kinds = {"fp32": (torch.float32, False)}
         if self.on_gpu:
             kinds |= {"tf32": (torch.float32, True), "bf16": (torch.bfloat16, False)}
+
+        found = {}
         for name, (dtype, tf32) in kinds.items():
-            a, b = (torch.randn(side, side, device=self.torch).to(dtype) for _ in range(2))
-            before = torch.backends.cuda.matmul.allow_tf32
-            torch.backends.cuda.matmul.allow_tf32 = tf32
-            found[f"matmul_{name}_tflops"] = (
-                2 * side**3 / self._best(lambda a=a, b=b: a @ b, seconds) / 1e12
-            )
-            torch.backends.cuda.matmul.allow_tf32 = before
-        source = torch.randn((1 << 30 if self.on_gpu else 1 << 25) // 4 * 4, device=self.torch)
+            rate = self._matmul_rate(dtype, tf32, seconds)
+            found[f"matmul_{name}_tflops"] = rate / 1e12
+
+        count = 1 << 30 if self.on_gpu else 1 << 25
+        source = torch.randn(count, device=self.torch)
         target = torch.empty_like(source)
-        found["copy_gbytes"] = (
-            2 * 4 * source.numel() / self._best(lambda: target.copy_(source), seconds) / 1e9
-        )
+        best = self._best(partial(target.copy_, source), seconds)
+        found["copy_gbytes"] = 2 * 4 * count / best / 1e9
         return found
+
+    def _matmul_rate(self, dtype: torch.dtype, tf32: bool, seconds: float) -> float:
+        """FLOP/s of a product of two large square matrices."""
+        side = 8192 if self.on_gpu else 1024
+        a = torch.randn(side, side, device=self.torch).to(dtype)
+        b = torch.randn(side, side, device=self.torch).to(dtype)
+
+        switch = torch.backends.cuda.matmul
+        before, switch.allow_tf32 = switch.allow_tf32, tf32
+        best = self._best(partial(torch.matmul, a, b), seconds)
+        switch.allow_tf32 = before
+        return 2 * side**3 / best
 
     def _best(self, work, seconds: float) -> float:
         """Seconds of the fastest of several short series."""
@@ -105,24 +111,26 @@ class Device:
             work()
         with self.measure() as once:
             work()
-        times = max(3, int(seconds / 5 / max(once.best, 1e-6)))
+        fitting = int(seconds / 5 / max(once.best, 1e-6))
+        times = min(max(3, fitting), 500)
+
         series = []
         for _ in range(5):
             with self.measure() as span:
-                for _ in range(min(times, 500)):
+                for _ in range(times):
                     work()
-            series.append(span.best / min(times, 500))
+            series.append(span.best / times)
         return min(series)
 
     def state(self) -> dict[str, Any]:
         """Clocks, power and who else is computing, for the record."""
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         found: dict[str, Any] = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "load_1min": load}
+
         if self.on_gpu and shutil.which("nvidia-smi"):
-            values = _smi(f"--query-gpu={','.join(SMI_FIELDS)}")
-            found |= dict(
-                zip(SMI_FIELDS, [value.strip() for value in values.split(",")], strict=False)
-            )
+            values = _smi(f"--query-gpu={','.join(SMI_FIELDS)}").split(",")
+            for field, value in zip(SMI_FIELDS, values, strict=False):
+                found[field] = value.strip()
             found["gpu_processes"] = len(_smi("--query-compute-apps=pid").split())
         return found
 
@@ -130,12 +138,11 @@ class Device:
         """What this machine is."""
         facts: dict[str, Any] = {
             "cpu": _cpu_name(),
-            "cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
+            "cores": _usable_cores(),
             "threads": torch.get_num_threads(),
             "simd": torch.backends.cpu.get_cpu_capability(),
         }
+
         if self.on_gpu:
             properties = torch.cuda.get_device_properties(0)
             facts["gpu"] = torch.cuda.get_device_name(0)
@@ -150,6 +157,12 @@ def _smi(query: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def _usable_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _cpu_name() -> str:

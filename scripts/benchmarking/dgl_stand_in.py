@@ -45,11 +45,10 @@ class Graph:
         """
         if self._hops is None:
             ones = torch.ones(self.edges.shape[1], device=self.edges.device, dtype=dtype)
-            size = (self.nodes, self.nodes)
-            sparse = torch.sparse_coo_tensor(
-                self.edges.flip(0), ones, size, check_invariants=False
-            ).coalesce()
-            self._hops = sparse, ones.new_zeros(self.nodes).index_add_(0, self.edges[1], ones)
+            ends, size = self.edges.flip(0), (self.nodes, self.nodes)
+            sparse = torch.sparse_coo_tensor(ends, ones, size, check_invariants=False).coalesce()
+            degree = ones.new_zeros(self.nodes).index_add_(0, self.edges[1], ones)
+            self._hops = sparse, degree
         return self._hops
 
 
@@ -65,6 +64,7 @@ class TAGConv(nn.Module):
         """(N,C) -> (N,out_feats)."""
         hops, degree = graph.sum_of_predecessors(x.dtype)
         scale = degree.clamp(min=1).rsqrt()[:, None]
+
         outputs = [x]
         for _ in range(self.k):
             outputs.append(scale * torch.sparse.mm(hops, scale * outputs[-1]))
@@ -77,6 +77,11 @@ class _Unused(nn.Module):
 
 def install() -> list[str]:
     """Put the stand-in where `import dgl` finds it; returns the names of its modules."""
+    top = {
+        "DGLGraph": Graph,
+        "add_self_loop": Graph.with_self_loops,
+        "__version__": "stand-in",
+    }
     backend = {
         "ndim": lambda x: x.dim(),
         "shape": lambda x: x.shape,
@@ -85,23 +90,22 @@ def install() -> list[str]:
         "asnumpy": lambda x: x.detach().cpu().numpy(),
     }
     contents = {
-        "dgl": {
-            "DGLGraph": Graph,
-            "add_self_loop": Graph.with_self_loops,
-            "__version__": "stand-in",
-        },
+        "dgl": top,
         "dgl.backend": backend,
         "dgl.function": {},
         "dgl.nn": {},
         "dgl.nn.pytorch": {"TAGConv": TAGConv, "GATConv": _Unused, "GATv2Conv": _Unused},
         "dgl.nn.pytorch.factory": {"KNNGraph": _Unused},
     }
+
     for name, members in contents.items():
         module = types.ModuleType(name)
         module.__path__ = []
         vars(module).update(members)
         sys.modules[name] = module
+
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
+
     return list(contents)

@@ -32,42 +32,52 @@ def measure_levers(settings: Settings, turns: Turns) -> dict[str, list[dict[str,
     Raises:
         Refused: two forms do not compute the same in float32.
     """
-    on_gpu = settings.device.on_gpu
-    place = {"device": settings.device.torch} | (
-        {"memory_format": torch.channels_last} if on_gpu else {}
-    )
+    device = settings.device
+    place = {"device": device.torch}
+    if device.on_gpu:
+        place["memory_format"] = torch.channels_last
+
+    def compared(work: dict[str, Callable[[], None]]) -> list[dict[str, Any]]:
+        return rows(time_in_turns(device, work, turns.iterations, turns.rounds, turns.warm_up))
+
     found = {}
     for name, (shape, forms) in levers(settings.size, place).items():
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(**place)
         require_equal(name, x, forms)
-        timed = {
-            form: partial(forward_and_backward, work, x, on_gpu) for form, work in forms.items()
-        }
-        found[name] = rows(
-            time_in_turns(settings.device, timed, turns.iterations, turns.rounds, turns.warm_up)
-        )
-    steps = optimizers(create_generator("resnet_9blocks", 3, 3, 64).to(settings.device.torch))
-    found["Adam on G"] = rows(
-        time_in_turns(settings.device, steps, turns.iterations, turns.rounds, turns.warm_up)
-    )
+
+        timed = {}
+        for form, work in forms.items():
+            timed[form] = partial(forward_and_backward, work, x, device.on_gpu)
+        found[name] = compared(timed)
+
+    netG = create_generator("resnet_9blocks", 3, 3, 64).to(device.torch)
+    found["Adam on G"] = compared(optimizers(netG))
     return found
 
 
 def rows(timings: dict[str, Timing]) -> list[dict[str, Any]]:
     """Forms of a lever, the first beside each other one."""
     ours, *_ = timings.values()
-    first, *others = [{"form": form, **timing.summary()} for form, timing in timings.items()]
-    return [first, *({**row, "ratio": speed_up(timings[row["form"]], ours)} for row in others)]
+    found = []
+    for form, timing in timings.items():
+        row = {"form": form, **timing.summary()}
+        if timing is not ours:
+            row["ratio"] = speed_up(timing, ours)
+        found.append(row)
+    return found
 
 
 def levers(side: int, place: dict[str, Any]) -> dict[str, tuple[Sequence[int], dict[str, Form]]]:
     """Lever -> shape of its maps, and its forms; ours, as it runs on this device, comes first."""
-    half, filt = side // 2, BlurUp(128).filt.to(place["device"])
+    half, quarter = side // 2, side // 4
+    filt = BlurUp(128).filt.to(place["device"])
     down, norm = BlurDown(128).to(**place), InstanceNorm()
     netD = create_discriminator("basic", 3, 64).to(**place)
     conv = nn.Conv2d(64, 64, 3, padding=1).to(**place)
     vgg = VGG16Features([4, 7, 9], "random").to(**place)
     whole = VGG16Features([4, 7, 9, LAST], "random").to(**place)
+
+    # first the form that runs on a GPU
     borders = {
         "from slices": lambda x: _Reflect.apply(x, 1),
         "torch's": lambda x: F.pad(x, (1,) * 4, mode="reflect"),
@@ -78,31 +88,26 @@ def levers(side: int, place: dict[str, Any]) -> dict[str, tuple[Sequence[int], d
         "as group norm": lambda x: F.group_norm(x, x.shape[1], eps=norm.eps),
         "torch's instance norm": lambda x: F.instance_norm(x, eps=norm.eps),
     }
-    joined = {
+    passes = {
         "one pass": lambda x: netD(x),
         "one after the other": lambda x: torch.cat([netD(part) for part in x.chunk(2)]),
     }
     order = dict if place["device"].type == "cuda" else second_first
+    doublings = order(doublings) | {"transposed convolution": partial(transposed, filt)}
+
+    # the form that runs on every device
+    halvings = {"convolution": down, "from slices": partial(sliced, down)}
+    biases = {"bias not added": Chain(conv, norm), "bias added": nn.Sequential(conv, norm)}
+    looks = {"frozen and cut": partial(perceive, vgg), "whole": partial(perceive_whole, whole)}
+
     return {
-        "border of 1": ((2, 256, side // 4, side // 4), order(borders)),
-        "doubling": (
-            (2, 128, half, half),
-            {**order(doublings), "transposed convolution": partial(transposed, filt)},
-        ),
-        "halving": (
-            (2, 128, side, side),
-            {"convolution": down, "from slices": partial(sliced, down)},
-        ),
-        "instance norm": ((2, 256, side // 4, side // 4), order(norms)),
-        "convolution before it": (
-            (2, 64, side, side),
-            {"bias not added": Chain(conv, norm), "bias added": nn.Sequential(conv, norm)},
-        ),
-        "D on two images": ((2, 3, side, side), order(joined)),
-        "VGG16 on outputs and inputs": (
-            (4, 3, side, side),
-            {"frozen and cut": partial(perceive, vgg), "whole": partial(perceive_whole, whole)},
-        ),
+        "border of 1": ((2, 256, quarter, quarter), order(borders)),
+        "doubling": ((2, 128, half, half), doublings),
+        "halving": ((2, 128, side, side), halvings),
+        "instance norm": ((2, 256, quarter, quarter), order(norms)),
+        "convolution before it": ((2, 64, side, side), biases),
+        "D on two images": ((2, 3, side, side), order(passes)),
+        "VGG16 on outputs and inputs": ((4, 3, side, side), looks),
     }
 
 
@@ -161,26 +166,29 @@ def require_equal(name: str, x: Tensor, forms: dict[str, Form]) -> None:
         leaf = x.detach().clone().requires_grad_()
         result = work(leaf)
         total(result).backward()
-        results[form] = [*([result] if isinstance(result, Tensor) else result), leaf.grad]
+        outputs = [result] if isinstance(result, Tensor) else result
+        results[form] = [*outputs, leaf.grad]
     torch.backends.cudnn.allow_tf32 = True
-    first, *others = results.items()
+
+    (first, expected), *others = results.items()
     for form, values in others:
-        for a, b in zip(first[1], values, strict=True):
+        for a, b in zip(expected, values, strict=True):
             worst = ((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).item()
             if not worst <= CLOSE:
-                raise Refused(f"{name}: {first[0]} and {form} differ by {worst:.2g}, relative")
+                raise Refused(f"{name}: {first} and {form} differ by {worst:.2g}, relative")
 
 
 def optimizers(netG: nn.Module) -> dict[str, Callable[[], None]]:
     """Ways to let Adam step a generator."""
     for parameter in netG.parameters():
         parameter.grad = torch.randn_like(parameter)
+
     kinds = {
         "fused": {"fused": True},
         "in groups": {"foreach": True},
         "one by one": {"foreach": False},
     }
-    return {
-        kind: torch.optim.Adam(netG.parameters(), lr=1e-6, **how).step
-        for kind, how in kinds.items()
-    }
+    steps = {}
+    for kind, how in kinds.items():
+        steps[kind] = torch.optim.Adam(netG.parameters(), lr=1e-6, **how).step
+    return steps

@@ -32,16 +32,17 @@ class Released(Contestant):
         bf16: bool = False,
     ) -> None:
         on_gpu = release.settings.device.on_gpu
+        precision = "tf32" if tf32 and on_gpu else "fp32"
         batches = [{**batch, "A_paths": "", "B_paths": ""} for batch in ours.batches]
-        super().__init__(name, "bf16" if bf16 else "tf32" if tf32 and on_gpu else "fp32", batches)
+        super().__init__(name, "bf16" if bf16 else precision, batches)
         self.release, self.tf32, self.bf16 = release, tf32, bf16
         self.model = release.model(ours)
         self.positions: list[Tensor] | None = None
+
         if dense_head:
-            self.model.netF = DenseHead(ours)
-            self.model.optimizer_F = torch.optim.Adam(
-                self.model.netF.parameters(), lr=2e-4, betas=(0.5, 0.999)
-            )
+            head = DenseHead(ours)
+            adam = torch.optim.Adam(head.parameters(), lr=2e-4, betas=(0.5, 0.999))
+            self.model.netF, self.model.optimizer_F = head, adam
         elif on_gpu:
             self.model.parallelize()  # as its train.py does
 
@@ -76,7 +77,7 @@ class Released(Contestant):
 
     @contextlib.contextmanager
     def fixed_positions(self, ids: Sequence[Tensor]) -> Iterator[None]:
-        order = [layer[row] for row in (0, 1) for layer in ids]
+        order = [layer[0] for layer in ids] + [layer[1] for layer in ids]
         module, calls = self.release.head_module, 0
 
         class FixedDraws:
@@ -92,8 +93,9 @@ class Released(Contestant):
 
         own = self.networks()["F"]
         if isinstance(own, DenseHead):
-            own.ids = [[layer[row : row + 1] for layer in ids] for row in (0, 1)]
+            own.ids = [[layer[:1] for layer in ids], [layer[1:2] for layer in ids]]
         module.torch = FixedDraws()
+
         try:
             yield
         finally:
@@ -102,9 +104,8 @@ class Released(Contestant):
                 own.ids = None
 
     def cast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast(
-            self.release.settings.device.torch.type, torch.bfloat16, enabled=self.bf16
-        )
+        device = self.release.settings.device.torch
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
 
     def load(self) -> None:
         self.model.set_input(self.batches[0])
@@ -129,17 +130,20 @@ class Released(Contestant):
         for images in (outputs[:1], inputs[:1], outputs[1:], inputs[1:]):
             shown = model.normalization((images + 1) * 0.5)
             found.append(model.netPre(shown, model.attn_layers, encode_only=True))
-        feats_out, feats_in = (
-            [torch.cat(pair) for pair in zip(found[k], found[k + 2], strict=True)] for k in (0, 1)
-        )
+
+        # A and B of each layer in one batch
+        out_A, in_A, out_B, in_B = found
+        feats_out = [torch.cat(pair) for pair in zip(out_A, out_B, strict=True)]
+        feats_in = [torch.cat(pair) for pair in zip(in_A, in_B, strict=True)]
         return feats_out, feats_in
 
     def head_losses(self, feats_out: list[Tensor], feats_in: list[Tensor]) -> Tensor:
         """Its head takes one pair of images at a time."""
         losses = []
         for row in range(len(feats_in[0])):
-            pair = [[f[row : row + 1] for f in feats] for feats in (feats_out, feats_in)]
-            losses.append(self.model.netF(*pair, self.model.opt.num_patches))
+            one = slice(row, row + 1)
+            outputs, inputs = [f[one] for f in feats_out], [f[one] for f in feats_in]
+            losses.append(self.model.netF(outputs, inputs, self.model.opt.num_patches))
         return torch.stack(losses)
 
 
@@ -150,6 +154,7 @@ class DenseHead(nn.Module):
         super().__init__()
         self.head = ours.model.new_head().to(ours.runtime.device)
         self.head.load_state_dict(ours.model.netF.state_dict())
+
         opt = ours.opt
         self.terms = {"temperature": opt.nce_T, "symmetric": opt.symmetric_nce}
         self.terms |= {"ratio": opt.pooling_ratio, "average": opt.average_levels}
@@ -160,8 +165,10 @@ class DenseHead(nn.Module):
         """Lists of (1,C,H,W) -> a 0-d loss."""
         ids = self.ids[self.calls % 2] if self.ids is not None else None
         self.calls += 1
+
         layers = self.head(feats_out, feats_in, ids)
-        return torch.stack([multi_level_loss(levels, **self.terms) for levels in layers]).mean()
+        losses = [multi_level_loss(levels, **self.terms) for levels in layers]
+        return torch.stack(losses).mean()
 
     def load_state_dict(
         self, state: dict[str, Tensor], strict: bool = True, assign: bool = False

@@ -31,16 +31,8 @@ LADDER = {  # variant -> flags of train.py, of which the last counts; each line 
     "compile": f"{FP32} --compile on",
     "control": FP32,  # the first once more: what differs by chance alone
 }
-ON_GPU = (
-    "fp32",
-    "control",
-    "tf32",
-    "bf16",
-    "bf16+nhwc",
-    "bf16+nhwc+graph",
-    "bf16+nhwc+compile",
-    "bf16+nhwc+compile+graph",
-)
+ON_GPU = ("fp32", "control", "tf32", "bf16", "bf16+nhwc")
+ON_GPU += ("bf16+nhwc+graph", "bf16+nhwc+compile", "bf16+nhwc+compile+graph")
 ON_CPU = ("fp32", "nhwc")
 
 
@@ -62,21 +54,24 @@ class Ours(Contestant):
         chosen = (LADDER[name] if flags is None else flags).split()
         self.opt = parse(TrainOptions(), settings.arguments(batch, *chosen, data=data))
         self.runtime = Runtime.from_options(self.opt)
-        rounds = settings.device.on_gpu and self.opt.tf32
-        precision = "bf16" if self.runtime.amp_dtype else "tf32" if rounds else "fp32"
-        batches = [
-            {k: self.runtime.images(v) for k, v in b.items()} for b in settings.pictures(batch)
-        ]
+
+        precision = "tf32" if settings.device.on_gpu and self.opt.tf32 else "fp32"
+        if self.runtime.amp_dtype:
+            precision = "bf16"
+        batches = []
+        for pictures in settings.pictures(batch):
+            batches.append({role: self.runtime.images(x) for role, x in pictures.items()})
         super().__init__(name, precision, batches)
+
         self.model = create_model(self.opt, self.runtime)
         self.restart()
 
     def restart(self, plain: bool = False) -> None:
         """Forget what was recorded; `plain` steps are run by Python whatever the flags say."""
-        model = self.model
-        self.stepper = (
-            PlainStep(model) if plain else create_step(model, self.runtime, self.notes.append)
-        )
+        if plain:
+            self.stepper = PlainStep(self.model)
+        else:
+            self.stepper = create_step(self.model, self.runtime, self.notes.append)
 
     def enter(self) -> None:
         if self.runtime.device.type == "cuda":
@@ -112,7 +107,7 @@ class Ours(Contestant):
 
     @contextlib.contextmanager
     def fixed_positions(self, ids: Sequence[Tensor]) -> Iterator[None]:
-        drawn, calls = graph.sample_positions, 0
+        original, calls = graph.sample_positions, 0
 
         def fixed(batch: int, positions: int, count: int, device: torch.device) -> Tensor:
             nonlocal calls
@@ -123,18 +118,20 @@ class Ours(Contestant):
         try:
             yield
         finally:
-            graph.sample_positions = drawn
+            graph.sample_positions = original
 
     def draw_positions(self, count: int | None = None) -> list[Tensor]:
         """Places to fix, as the model would draw them for a batch."""
         self.load()
         with torch.no_grad():
             maps = self.model.features(self.real())
-        count = count or self.opt.num_patches
-        return [
-            graph.sample_positions(len(m), m.shape[2] * m.shape[3], count, m.device).clone()
-            for m in maps
-        ]
+
+        ids, count = [], count or self.opt.num_patches
+        for feat in maps:
+            batch, _, height, width = feat.shape
+            drawn = graph.sample_positions(batch, height * width, count, feat.device)
+            ids.append(drawn.clone())
+        return ids
 
     def cast(self) -> contextlib.AbstractContextManager:
         return self.runtime.autocast()
@@ -172,14 +169,10 @@ class Ours(Contestant):
 def create_translator(settings: Settings, variant: str, batch: int) -> tuple[Any, Tensor]:
     """A model as test.py builds it, and a batch of pictures on its device."""
     flags = re.sub(r"--cuda_graph \w+", "", LADDER[variant]).split()
-    where = [
-        "--dataroot",
-        "synthetic",
-        "--checkpoints_dir",
-        "no-such-folder",
-        "--gpu_ids",
-        settings.device.gpu_ids,
-    ]
-    opt = parse(TestOptions(), [*where, *settings.flags, *flags])
+    where = ["--dataroot", "synthetic", "--checkpoints_dir", "no-such-folder"]
+    device = ["--gpu_ids", settings.device.gpu_ids]
+    opt = parse(TestOptions(), [*where, *device, *settings.flags, *flags])
+
     runtime = Runtime.from_options(opt)
-    return create_model(opt, runtime), runtime.images(settings.pictures(batch)[0]["A"])
+    images = runtime.images(settings.pictures(batch)[0]["A"])
+    return create_model(opt, runtime), images

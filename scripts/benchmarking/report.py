@@ -25,25 +25,30 @@ def number(value: Any, digits: int = 3) -> str:
 
 def table(head: Sequence[str], rows: Rows) -> str:
     """A Markdown table."""
-    lines = [head, ["---"] * len(head), *([number(cell) for cell in row] for row in rows)]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        lines.append([number(cell) for cell in row])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def columns(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> Rows:
+    """The cells under these keys, None where a row has none."""
+    return [[row.get(key) for key in keys] for row in rows]
 
 
 def show_facts(facts: dict[str, Any]) -> str:
     """Where, when and how."""
     hardware, rates, state = facts["hardware"], facts["rates"], facts["before"]
-    where = (
-        hardware.get("gpu")
-        or f"{hardware['cpu']}, {hardware['threads']} threads, {hardware['simd']}"
-    )
+    processor = f"{hardware['cpu']}, {hardware['threads']} threads, {hardware['simd']}"
+    where = hardware.get("gpu") or processor
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    measured = ", ".join(
-        f"{name.replace('_', ' ')} {number(value)}" for name, value in rates.items()
-    )
+    shown = [f"{name.replace('_', ' ')} {number(value)}" for name, value in rates.items()]
+
     lines = [
-        f"{state['time']}, commit {facts['commit']}, {where}; {versions}. Load before: {number(state['load_1min'])}.",
+        f"{state['time']}, commit {facts['commit']}, {where}; {versions}. "
+        f"Load before: {number(state['load_1min'])}.",
         f"Command: `{facts['command']}`.",
-        f"Measured on the same machine in the same run: {measured}.",
+        f"Measured on the same machine in the same run: {', '.join(shown)}.",
     ]
     if facts.get("graph_path"):
         patches = "; ".join(facts["patches"]) or "none"
@@ -57,80 +62,78 @@ def show_step(found: dict[str, Any], rates: dict[str, float]) -> str:
     """The ladder: times, ratios, work."""
     timings, counts, ratios = found["timings"], found["counts"], found["ratios"]
     bases = [base for base in (REFERENCE, AS_PUBLISHED, WITH_OUR_HEAD) if base in timings]
-    head = [
-        "step",
-        "ms (median)",
-        "least",
-        "IQR",
-        "wall ms",
-        "CPU ms",
-        *(f"x {base}" for base in bases),
-    ]
+    head = ["step", "ms (median)", "least", "IQR", "wall ms", "CPU ms"]
+    head += [f"x {base}" for base in bases]
+
+    keys = ("ms", "ms_min", "ms_iqr", "wall_ms", "process_ms")
     rows = []
     for name, row in timings.items():
         against = [ratios.get(name, {}).get(base) for base in bases]
         shown = [_range(ratio) if ratio else "1" for ratio in against]
-        rows.append(
-            [
-                name,
-                row["ms"],
-                row["ms_min"],
-                row["ms_iqr"],
-                row["wall_ms"],
-                row["process_ms"],
-                *shown,
-            ]
-        )
-    rows += [
-        [name, f"no figure: {reason}"] + [""] * (len(head) - 2)
-        for name, reason in found["failed"].items()
-    ]
-    text = [table(head, rows), "", _conditions(found), "", show_work(found, counts, timings, rates)]
-    return "\n".join(text)
+        rows.append([name, *(row[key] for key in keys), *shown])
+    for name, reason in found["failed"].items():
+        rows.append([name, f"no figure: {reason}"] + [""] * (len(head) - 2))
+
+    work = show_work(found, counts, timings, rates)
+    return "\n".join([table(head, rows), "", _conditions(found), "", work])
 
 
 def _range(ratio: dict[str, float | None]) -> str:
     text = f"**{ratio['ratio']:.2f}** ({ratio['ratio_low']:.2f} to {ratio['ratio_high']:.2f})"
-    return text if ratio["ratio_process"] is None else f"{text}, CPU {ratio['ratio_process']:.2f}"
+    if ratio["ratio_process"] is None:
+        return text
+    return f"{text}, CPU {ratio['ratio_process']:.2f}"
 
 
 def _conditions(found: dict[str, Any]) -> str:
     t, s = found["turns"], found["settings"]
-    doubles = [check for check in found["checks"].values() if "double_loss" in check]
-    worst = {
-        key: max((check[key] for check in doubles), default=None)
-        for key in ("double_loss", "double_gradient")
-    }
-    same = (
-        f" In float64, on crops of {DOUBLE_SIDE}, losses of the released steps differ from ours by at most "
-        f"{number(worst['double_loss'])}, gradients of G by {number(worst['double_gradient'])}, relative."
+    text = (
+        f"{s['size']}x{s['size']}, batch {s['batch']}, preset {s['preset']}, "
+        f"threshold {s['nonzero_th']}, VGG16 {s['vgg_weights']}, "
+        f"adjacency density {number(found['density'])}; {t['warm_up']} steps of warm-up, "
+        f"then {t['rounds']} rounds in turns of {t['iterations']} steps each. "
+        "A ratio is that of medians, in brackets its extremes over rounds; "
+        "CPU: by the process's own seconds, least over rounds."
     )
-    return (
-        f"{s['size']}x{s['size']}, batch {s['batch']}, preset {s['preset']}, threshold {s['nonzero_th']}, VGG16 "
-        f"{s['vgg_weights']}, adjacency density {number(found['density'])}; {t['warm_up']} steps of warm-up, then "
-        f"{t['rounds']} rounds in turns of {t['iterations']} steps each. A ratio is that of medians, in brackets its "
-        "extremes over rounds; CPU: by the process's own seconds, least over rounds."
-    ) + (same if doubles else "")
+
+    doubles = [check for check in found["checks"].values() if "double_loss" in check]
+    if doubles:
+        loss = max(check["double_loss"] for check in doubles)
+        gradient = max(check["double_gradient"] for check in doubles)
+        text += (
+            f" In float64, on crops of {DOUBLE_SIDE}, losses of the released steps differ from "
+            f"ours by at most {number(loss)}, gradients of G by {number(gradient)}, relative."
+        )
+    return text
 
 
 def show_work(found: dict[str, Any], counts: dict, timings: dict, rates: dict[str, float]) -> str:
     """What a step does, and the share of the measured matrix rate that it reaches."""
-    head = ["step", "GFLOP", "share of matmul rate", "GB through operators", "operators", "host reads",
-            "kernels", "GPU idle", "first steps s", "pay after steps", "loss", "cosine of G's gradient"]  # fmt: skip
+    head = ["step", "GFLOP", "share of matmul rate", "GB through operators", "operators"]
+    head += ["host reads", "kernels", "GPU idle", "first steps s", "pay after steps"]
+    head += ["loss", "cosine of G's gradient"]
+
     rows = []
     for name, row in timings.items():
         work, check = counts[name], found["checks"].get(name, {})
+
+        # what it does
         flops = work.get("flops", counts[REFERENCE]["flops"])
         rate = rates.get(MATMUL[found["precisions"][name]], rates["matmul_fp32_tflops"])
         share = flops / (row["ms"] / 1e3) / (rate * 1e12)
         moved = work["bytes"] / 1e9 if "bytes" in work else None
         reads = work.get("synchronisations")
         reads = work.get("host_reads") if reads is None else reads
+
+        # what its first steps cost, and what it computes
         first = found["first_step_s"].get(name, 0.0) + row["setup_s"]
         paid = _break_even(first, row, timings[REFERENCE])
         cosine = f"{check['cosine']:.6f}" if "cosine" in check else None
-        rows.append([name, flops / 1e9, f"{share:.0%}", moved, work.get("operators"), reads, work.get("kernels"),
-                     work.get("gpu_idle"), first, paid, check.get("loss"), cosine])  # fmt: skip
+
+        cells = [name, flops / 1e9, f"{share:.0%}", moved, work.get("operators")]
+        cells += [reads, work.get("kernels"), work.get("gpu_idle"), first, paid]
+        cells += [check.get("loss"), cosine]
+        rows.append(cells)
     return table(head, rows)
 
 
@@ -143,115 +146,99 @@ def _break_even(first: float, row: dict[str, Any], reference: dict[str, Any]) ->
 def show_parts(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     """The step taken apart."""
     names = list(next(iter(parts.values())))
-    head = [
-        "part",
-        *(f"{name}: {what}" for name in names for what in ("ms", "GFLOP", "GB", "operators")),
-    ]
+    shown = {"ms": "ms", "gflop": "GFLOP", "gbytes": "GB", "operators": "operators"}
+
+    head = ["part"]
+    for name in names:
+        head += [f"{name}: {title}" for title in shown.values()]
+
     rows = []
     for part, by_name in parts.items():
-        cells = [
-            by_name[name][key] for name in names for key in ("ms", "gflop", "gbytes", "operators")
-        ]
-        rows.append([part, *cells])
+        cells = [part]
+        for name in names:
+            cells += [by_name[name][key] for key in shown]
+        rows.append(cells)
     return table(head, rows)
 
 
 def show_levers(levers: dict[str, list[dict[str, Any]]]) -> str:
     """Each lever beside the form that it replaces."""
-    cells = []
+    head = ["lever", "form", "ms (median)", "least", "IQR", "ours is so many times as fast"]
+    keys = ("form", "ms", "ms_min", "ms_iqr")
+
+    rows = []
     for lever, forms in levers.items():
-        for place, row in enumerate(forms):
-            ratio = _range(row["ratio"]) if place else "ours"
-            cells.append(
-                [
-                    lever if not place else "",
-                    row["form"],
-                    row["ms"],
-                    row["ms_min"],
-                    row["ms_iqr"],
-                    ratio,
-                ]
-            )
-    return table(
-        ["lever", "form", "ms (median)", "least", "IQR", "ours is so many times as fast"], cells
-    )
+        ours, *others = forms
+        rows.append([lever, *(ours[key] for key in keys), "ours"])
+        for form in others:
+            rows.append(["", *(form[key] for key in keys), _range(form["ratio"])])
+    return table(head, rows)
 
 
 def show_alone(rows: Sequence[dict[str, Any]]) -> str:
     """Steps in processes of their own: memory, and throughput by batch."""
     head = ["step", "batch", "peak allocated GB", "reserved GB", "ms", "ms a pair", "pairs/s"]
     keys = ("allocated_gb", "reserved_gb", "ms", "ms_per_pair", "pairs_per_s")
+
     cells = []
     for row in rows:
-        found = (
-            [row.get(key) for key in keys]
-            if "failed" not in row
-            else [f"no figure: {row['failed']}", *[None] * 4]
-        )
+        found = [row.get(key) for key in keys]
+        if "failed" in row:
+            found = [f"no figure: {row['failed']}", *[None] * 4]
         cells.append([row["step"], row["batch"], *found])
     return table(head, cells)
 
 
 def show_head(head: dict[str, Any]) -> str:
     """Growth of the head with the batch, and beside the released one."""
-    rows = [
-        [
-            r["batch"],
-            r["pairs"],
-            r["ms"],
-            r["ms_iqr"],
-            r["ms_min"],
-            r.get("time_ratio"),
-            r["memory_mb"],
-            r.get("memory_ratio"),
-        ]
-        for r in head["growth"]["rows"]
-    ]
-    titles = [
-        "batch",
-        "pairs of graphs",
-        "ms (median)",
-        "IQR",
-        "least",
-        "x the line before",
-        "peak MB",
-        "x the line before",
-    ]
-    growth, exponents = head["growth"], head["growth"]["exponents"]
-    text = [table(titles, rows), "", f"Density of the graphs: {number(growth['density'])}."]
-    if len(rows) > 1:
-        text[-1] += (
-            f" Best fit over all lines: the least time grows as batch^{number(exponents['ms_min'])}, memory as "
-            f"batch^{number(exponents['memory_mb'])} (1 is linear); each further image of both domains adds "
-            f"{number(growth['memory_mb_per_image'])} MB."
-        )
+    text = _head_growth(head["growth"])
     if "released" in head:
-        both = head["released"]
-        rows = [
-            [n, h["ms"], h["ms_min"], h["ms_iqr"], h["process_ms"]]
-            for n, h in both["heads"].items()
-        ]
-        shown = table(
-            ["head, batch 1, forward and backward", "ms (median)", "least", "IQR", "CPU ms"], rows
-        )
-        text += ["", shown, "", f"Ours is {_range(both['ratio'])} times as fast as the released head with "
-                 f"{both['graph_path']}, at density {number(both['density'])}."]  # fmt: skip
+        text += ["", *_head_beside_released(head["released"])]
     return "\n".join(text)
+
+
+def _head_growth(growth: dict[str, Any]) -> list[str]:
+    titles = ["batch", "pairs of graphs", "ms (median)", "IQR", "least", "x the line before"]
+    titles += ["peak MB", "x the line before"]
+    keys = ["batch", "pairs", "ms", "ms_iqr", "ms_min", "time_ratio", "memory_mb", "memory_ratio"]
+    rows = columns(growth["rows"], keys)
+
+    text = f"Density of the graphs: {number(growth['density'])}."
+    if len(rows) > 1:
+        exponents = growth["exponents"]
+        text += (
+            " Best fit over all lines: the least time grows as "
+            f"batch^{number(exponents['ms_min'])}, memory as "
+            f"batch^{number(exponents['memory_mb'])} (1 is linear); each further image of both "
+            f"domains adds {number(growth['memory_mb_per_image'])} MB."
+        )
+    return [table(titles, rows), "", text]
+
+
+def _head_beside_released(both: dict[str, Any]) -> list[str]:
+    titles = ["head, batch 1, forward and backward", "ms (median)", "least", "IQR", "CPU ms"]
+    keys = ("ms", "ms_min", "ms_iqr", "process_ms")
+    rows = [[name, *(row[key] for key in keys)] for name, row in both["heads"].items()]
+
+    text = (
+        f"Ours is {_range(both['ratio'])} times as fast as the released head with "
+        f"{both['graph_path']}, at density {number(both['density'])}."
+    )
+    return [table(titles, rows), "", text]
 
 
 def show_files(rows: Sequence[dict[str, Any]]) -> str:
     """Training from files."""
     keys = ("step", "cache", "num_threads", "ms", "data_ms", "pairs_per_s")
     head = ["step", "cache", "num_threads", "ms a step", "of them waiting for data", "pairs/s"]
-    return table(head, [[row[key] for key in keys] for row in rows])
+    return table(head, columns(rows, keys))
 
 
 def show_translation(rows: Sequence[dict[str, Any]]) -> str:
     """Translation."""
-    return table(
-        ["batch", "ms", "IQR", "images/s"],
-        [[r["batch"], r["ms"], r["ms_iqr"], r["images_per_s"]] for r in rows],
-    )
+    keys = ("batch", "ms", "ms_iqr", "images_per_s")
+    head = ["batch", "ms", "IQR", "images/s"]
+    return table(head, columns(rows, keys))
 
 
 SECTIONS = {
@@ -270,9 +257,10 @@ def to_markdown(result: dict[str, Any]) -> str:
     """All that was measured."""
     text = [show_facts(result["facts"])]
     for key, (title, show) in SECTIONS.items():
-        if key in result:
-            more = (result["facts"]["rates"],) if key == "step" else ()
-            text += [f"**{title}**", show(result[key], *more)]
+        if key not in result:
+            continue
+        more = (result["facts"]["rates"],) if key == "step" else ()
+        text += [f"**{title}**", show(result[key], *more)]
     return "\n\n".join(text) + "\n"
 
 
@@ -286,7 +274,12 @@ def insert(path: Path, section: str, text: str) -> None:
     old = path.read_text() if path.is_file() else f"{first}\n{last}\n"
     if first not in old or last not in old:
         raise UserError(
-            f"--markdown {path}: no lines {first} and {last} in it; add them where the tables should stand"
+            f"--markdown {path}: no lines {first} and {last} in it; "
+            "add them where the tables should stand"
         )
+
+    def section_anew(_: re.Match) -> str:  # a function: text may hold backslashes
+        return f"{first}\n{text}{last}"
+
     pattern = re.compile(re.escape(first) + ".*?" + re.escape(last), re.DOTALL)
-    path.write_text(pattern.sub(lambda _: f"{first}\n{text}{last}", old))
+    path.write_text(pattern.sub(section_anew, old))

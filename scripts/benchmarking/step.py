@@ -1,7 +1,8 @@
 """The whole step and its parts: contestants built, compared, counted and timed in turns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,10 +20,8 @@ from util.errors import UserError
 
 REFERENCE = "fp32"
 AS_PUBLISHED, WITH_OUR_HEAD = "released (A)", "released, our head (B)"
-BASELINES = (
-    AS_PUBLISHED,
-    WITH_OUR_HEAD,
-)  # what ratios are taken against; the other released rows are for the record
+# what ratios are taken against; the other released rows are for the record
+BASELINES = (AS_PUBLISHED, WITH_OUR_HEAD)
 RELEASED = {  # name -> how the released step is run; the last two on a GPU only
     AS_PUBLISHED: {},
     WITH_OUR_HEAD: {"dense_head": True},
@@ -73,23 +72,20 @@ class Contest:
         ids = self.reference.draw_positions()
         wanted = checks.take_probe(self.reference, ids)
         self.agreements.compare(REFERENCE, wanted, wanted, "fp32")  # refuses NaN
+
         for name in variants:
             if name != REFERENCE:
-                self._admit(name, lambda name=name: self._variant(name, batch, ids, wanted))
+                self._admit(name, self._variant, batch, ids, wanted)
+
         if release is not None:
             exact = checks.small_positions(self.reference)
             wanted_in_double = checks.probe_in_double(self.reference, exact)
             for name in released:
-                self._admit(
-                    name,
-                    lambda name=name: self._released(
-                        name, release, ids, wanted, exact, wanted_in_double
-                    ),
-                )
+                self._admit(name, self._released, release, ids, wanted, exact, wanted_in_double)
 
-    def _admit(self, name: str, build: Any) -> None:
+    def _admit(self, name: str, build: Callable[..., Contestant], *given: Any) -> None:
         try:
-            self.contestants[name] = build()
+            self.contestants[name] = build(name, *given)
         except (UserError, RuntimeError) as error:
             if not self.keep_going:
                 raise
@@ -102,6 +98,7 @@ class Contest:
             probe = checks.take_probe(contestant, ids)
         self.first[name] = span.wall
         self.agreements.compare(name, wanted, probe, contestant.precision)
+
         if contestant.runtime.capture:
             partner = Ours(name, self.settings, batch)
             checks.copy_weights(self.reference, partner)
@@ -116,12 +113,13 @@ class Contest:
     ) -> Released:  # fmt: skip
         contestant = Released(name, release, self.reference, **RELEASED[name])
         checks.copy_weights(self.reference, contestant)
+
         if contestant.precision != "bf16":
             in_double = checks.probe_in_double(contestant, exact)
             self.agreements.compare_in_double(name, wanted_in_double, in_double)
-        self.agreements.compare(
-            name, wanted, checks.take_probe(contestant, ids), contestant.precision
-        )
+
+        probe = checks.take_probe(contestant, ids)
+        self.agreements.compare(name, wanted, probe, contestant.precision)
         return contestant
 
     def count(self) -> dict[str, dict[str, Any]]:
@@ -130,25 +128,24 @@ class Contest:
         for name, contestant in self.contestants.items():
             contestant.enter()
             contestant.step()
-            plain = not isinstance(contestant, Ours) or not (
-                contestant.runtime.compile or contestant.runtime.capture
-            )
-            found[name] = count(contestant.step) if plain else {}
-            if not plain:
+
+            row: dict[str, Any] = {}
+            if _is_plain(contestant):
+                row |= count(contestant.step)
+            else:
                 for _ in range(SETUP_STEPS):
                     contestant.step()
-            found[name] |= {
-                "synchronisations": count_syncs(contestant.step),
-                **trace_kernels(contestant.step),
-            }
+
+            row["synchronisations"] = count_syncs(contestant.step)
+            row |= trace_kernels(contestant.step)
+            found[name] = row
         return found
 
     def time(self, turns: Turns) -> dict[str, Timing]:
         """Time all that were admitted, in turns."""
         work = {name: _entering(contestant) for name, contestant in self.contestants.items()}
-        return time_in_turns(
-            self.settings.device, work, turns.iterations, turns.rounds, turns.warm_up
-        )
+        device = self.settings.device
+        return time_in_turns(device, work, turns.iterations, turns.rounds, turns.warm_up)
 
     def ratios(self, timings: dict[str, Timing]) -> dict[str, dict[str, dict[str, float | None]]]:
         """How many times as fast as each baseline; raises Refused where a comparison is missing."""
@@ -160,6 +157,13 @@ class Contest:
                     self.agreements.require(name, base)
                     found.setdefault(name, {})[base] = speed_up(timings[base], timing)
         return found
+
+
+def _is_plain(contestant: Contestant) -> bool:
+    """Whether Python runs every operator of its steps."""
+    if not isinstance(contestant, Ours):
+        return True
+    return not (contestant.runtime.compile or contestant.runtime.capture)
 
 
 def _entering(contestant: Contestant) -> Any:
@@ -176,14 +180,14 @@ def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str
     The parts of a step are timed one by one, each after a wait for the device, so that their sum is not the step.
     """
     device = contest.settings.device
-    chosen = [
-        contest.contestants[name]
-        for name in (REFERENCE, AS_PUBLISHED)
-        if name in contest.contestants
-    ]
+    known = contest.contestants
+    chosen = [known[name] for name in (REFERENCE, AS_PUBLISHED) if name in known]
+    taken_apart = [contestant.parts() for contestant in chosen]
+
     found: dict[str, dict[str, Any]] = {}
-    for parts in zip(*(contestant.parts() for contestant in chosen), strict=True):
-        best: dict[str, list[float]] = {}
+    for parts in zip(*taken_apart, strict=True):
+        # time, in turns
+        times: dict[str, list[float]] = {contestant.name: [] for contestant in chosen}
         for turn in range(rounds + 1):
             for contestant, part in zip(chosen, parts, strict=True):
                 contestant.enter()
@@ -191,15 +195,17 @@ def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str
                 with device.measure() as span:
                     part.work(given)
                 if turn:  # the first one warms up
-                    best.setdefault(contestant.name, []).append(1e3 * span.best)
+                    times[contestant.name].append(1e3 * span.best)
+
+        # work
         for contestant, part in zip(chosen, parts, strict=True):
-            given = part.prepare()
-            counted = count(lambda part=part, given=given: part.work(given))
+            counted = count(partial(part.work, part.prepare()))
             row = {
-                "ms": float(torch.tensor(best[contestant.name]).median()),
+                "ms": float(torch.tensor(times[contestant.name]).median()),
                 "gflop": counted["flops"] / 1e9,
+                "gbytes": counted["bytes"] / 1e9,
+                "operators": counted["operators"],
             }
-            row |= {"gbytes": counted["bytes"] / 1e9, "operators": counted["operators"]}
             found.setdefault(part.name, {})[contestant.name] = row
     return found
 

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from data import create_loader
+from data.loader import Loader
 from scripts.benchmarking.contest import Contestant, Settings
 from scripts.benchmarking.counting import LiveMemory
 from scripts.benchmarking.official import Released
@@ -48,10 +50,11 @@ def measure_alone(
         found = {"allocated_gb": memory.peak / 1e9}
     else:
         contestant = build()
+
     contestant.enter()
-    timing = time_in_turns(device, {name: contestant.step}, turns.iterations, 1, turns.warm_up)[
-        name
-    ]
+    timings = time_in_turns(device, {name: contestant.step}, turns.iterations, 1, turns.warm_up)
+    seconds = timings[name].best[0]
+
     if device.on_gpu:
         gc.collect()
         torch.cuda.empty_cache()
@@ -61,7 +64,7 @@ def measure_alone(
                 contestant.step()
         found = {"allocated_gb": torch.cuda.max_memory_allocated() / 1e9}
         found["reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
-    seconds = timing.best[0]
+
     return {
         **found,
         "ms": 1e3 * seconds,
@@ -77,6 +80,7 @@ def in_fresh_process(flags: Sequence[str], name: str, batch: int, timeout: float
         result = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return {"failed": f"not done after {timeout:.0f} s"}
+
     if result.returncode:
         lines = (result.stderr.strip() or "no message").splitlines()
         return {"failed": lines[-1][:200]}
@@ -90,6 +94,7 @@ def time_files(
     contestant.enter()
     for _ in range(turns.warm_up):
         contestant.run_on(next(epochs))
+
     waited, steps = 0.0, turns.iterations * turns.rounds
     with device.measure() as span:
         for _ in range(steps):
@@ -97,11 +102,18 @@ def time_files(
             batch = next(epochs)
             waited += time.perf_counter() - began
             contestant.run_on(batch)
+
     return {
         "ms": 1e3 * span.wall / steps,
         "data_ms": 1e3 * waited / steps,
         "pairs_per_s": images * steps / span.wall,
     }
+
+
+def endless(loader: Loader) -> Iterator[dict[str, Any]]:
+    """Batches of one epoch after the other."""
+    for epoch in count(1):
+        yield from loader.epoch(epoch)
 
 
 def measure_files(
@@ -113,15 +125,19 @@ def measure_files(
     turns: Turns,
 ) -> list[dict[str, Any]]:
     """Training from image files with each way of loading, ours and the released one."""
+    ways = [("none", workers) for workers in threads]
+    ways += [("ram", 0), ("device", 0)]
+
     rows = []
-    for cache, workers in [*(("none", n) for n in threads), ("ram", 0), ("device", 0)]:
+    for cache, workers in ways:
         flags = f"{LADDER[variant]} --cache {cache} --num_threads {workers}"
         ours = Ours(variant, settings, flags=flags, data=str(folder))
         loader = create_loader(ours.opt, ours.runtime)
-        epochs = (batch for epoch in range(1, 10**6) for batch in loader.epoch(epoch))
+        epochs = endless(loader)
         row = {"step": variant, "cache": cache, "num_threads": workers}
         rows.append(row | time_files(ours, epochs, 1, turns, settings.device))
         del ours, loader, epochs
+
     if release is not None:
         contestant = Released("released (A)", release, Ours(REFERENCE, settings))
         for workers in threads:
@@ -143,9 +159,9 @@ def measure_translation(
             with torch.inference_mode():
                 model.show({"A": images})
 
-        timing = time_in_turns(
+        timings = time_in_turns(
             settings.device, {"": translate}, turns.iterations, turns.rounds, turns.warm_up
-        )[""]
-        row = {"batch": batch, **timing.summary()}
+        )
+        row = {"batch": batch, **timings[""].summary()}
         rows.append(row | {"images_per_s": 1e3 * batch / row["ms"]})
     return rows

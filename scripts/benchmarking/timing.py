@@ -57,22 +57,25 @@ def time_in_turns(
 ) -> dict[str, Timing]:
     """Rounds A B C A B C ... of so many iterations each, after a warm-up."""
     timings = {name: Timing() for name in work}
+    first = min(SETUP_STEPS, warm_up)
     for name, run in work.items():
-        first = min(SETUP_STEPS, warm_up)
         with device.measure() as span:
             for _ in range(first):
                 run()
         timings[name].setup = span.wall
         for _ in range(warm_up - first):
             run()
+
     for _ in range(rounds):
         for name, run in work.items():
             with device.measure() as span:
                 for _ in range(iterations):
                     run()
             timings[name].add(span, iterations)
+
+    # what the first steps took beyond steps that are set up
     for timing in timings.values():
-        timing.setup = max(0.0, timing.setup - min(SETUP_STEPS, warm_up) * min(timing.wall))
+        timing.setup = max(0.0, timing.setup - first * min(timing.wall))
     return timings
 
 

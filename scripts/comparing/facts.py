@@ -10,12 +10,9 @@ from util.metrics import truth as metrics
 from util.pages.html import short_number
 from util.parser import show_value
 
-OF_NO_EFFECT = (
-    "run",
-    "logs",
-    "checkpoints",
-    "speed",
-)  # groups of options that do not decide what is learned
+# groups of options that do not decide what is learned, and those of their options that do
+OF_NO_EFFECT = ("run", "logs", "checkpoints", "speed")
+OF_EFFECT = {"seed", "pretrained_name"}
 BETTER_WHEN_LOW = ("error", "L1", "FID", "KID")
 
 
@@ -23,16 +20,17 @@ def training_facts(record: Mapping[str, Any]) -> dict[str, str]:
     """The main facts of a training run, from its record (`saved_record`); nothing for weights without one."""
     if not record:
         return {}
+
     options, versions = record["options"], record["versions"]
     first, then = options["n_epochs"], options["n_epochs_decay"]
     size = f"{options['load_size']} to {options['crop_size']}"
+    known = [key for key in ("commit", "torch", "device") if key in versions]
+
     facts = {
         "trained on": f"{options['dataroot']}, {options['direction']}",
         "schedule": f"{first} + {then} epochs, lr {options['lr']:g}, seed {options['seed']}",
         "images": f"{options['preprocess']}, {size}, batches of {options['batch_size']}",
-        "with": ", ".join(
-            f"{key} {versions[key]}" for key in ("commit", "torch", "device") if key in versions
-        ),
+        "with": ", ".join(f"{key} {versions[key]}" for key in known),
     }
     if options.get("max_steps"):
         facts["schedule"] += f", at most {short_number(options['max_steps'])} steps"
@@ -41,20 +39,22 @@ def training_facts(record: Mapping[str, Any]) -> dict[str, str]:
 
 def differing_options(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """Options that all runs have and that are not the same in all: option -> value per run, as one would type it."""
-    every = [record.get("options", {}) for record in records.values()]
     train = TrainOptions()
     parser = train.build_parser(train.peek([]))
-    skipped = {name for group in OF_NO_EFFECT for name in parser.members(group)} - {
-        "seed",
-        "pretrained_name",
-    }
-    shared = [
-        name
-        for name in every[0]
-        if all(name in options for options in every) and name not in skipped
-    ]
-    values = {name: [show_value(options[name]) for options in every] for name in shared}
-    return {name: row for name, row in values.items() if len(set(row)) > 1}
+    skipped = set()
+    for group in OF_NO_EFFECT:
+        skipped.update(parser.members(group))
+    skipped -= OF_EFFECT
+
+    every = [record.get("options", {}) for record in records.values()]
+    differing = {}
+    for name in every[0]:
+        if name in skipped or not all(name in options for options in every):
+            continue
+        values = [show_value(options[name]) for options in every]
+        if len(set(values)) > 1:
+            differing[name] = values
+    return differing
 
 
 def measured(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
@@ -67,6 +67,7 @@ def measured(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     for path in sorted(folder.glob("fid_*.json")) + sorted(folder.glob("truth.json")):
         if path.stat().st_mtime_ns >= pictures.stat().st_mtime_ns:
             found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+
     figures: dict[str, float] = {}
     scores: dict[str, float] = {}
     for name, result in found.items():
@@ -74,9 +75,8 @@ def measured(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
             means = result["means"]["model"]
             figures |= {"score": result["score"], "error": means["error"], "L1": means["l1"]}
             figures["PSNR"] = metrics.psnr(means["mse"])
-            scores = {
-                row["name"]: row["score"] for row in result["images"] if row["score"] is not None
-            }
+            scored = [row for row in result["images"] if row["score"] is not None]
+            scores = {row["name"]: row["score"] for row in scored}
         else:
             fid, kid = result["names"]
             figures |= {fid: result["fid"], f"{kid} x100": 100 * result["kid"]["mean"]}

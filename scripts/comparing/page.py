@@ -61,15 +61,20 @@ def write_comparison(
     methods = [column for column in columns if column.kind == "method"]
     title = " · ".join(column.title for column in methods)
     summary = f"{len(rows)} inputs · {len(methods)} methods"
+    style = (ASSETS / "page.css").read_text(encoding="utf-8")
+    script = (ASSETS / "page.js").read_text(encoding="utf-8")
+
+    cards = [_card(column) for column in methods]
+    inputs = [_row(name, pictures, columns) for name, pictures in rows.items()]
     body = [
-        tags.style(raw((ASSETS / "page.css").read_text(encoding="utf-8"))),
-        tags.div(*map(_card, methods), cls="methods"),
+        tags.style(raw(style)),
+        tags.div(*cards, cls="methods"),
         *_figures_table(methods),
         *_options_table(methods, options),
         tags.details(tags.summary("How this page was made"), html.fact_table(facts)),
         _toolbar(columns),
-        tags.div(*(_row(name, row, columns) for name, row in rows.items()), cls="rows"),
-        tags.script(raw((ASSETS / "page.js").read_text(encoding="utf-8"))),
+        tags.div(*inputs, cls="rows"),
+        tags.script(raw(script)),
     ]
     html.write_page(path, html.page(title, summary, body))
     return path
@@ -77,31 +82,34 @@ def write_comparison(
 
 def _card(column: Column) -> tags.section:
     """A method: its name, its recipe, and how it was trained."""
-    facts = [
-        tags.div(tags.dt(name), tags.dd(printable(value))) for name, value in column.facts.items()
-    ]
-    heading = tags.h3(
-        tags.a(*column.named(), href=html.url(column.page), title="all that test.py wrote for it")
-    )
-    return tags.section(heading, tags.p(column.recipe, cls="recipe"), tags.dl(*facts), cls="method")
+    facts = []
+    for name, value in column.facts.items():
+        facts.append(tags.div(tags.dt(name), tags.dd(printable(value))))
+
+    title = "all that test.py wrote for it"
+    link = tags.a(*column.named(), href=html.url(column.page), title=title)
+    recipe = tags.p(column.recipe, cls="recipe")
+    return tags.section(tags.h3(link), recipe, tags.dl(*facts), cls="method")
 
 
 def _figures_table(methods: Sequence[Column]) -> Iterable[tags.html_tag]:
     """How the methods measure, the best of each figure in bold; nothing where nothing was measured."""
-    names = list(dict.fromkeys(name for column in methods for name in column.figures))
-    if not names:
+    bests = {}
+    for column in methods:
+        for name in column.figures:
+            bests[name] = best(name, [method.figures.get(name) for method in methods])
+    if not bests:
         return []
-    head = tags.tr(tags.th(), *(tags.th(name) for name in names))
+
+    head = tags.tr(tags.th(), *(tags.th(name) for name in bests))
     lines = []
     for column in methods:
         cells = []
-        for name in names:
+        for name, winner in bests.items():
             value = column.figures.get(name)
             text = "-" if value is None else f"{value:.3f}"
-            winner = value is not None and value == best(
-                name, [method.figures.get(name) for method in methods]
-            )
-            cells.append(tags.td(tags.b(text) if winner else text))
+            wins = value is not None and value == winner
+            cells.append(tags.td(tags.b(text) if wins else text))
         lines.append(tags.tr(tags.th(*column.named()), *cells))
     return [tags.div(tags.table(head, *lines, cls="figures"), cls="wide")]
 
@@ -112,35 +120,29 @@ def _options_table(
     """The options in which the runs differ; nothing where they do not."""
     if not options:
         return []
+
     head = tags.tr(tags.th(), *(tags.th(printable(column.title)) for column in methods))
-    lines = [
-        tags.tr(tags.th(name), *(tags.td(printable(v)) for v in values))
-        for name, values in options.items()
-    ]
-    title = f"Options that differ ({len(options)})"
-    return [tags.details(tags.summary(title), tags.div(tags.table(head, *lines), cls="wide"))]
+    lines = []
+    for name, values in options.items():
+        cells = [tags.td(printable(value)) for value in values]
+        lines.append(tags.tr(tags.th(name), *cells))
+
+    title = tags.summary(f"Options that differ ({len(options)})")
+    return [tags.details(title, tags.div(tags.table(head, *lines), cls="wide"))]
 
 
 def _toolbar(columns: Sequence[Column]) -> tags.div:
     """What stays in view: which columns are shown, what the pointer compares with, and how large pictures are."""
-    chips = [
-        tags.button(
-            *column.named(), type="button", cls="chip", data_kind=column.kind, data_colour=column.colour,
-            aria_pressed="true",
-        )
-        for column in columns
-    ]  # fmt: skip
-    choices = [
-        tags.option(printable(c.title), value=str(number)) for number, c in enumerate(columns)
-    ]
-    with_what = tags.label(
-        "hover compares with ",
-        tags.select(*choices, tags.option("nothing", value=""), id="with"),
-        cls="hover",
-    )
-    size = tags.label(
-        "size ", tags.input_(id="size", type="range", min="96", max="768", step="16", value="256")
-    )
+    chips, choices = [], []
+    for number, column in enumerate(columns):
+        state = {"data_kind": column.kind, "data_colour": column.colour, "aria_pressed": "true"}
+        chips.append(tags.button(*column.named(), type="button", cls="chip", **state))
+        choices.append(tags.option(printable(column.title), value=str(number)))
+
+    select = tags.select(*choices, tags.option("nothing", value=""), id="with")
+    with_what = tags.label("hover compares with ", select, cls="hover")
+    slider = tags.input_(id="size", type="range", min="96", max="768", step="16", value="256")
+    size = tags.label("size ", slider)
     return tags.div(tags.div(*chips, id="columns"), with_what, size, id="toolbar", hidden=True)
 
 
@@ -150,24 +152,20 @@ def _row(name: str, pictures: Sequence[Picture | None], columns: Sequence[Column
     for number, (picture, column) in enumerate(zip(pictures, columns, strict=True)):
         if picture is None:
             continue
+
         link = html.url(picture.file)
+        size = {"width": picture.width, "height": picture.height}
         alt = f"{printable(name)}: {printable(column.title)}"
-        image = tags.img(
-            src=link, alt=alt, loading="lazy", width=picture.width, height=picture.height
-        )
-        score = column.scores.get(name)
+        image = tags.img(src=link, alt=alt, loading="lazy", **size)
+
         caption = column.named()
-        caption += (
-            []
-            if score is None
-            else [tags.span(f"{score:.2f}", cls="score", title="score of this image")]
-        )
-        figures.append(
-            tags.figure(
-                tags.a(image, href=link), tags.figcaption(*caption), data_column=str(number)
-            )
-        )
-    heading = tags.h3(printable(name))
-    return tags.section(
-        heading, tags.div(*figures, cls="side-by-side"), cls="row", data_name=printable(name)
-    )
+        score = column.scores.get(name)
+        if score is not None:
+            caption.append(tags.span(f"{score:.2f}", cls="score", title="score of this image"))
+
+        parts = tags.a(image, href=link), tags.figcaption(*caption)
+        figures.append(tags.figure(*parts, data_column=str(number)))
+
+    shown = printable(name)
+    side_by_side = tags.div(*figures, cls="side-by-side")
+    return tags.section(tags.h3(shown), side_by_side, cls="row", data_name=shown)
