@@ -131,7 +131,7 @@ def check_translated(args: argparse.Namespace, folder: Path) -> None:
         return
 
     flags = f"--name {args.name}"
-    if getattr(args, "other_data", False):
+    if args.dataroot and getattr(args, "other_data", True):
         flags += f" --dataroot {args.dataroot}"
     hint = did_you_mean(args.name, folders_in(args.results_dir))
     raise UserError(
