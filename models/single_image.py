@@ -27,12 +27,16 @@ OFFICIAL = {
 
 
 def add_options(parser, title: str, is_train: bool) -> None:
-    """Flags of the setting, in the group of the method `title`, and its defaults for data and saving."""
+    """Flags of CUT's setting, in the group `title`, and its defaults for data and saving."""
     group = parser.group(title)
     group.add("--lambda_R1", 1.0, "weight of D's gradient penalty on real images; 0: off")
     group.add("--lambda_identity", 1.0, "weight of |G(B) - B|; 0: off")
+    set_up_crops(parser, is_train, crop_size=64)
 
-    parser.set_defaults(dataset_mode="singleimage", crop_size=64)
+
+def set_up_crops(parser, is_train: bool, crop_size: int) -> None:
+    """Defaults for data and saving, and --tile at test: what every such method has."""
+    parser.set_defaults(dataset_mode="singleimage", crop_size=crop_size)
     if is_train:
         parser.set_defaults(batch_size=16, save_epoch_freq=1, save_latest_freq=20_000)
         return
@@ -59,7 +63,17 @@ def check_options(opt: Namespace, has_identity: bool) -> None:
         )
 
 
-class SingleImage:
+class TiledTranslation:
+    """Translates with --tile; stands first in a model's list of bases."""
+
+    def translate(self, real_A: Tensor) -> Tensor:
+        """(B,C,H,W) in [-1,1] -> the same size in domain B; not bounded with StyleGAN2 networks."""
+        net = self.inference_net("G")
+        tile = 0 if self.is_train else self.opt.tile
+        return translate_in_tiles(net, real_A, tile) if tile else net(real_A)
+
+
+class SingleImage(TiledTranslation):
     """Terms that both players get beside those of the class after this one in a model's list of bases."""
 
     def compute_D_loss(self) -> dict[str, Tensor]:
@@ -76,10 +90,3 @@ class SingleImage:
             distance = (self.idt_B - self.real_B).abs().mean()
             terms["idt"] = self.opt.lambda_identity * distance
         return terms
-
-    def translate(self, real_A: Tensor) -> Tensor:
-        """(B,C,H,W) in [-1,1] -> the same size in domain B; not bounded with StyleGAN2 networks."""
-        net = self.inference_net("G")
-        if self.is_train or not self.opt.tile:
-            return net(real_A)
-        return translate_in_tiles(net, real_A, self.opt.tile)
