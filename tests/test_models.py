@@ -171,23 +171,24 @@ def alike_for_each_image(*shape, **kind) -> torch.Tensor:
     return drawn.expand(images, *rest).clone()
 
 
+# What a method has of these is set so that images of a batch do not meet, and nothing is left to luck.
+WITHOUT_LUCK = {
+    "num_patches": "100000",  # every position
+    "nce_includes_all_negatives_from_minibatch": "false",
+    "augment": "false",
+    "lambda_gradient": "0",  # at random places between images
+    "normG": "instance",
+    "normD": "instance",
+    "no_dropout": "true",
+}
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_accumulated_gradients_are_those_of_a_large_batch(tmp_path, monkeypatch, name):
     options = TrainOptions()
     declared = options.build_parser(options.peek(["--model", name])).declared()
-    extra = (
-        ["--num_patches", "100000"] if "num_patches" in declared else []
-    )  # every position, so both see the same
-    across = "--nce_includes_all_negatives_from_minibatch"
-    extra += [across, "false"] if across[2:] in declared else []
-    extra += [
-        "--normG",
-        "instance",
-        "--normD",
-        "instance",
-        "--no_dropout",
-        "true",
-    ]  # images do not meet, nor luck
+    settings = {flag: value for flag, value in WITHOUT_LUCK.items() if flag in declared}
+    extra = [text for flag, value in settings.items() for text in (f"--{flag}", value)]
     _, _, loader, large = build(tmp_path, name, None, "--batch_size", "4", *extra)
     _, _, _, small = build(tmp_path, name, None, "--batch_size", "2", "--accumulate", "2", *extra)
     batch = next(iter(loader.epoch(1)))
