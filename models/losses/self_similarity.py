@@ -111,3 +111,33 @@ def largest(sim_BNK: Tensor) -> Tensor:
     count = sim_BNK.shape[2] // KEPT + 1
     least_BN1 = sim_BNK.detach().topk(count, dim=2, sorted=False).values.amin(2, keepdim=True)
     return sim_BNK >= least_BN1
+
+
+def spatial_contrast(
+    src_BNK: Tensor, tgt_BNK: Tensor, other_BNK: Tensor, temperature: float = 0.07
+) -> Tensor:
+    """InfoNCE that makes self-similarities tell structure from appearance (LSeSim's loss of F).
+
+        loss_b = mean_n - log softmax( [ s_n . t_m | s_n . o_m | t_n . o_m ]_m / T )  at s_n . t_n
+
+    s and t are similarities of two images with the same structure, o of another one, as unit
+    vectors over their keys. m runs over the queries of the same image.
+
+    Args:
+        src_BNK, tgt_BNK, other_BNK: similarities at the same positions; all of them learn.
+        temperature: T.
+
+    Returns:
+        loss_B, mean over the queries of each image, in float32 or wider.
+    """
+    with torch.autocast(src_BNK.device.type, enabled=False):
+        src_BNK, tgt_BNK, other_BNK = (
+            F.normalize(full_precision(sim_BNK), dim=2) for sim_BNK in (src_BNK, tgt_BNK, other_BNK)
+        )
+        same_BNN = src_BNK @ tgt_BNK.transpose(1, 2) / temperature
+        src_other_BNN = src_BNK @ other_BNK.transpose(1, 2) / temperature
+        tgt_other_BNN = tgt_BNK @ other_BNK.transpose(1, 2) / temperature
+
+        logits_BNM = torch.cat([same_BNN, src_other_BNN, tgt_other_BNN], dim=2)
+        positive_BN = same_BNN.diagonal(dim1=1, dim2=2)
+        return (logits_BNM.logsumexp(2) - positive_BN).mean(1)
