@@ -402,3 +402,36 @@ def test_a_model_leaves_their_initial_weights_alone(tmp_path):
         )
         assert weights.std().item() == pytest.approx(1, abs=0.02)
     assert "stylegan2_size" not in opt.recipe, "it follows from crop_size, so it is no choice"
+
+
+# -- the form of F-LSeSim's release ------------------------------------------------------------------------------------
+
+
+def test_a_bounded_generator_ends_with_a_tanh():
+    plain = filled(create_generator("stylegan2", 3, 3, 2, size=32, halvings=2))
+    bounded = create_generator("stylegan2_tanh", 3, 3, 2, size=32, halvings=2)
+    bounded.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 32, 24)
+    noise = plain.draw_noise(x)
+    torch.testing.assert_close(bounded(x, noise), torch.tanh(plain(x, noise)))
+
+
+def test_a_discriminator_that_ends_at_8x8_is_the_other_one_without_its_last_halving():
+    net = create_discriminator("stylegan2_8x8", 3, 4, size=32)
+    longer = create_discriminator("stylegan2", 3, 4, size=32)
+    blocks = {key for key in longer.state_dict() if key.startswith("convs.3.")}
+    assert set(net.state_dict()) == set(longer.state_dict()) - blocks
+    features = net.convs(torch.rand(2, 3, 32, 32))
+    assert features.shape == (2, 128, 8, 8)
+    score = net.final_linear(net.final_conv(features).flatten(1))
+    assert score.shape == (2, 1) and net.final_conv[0].weight.shape[:2] == (256, 128)
+
+
+def test_the_released_networks_for_one_image_have_their_sizes():
+    assert training_size("stylegan2_tanh", "basic", 128) == 128
+    assert training_size("resnet_9blocks", "stylegan2_8x8", 128) == 128
+    nets = [
+        create_generator("stylegan2_tanh", 3, 3, 8, size=128, halvings=2),
+        create_discriminator("stylegan2_8x8", 3, 8, size=128),
+    ]
+    assert [sum(p.numel() for p in net.parameters()) for net in nets] == [2_012_261, 10_954_897]

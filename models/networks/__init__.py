@@ -42,6 +42,7 @@ RESNET = ("norm", "use_dropout", "antialias", "antialias_up")
 UNET = ("norm", "use_dropout")
 STYLEGAN2 = ("size", "halvings")
 SMALL_STYLEGAN2 = partial(StyleGAN2Generator, n_blocks=2, inject_noise=False)
+BOUNDED_STYLEGAN2 = partial(StyleGAN2Generator, bounded=True)
 
 GENERATORS = {
     "resnet_9blocks": Entry(partial(ResnetGenerator, n_blocks=9), RESNET, size_multiple=4),
@@ -51,6 +52,7 @@ GENERATORS = {
     "unet_128": Entry(partial(UnetGenerator, num_downs=7), UNET, size_multiple=2**7),
     "stylegan2": Entry(StyleGAN2Generator, STYLEGAN2, size_multiple=4),
     "smallstylegan2": Entry(SMALL_STYLEGAN2, STYLEGAN2, size_multiple=4),
+    "stylegan2_tanh": Entry(BOUNDED_STYLEGAN2, STYLEGAN2, size_multiple=4),
 }
 
 DISCRIMINATORS = {
@@ -58,6 +60,7 @@ DISCRIMINATORS = {
     "n_layers": Entry(NLayerDiscriminator, ("n_layers", "norm", "antialias")),
     "pixel": Entry(PixelDiscriminator, ("norm",)),
     "stylegan2": Entry(StyleGAN2Discriminator, ("size",)),
+    "stylegan2_8x8": Entry(partial(StyleGAN2Discriminator, last_map=8), ("size",)),
     "tilestylegan2": Entry(TileStyleGAN2Discriminator.of_layers, ("n_layers",)),
 }
 
@@ -110,7 +113,8 @@ def generator_size_multiple(netG: str) -> int:
 def training_size(netG: str, netD: str, pixels: int) -> int | None:
     """The image size that these networks are made for when crops have so many pixels; None where any size will do."""
     generator = find_by_name(GENERATORS, netG, "--netG")
-    sized = "size" in generator.takes or netD == "stylegan2"
+    discriminator = find_by_name(DISCRIMINATORS, netD, "--netD")
+    sized = "size" in generator.takes or "size" in discriminator.takes
     return nearest_size(pixels) if sized else None
 
 

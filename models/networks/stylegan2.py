@@ -45,12 +45,21 @@ class StyleGAN2Encoder(nn.Module):
 
 
 class StyleGAN2Decoder(nn.Module):
-    """Features to image: residual blocks, styled doublings, 1x1 convolution; no tanh, so the output is not bounded."""
+    """Features to image: residual blocks, styled doublings, 1x1 convolution.
+
+    A tanh follows where the image is to be `bounded`; CUT has none.
+    """
 
     def __init__(
-        self, output_nc: int, widths: Sequence[int], n_blocks: int, inject_noise: bool
+        self,
+        output_nc: int,
+        widths: Sequence[int],
+        n_blocks: int,
+        inject_noise: bool,
+        bounded: bool = False,
     ) -> None:
         super().__init__()
+        self.bounded = bounded
         layers: list[nn.Module] = [
             ResBlock(widths[-1], widths[-1], halve=False) for _ in range(n_blocks)
         ]
@@ -65,7 +74,7 @@ class StyleGAN2Decoder(nn.Module):
         maps = iter(noise)
         for layer in self.convs:
             x = layer(x, next(maps, None)) if isinstance(layer, StyledDoubling) else layer(x)
-        return x
+        return x.tanh() if self.bounded else x
 
 
 class StyleGAN2Generator(nn.Module):
@@ -81,11 +90,12 @@ class StyleGAN2Generator(nn.Module):
         halvings: how often maps are halved, and doubled.
         n_blocks: residual blocks at the smallest size, half of them before the doublings.
         inject_noise: add noise after each doubling.
+        bounded: end with a tanh, as F-LSeSim's release does; CUT's does not.
     """
 
     def __init__(
         self, input_nc: int, output_nc: int, ngf: int = 64, *, size: int = 256, halvings: int = 1, n_blocks: int = 6,
-        inject_noise: bool = True,
+        inject_noise: bool = True, bounded: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.halvings, self.blocks = halvings, 2 * (n_blocks // 2)
@@ -98,10 +108,10 @@ class StyleGAN2Generator(nn.Module):
         ]
 
         self.encoder = StyleGAN2Encoder(input_nc, widths, n_blocks // 2)
-        self.decoder = StyleGAN2Decoder(output_nc, widths, n_blocks // 2, inject_noise)
+        self.decoder = StyleGAN2Decoder(output_nc, widths, n_blocks // 2, inject_noise, bounded)
 
     def forward(self, x: Tensor, noise: Sequence[Tensor] = ()) -> Tensor:
-        """(B,C,H,W) -> the same size, unbounded; `noise` as from `draw_noise`, or empty to draw it.
+        """(B,C,H,W) -> the same size, unbounded unless `bounded`; `noise` as from `draw_noise`, or empty to draw it.
 
         Raises:
             UserError: a side is not a multiple of 2^halvings.
@@ -179,28 +189,30 @@ class StyleGAN2Discriminator(nn.Module):
         input_nc: channels of the images.
         ndf: maps of side s have 256 * ndf / s channels, those of side 32 and less at most 384.
         size: side of the images, a power of two.
+        last_map: where the halving ends; 8 in F-LSeSim's release.
     """
 
-    def __init__(self, input_nc: int, ndf: int = 64, size: int = 256) -> None:
+    def __init__(
+        self, input_nc: int, ndf: int = 64, size: int = 256, last_map: int = LAST_MAP
+    ) -> None:
         super().__init__()
         self.size = size
-
-        sizes = [size // 2**k for k in range(int(math.log2(size // LAST_MAP)) + 1)]
-        widths = [max(1, 256 * ndf // side) for side in sizes]
-        widths = [
-            min(384, width) if side <= CAPPED_SIZE else width
-            for side, width in zip(sizes, widths, strict=True)
-        ]
+        sizes = [size // 2**k for k in range(int(math.log2(size // last_map)) + 1)]
+        *widths, last = [self.width(ndf, side) for side in (*sizes, LAST_MAP)]
 
         layers: list[nn.Module] = [conv_layer(input_nc, widths[0], 1)]
         layers += [ResBlock(before, after, halve=True) for before, after in pairwise(widths)]
         self.convs = nn.Sequential(*layers)
-
-        last = widths[-1]
-        self.final_conv = conv_layer(last, last, 3)
+        self.final_conv = conv_layer(widths[-1], last, 3)
         self.final_linear = nn.Sequential(
-            EqualLinear(last * LAST_MAP**2, last, activate=True), EqualLinear(last, 1)
+            EqualLinear(last * last_map**2, last, activate=True), EqualLinear(last, 1)
         )
+
+    @staticmethod
+    def width(ndf: int, side: int) -> int:
+        """Channels of maps of this side."""
+        width = max(1, 256 * ndf // side)
+        return min(384, width) if side <= CAPPED_SIZE else width
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) with H = W = size -> scores (B,1), unbounded; raises UserError for another size."""
