@@ -97,3 +97,15 @@ def check_equal_channels(opt: Namespace, why: str, remedy: str) -> None:
     if opt.input_nc != opt.output_nc:
         channels = f"input_nc {opt.input_nc}, output_nc {opt.output_nc}"
         raise UserError(f"{why} equal channels in both domains ({channels}): {remedy}")
+
+
+def check_pool_size(opt: Namespace) -> None:
+    """Raise UserError where --pool_size keeps images whose size changes in the decay phase."""
+    resized = "resize" in opt.preprocess and "crop" not in opt.preprocess
+    resized = resized and opt.load_size != opt.crop_size
+
+    if opt.pool_size and resized and opt.finetune_resize and opt.n_epochs_decay:
+        raise UserError(
+            f"--preprocess {opt.preprocess} changes the size of images in the decay phase, but "
+            "--pool_size keeps images of one size: give --finetune_resize false, or --pool_size 0"
+        )

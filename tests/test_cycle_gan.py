@@ -18,9 +18,9 @@ from util.run.folder import run_dir
 from util.run.progress import Progress
 
 
-def loaded(root, *flags):
+def loaded(root, *flags, name="cycle_gan"):
     """A model with a batch, forwarded as in a step."""
-    _, _, loader, model = build(root, "cycle_gan", None, *flags)
+    _, _, loader, model = build(root, name, None, *flags)
     model.set_input(next(iter(loader.epoch(1))))
     model.load(model._micro_batches[0])
     model.forward()

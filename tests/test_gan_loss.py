@@ -30,6 +30,11 @@ CLOSED_FORMS = {
     ),
     "hinge": (lambda p: 0.5 * max(0, 1 - p), lambda p: 0.5 * max(0, 1 + p), lambda p: -p),
     "wgangp": (lambda p: -p, lambda p: p, lambda p: -p),
+    "hinge_both": (
+        lambda p: 0.5 * max(0, 1 - p),
+        lambda p: 0.5 * max(0, 1 + p),
+        lambda p: max(0, 1 - p),
+    ),
 }
 
 
@@ -82,6 +87,12 @@ def test_low_precision_scores_are_averaged_in_float32(mode):
     assert generator_loss(scores, mode).item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_hinge_for_both_teaches_g_nothing_above_one():
+    scores = torch.tensor([-2.0, 0.5, 1.5], requires_grad=True)
+    generator_loss(scores, "hinge_both").backward()
+    assert scores.grad.tolist() == pytest.approx([-1 / 3, -1 / 3, 0])
+
+
 def test_large_scores_stay_finite():
     scores = torch.tensor([-1e4, 1e4])
     assert torch.isfinite(torch.stack(discriminator_loss(scores, scores, "vanilla"))).all()
@@ -94,7 +105,7 @@ def test_an_unknown_mode_is_refused_with_the_list():
     ):
         with pytest.raises(
             ValueError,
-            match="'lsgna': expected one of lsgan, vanilla, nonsaturating, hinge, wgangp",
+            match="'lsgna': expected one of lsgan, vanilla, nonsaturating, hinge, wgangp, hinge_both",
         ):
             call()
 

@@ -60,6 +60,8 @@ OBJECTIVES = {
     "hinge": Objective(_hinge_loss_real, _hinge_loss_fake, _minus_mean),
     # Arjovsky et al. 2017; not halved, so that the penalty keeps its weight from Gulrajani et al. 2017
     "wgangp": Objective(_minus_mean, torch.mean, _minus_mean, weight_D=1.0),
+    # DCLGAN's release: G has a hinge too, and learns nothing from scores above 1.
+    "hinge_both": Objective(_hinge_loss_real, _hinge_loss_fake, _hinge_loss_real),
 }
 
 

@@ -6,6 +6,7 @@ Shape legend: B images, N patches sampled per image, D embedding width.
 import torch
 from torch import Tensor
 
+from models.networks.adjacency import unit
 from util.hardware.precision import full_precision
 
 MASKED_COSINE = -10.0  # what the release writes over the positive in the row of negatives
@@ -44,3 +45,22 @@ def patch_nce_loss(
         masked = logits.new_full((), MASKED_COSINE / temperature)
         loss = torch.logaddexp(logits.logsumexp(2), masked) - positive
         return loss.reshape(batch, patches).mean(1)
+
+
+def cosine_nce_loss(
+    query_BND: Tensor, key_BND: Tensor, temperature: float = 0.07, across_batch: bool = True
+) -> Tensor:
+    """`patch_nce_loss` of cosines, with the patches of all images as negatives (DCLGAN, arXiv 2104.07689, eqs 3 to 5).
+
+    The patch head divides by the length + 1e-7, which leaves short vectors shorter than 1: with the first weights of a
+    run by up to half a per cent. A cosine takes no notice of that.
+
+    Args:
+        query_BND, key_BND: as for `patch_nce_loss`, of any length; one of length 0 has cosine 0 and gets no gradient.
+
+    Returns:
+        loss_B, as `patch_nce_loss`.
+    """
+    with torch.autocast(query_BND.device.type, enabled=False):
+        query_BND, key_BND = unit(full_precision(query_BND)), unit(full_precision(key_BND))
+    return patch_nce_loss(query_BND, key_BND, temperature, across_batch)

@@ -15,10 +15,15 @@ def pass_each(net: nn.Module, *batches: Tensor) -> list[Tensor]:
     They are joined into one pass where that is faster and the same: batches of one shape, no layer that mixes images.
     Dropout and noise are drawn for each image by itself, joined or not.
     """
-    alike = all(x.shape == batches[0].shape for x in batches)
-    if len(batches) > 1 and alike and joining_pays(batches[0]) and not mixes_images(net):
+    if joins(net, batches):
         return list(net(torch.cat(batches)).chunk(len(batches)))
     return [net(x) for x in batches]
+
+
+def joins(net: nn.Module, batches: Sequence[Tensor]) -> bool:
+    """Whether batches (B,C,H,W) should go through a network in one pass: it is faster, and up to rounding the same."""
+    alike = all(x.shape == batches[0].shape for x in batches)
+    return len(batches) > 1 and alike and joining_pays(batches[0]) and not mixes_images(net)
 
 
 def joining_pays(x: Tensor) -> bool:

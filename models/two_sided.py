@@ -1,0 +1,134 @@
+"""What methods share that translate both ways: two generators, two discriminators, and the game between them.
+
+G_A translates A into B and is judged by D_A among images of B; G_B and D_B the other way round. A subclass says what
+holds the two directions together: DCLGAN contrasts patches.
+"""
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from data.image_folder import has_domains
+from models.adversary import discriminator_terms
+from models.base_model import BaseModel
+from models.inference.modes import translate_each
+from models.losses.gan import generator_loss
+from models.networks.passes import pass_each
+from util.hardware.runtime import Runtime
+
+SIDES = ("A", "B")
+OTHER = {"A": "B", "B": "A"}
+
+
+class TwoSidedModel(BaseModel):
+    """Translation A <-> B with generators G_A, G_B and discriminators D_A, D_B.
+
+    A subclass declares the flags of `models.inference.modes.add_test_options`.
+
+    Args:
+        identity: whether each generator also reads its own target domain, which it should leave as it is.
+        pool_size: earlier translated images that each discriminator is shown too; 0 for none.
+
+    Attributes:
+        fake_B, fake_A: translations of real_A and real_B.
+        idt_A, idt_B: with `identity`, what G_A makes of real_B and G_B of real_A.
+    """
+
+    TEST_ROLES = "AB"
+
+    def __init__(
+        self, opt: Namespace, runtime: Runtime, *, identity: bool = False, pool_size: int = 0
+    ) -> None:
+        super().__init__(opt, runtime)
+        self.identity = identity
+        self.netG_A = self.add_network(
+            "G_A", self.new_generator(opt.input_nc, opt.output_nc), average=True
+        )
+        if self.is_train or has_both_sides(opt):
+            self.netG_B = self.add_network(
+                "G_B", self.new_generator(opt.output_nc, opt.input_nc), average=True
+            )
+        if not self.is_train:
+            return
+
+        self.visual_names = ["real_A", "fake_B", *(["idt_B"] if identity else [])]
+        self.visual_names += ["real_B", "fake_A", *(["idt_A"] if identity else [])]
+
+        self.netD_A = self.add_network("D_A", self.new_discriminator(opt.output_nc))
+        self.netD_B = self.add_network("D_B", self.new_discriminator(opt.input_nc))
+        self.pool_B = self.add_memory("pool_B", self.new_pool(pool_size, opt.output_nc))
+        self.pool_A = self.add_memory("pool_A", self.new_pool(pool_size, opt.input_nc))
+        self.add_optimizer("G", self.netG_A, self.netG_B)
+        self.add_optimizer("D", self.netD_A, self.netD_B)
+
+    def forward(self) -> None:
+        """Both translations and, with `identity`, each generator on its own target domain."""
+        if self.identity:
+            self.fake_B, self.idt_A = self.generate("A", self.real_A, self.real_B)
+            self.fake_A, self.idt_B = self.generate("B", self.real_B, self.real_A)
+        else:
+            (self.fake_B,) = self.generate("A", self.real_A)
+            (self.fake_A,) = self.generate("B", self.real_B)
+
+    def generate(self, side: str, *batches: Tensor) -> Sequence[Tensor]:
+        """The passes of a side's generator in `forward`; a method overrides it to keep features."""
+        return pass_each(self.networks[f"G_{side}"], *batches)
+
+    def adversarial_terms(self, weight: float = 1.0) -> dict[str, Tensor]:
+        """What the generators minimise in the game, G_A and G_B; nothing with weight 0."""
+        if not weight:
+            return {}
+        mode = self.opt.gan_mode
+        return {
+            "G_A": weight * generator_loss(self.netD_A(self.fake_B), mode),
+            "G_B": weight * generator_loss(self.netD_B(self.fake_A), mode),
+        }
+
+    def compute_D_loss(self) -> dict[str, Tensor]:
+        """Tell real images from translated ones, new or of the pool, in both domains."""
+        return {
+            **self.judge("D_A", self.netD_A, self.real_B, self.pool_B(self.fake_B)),
+            **self.judge("D_B", self.netD_B, self.real_A, self.pool_A(self.fake_A)),
+        }
+
+    def judge(self, name: str, net: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """The terms of one discriminator."""
+        terms = discriminator_terms(net, real, fake, self.opt.gan_mode)
+        penalty = {f"{name}_gp": terms["D_gp"]} if "D_gp" in terms else {}
+        return {name: terms["D_real"] + terms["D_fake"]} | penalty
+
+    def translate(self, real_A: Tensor) -> Tensor:
+        """(B,C,H,W) in [-1,1] -> the same size in domain B."""
+        return self.translate_with("G_A", real_A)
+
+    def translate_with(self, name: str, images: Tensor) -> Tensor:
+        """(B,C,H,W) through one of the generators as at test."""
+        return translate_each(
+            self.inference_net(name), images, self.opt.test_norm, self.opt.test_dropout
+        )
+
+    def show(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Images of either domain and their translations."""
+        pictures = {}
+        for side in SIDES:
+            if side in batch:
+                pictures |= self.show_side(side, batch[side])
+        return pictures
+
+    def show_side(self, side: str, real: Tensor) -> dict[str, Tensor]:
+        """The pictures of images (B,C,H,W) of one domain; a method adds its own."""
+        fake = self.translate_with(f"G_{side}", real)
+        return {f"real_{side}": real, f"fake_{OTHER[side]}": fake}
+
+
+def has_both_sides(opt: Namespace) -> bool:
+    """Whether test.py reads images of both domains, not inputs alone."""
+    if opt.dataset_mode == "unaligned":
+        return has_domains(opt.dataroot)
+    return opt.dataset_mode != "single"
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference (0-d) of images (B,C,H,W)."""
+    return (a - b).abs().mean()
