@@ -14,16 +14,19 @@ def unit(x: Tensor) -> Tensor:
     return x / length.masked_fill(length < 1e-12, torch.inf)
 
 
-def sample_positions(batch: int, positions: int, count: int, device: torch.device) -> Tensor:
+def sample_positions(
+    batch: int, positions: int, count: int, device: torch.device, shuffled: bool = False
+) -> Tensor:
     """Draw `count` of `positions` without replacement for each image: ids_BN; all of them where there are no more.
 
-    Drawn on the device by sorting noise, so that no step waits for the host.
+    Drawn on the device by sorting noise, so that no step waits for the host. Their order is that of the device's
+    selection or, `shuffled`, random; all positions come as they are.
     """
     if positions <= count:
         return torch.arange(positions, device=device).expand(batch, -1)
 
     noise = torch.rand(batch, positions, device=device)
-    return noise.topk(count, dim=1, sorted=False).indices
+    return noise.topk(count, dim=1, sorted=shuffled).indices
 
 
 def gather_patches(feat_BCHW: Tensor, ids_BN: Tensor) -> Tensor:
