@@ -17,7 +17,7 @@ from models.adversary import discriminator_terms, gradient_penalty
 from models.losses.self_similarity import MODES, self_similarity, spatial_loss
 from models.networks.adjacency import sample_positions
 from models.networks.vgg import LAYER_NAMES, VGG16Features
-from models.one_sided import OneSidedModel, check_equal_channels
+from models.one_sided import OneSidedModel, check_equal_channels, check_pool_size
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import int_list, natural, positive_int, size_limit
@@ -107,7 +107,7 @@ class SelfSimilarModel(OneSidedModel):
                 "--gan_mode wgangp has this gradient penalty, with weight 10: leave "
                 f"--lambda_gradient {opt.lambda_gradient} out, or choose another --gan_mode"
             )
-        check_pool(opt)
+        check_pool_size(opt)
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         training = opt.is_train
@@ -207,15 +207,3 @@ class SelfSimilarModel(OneSidedModel):
 def translates_B(opt: Namespace) -> bool:
     """Whether a term of G's loss needs G(B)."""
     return opt.lambda_identity > 0 or opt.lambda_spatial_idt > 0
-
-
-def check_pool(opt: Namespace) -> None:
-    """Raise UserError where the images that a pool is to hold will change in size."""
-    cropped = "crop" in opt.preprocess or "patch" in opt.preprocess
-    resized = "resize" in opt.preprocess and opt.load_size != opt.crop_size and not cropped
-
-    if opt.pool_size and resized and opt.finetune_resize and opt.n_epochs_decay:
-        raise UserError(
-            f"--preprocess {opt.preprocess} changes the size of images in the decay phase, but "
-            "--pool_size keeps images of one size: give --finetune_resize false, or --pool_size 0"
-        )
