@@ -199,6 +199,10 @@ class BaseOptions:
         """Flags of this phase only."""
         raise NotImplementedError
 
+    def of_phase(self, published: dict[str, Any]) -> dict[str, Any]:
+        """What of a preset holds in this phase."""
+        return published
+
     def resolve(
         self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]
     ) -> Namespace:
@@ -208,6 +212,7 @@ class BaseOptions:
         model = models.find_model(merged["model"])
         preset = given.get("preset") or saved.get("preset") or model.default_preset(given)
         published = find_by_name(model.PRESETS, preset, "--preset") if preset else {}
+        published = self.of_phase(published)
 
         layered = {**defaults, **published, **saved, **given, "preset": preset}
         opt = Namespace(**layered)

@@ -73,6 +73,10 @@ class TestOptions(BaseOptions):
                     kept[name] = options[name]
         return kept
 
+    def of_phase(self, published: dict[str, Any]) -> dict[str, Any]:
+        """A preset says how images are cut for training; here each keeps its own size."""
+        return {name: value for name, value in published.items() if name not in OWN_AT_TEST}
+
     def resolve(
         self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]
     ) -> Namespace:

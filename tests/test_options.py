@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 
-from models import model_names
+from models import find_model, model_names
 from options import TestOptions, TrainOptions, parse
 from tests.helpers import train_flags, train_options
 from util.errors import UserError
@@ -255,6 +255,15 @@ def test_other_data_may_be_translated(tmp_path):
     saved_run(tmp_path)
     assert parse_test(tmp_path, "--dataroot", "elsewhere").dataroot == "elsewhere"
     assert parse_test(tmp_path, "--num_test", "5").max_dataset_size == 5
+
+
+def test_how_a_preset_cuts_images_is_for_training(tmp_path, monkeypatch):
+    cropped = {"preprocess": "scale_shortside_and_crop", "load_size": 300, "batch_size": 2}
+    monkeypatch.setitem(find_model("patchgcl").PRESETS, "paper", {**cropped, "ngf": 8})
+    trained = parse(TrainOptions(), ["--dataroot", "x", "--preset", "paper"])
+    opt = parse_test(tmp_path, "--dataroot", "x", "--preset", "paper")
+    assert cropped.items() <= vars(trained).items() and trained.ngf == opt.ngf == 8
+    assert (opt.preprocess, opt.load_size, opt.batch_size) == ("none", 256, 1)
 
 
 def test_published_weights_alone_take_flags_and_defaults(tmp_path):
