@@ -77,6 +77,12 @@ def scale_shortside(size: Size, load_size: int, crop_size: int) -> Size:
     return round(size[0] * scale), round(size[1] * scale)
 
 
+def resize_shortside(size: Size, load_size: int, crop_size: int) -> Size:
+    """Enlarged or reduced until the shorter side is load_size; the aspect ratio is kept."""
+    scale = load_size / min(size)
+    return round(size[0] * scale), round(size[1] * scale)
+
+
 def keep(size: Size, load_size: int, crop_size: int) -> Size:
     """The size of the file."""
     return size
@@ -86,6 +92,7 @@ SCALERS = {
     "resize": resize,
     "scale_width": scale_width,
     "scale_shortside": scale_shortside,
+    "resize_shortside": resize_shortside,
     "none": keep,
 }
 CUTTERS = ("crop", "trim")
@@ -93,7 +100,7 @@ ZOOM_RANGE = (0.8, 1.0)
 KEPT_IMAGES = 2  # per process: one of each domain
 MODES = (
     "resize_and_crop, resize, crop, scale_width, scale_width_and_crop, scale_shortside, "
-    "scale_shortside_and_crop, zoom_and_crop, trim, none"
+    "scale_shortside_and_crop, resize_shortside, resize_shortside_and_crop, zoom_and_crop, trim, none"
 )
 
 

@@ -50,6 +50,10 @@ RESIZED = [
     ("scale_shortside_and_crop", (18, 25), (36, 50)),
     ("scale_shortside_and_crop", (90, 61), (90, 61)),  # never made smaller
     ("scale_shortside", (18, 25), (36, 48)),  # 50 / 4 rounds half to even, as CUT does
+    ("resize_shortside_and_crop", (18, 25), (36, 50)),
+    ("resize_shortside_and_crop", (120, 90), (48, 36)),  # made smaller too
+    ("resize_shortside_and_crop", (101, 47), (77, 36)),  # 77.36
+    ("resize_shortside", (90, 61), (52, 36)),  # 53.1 to the nearest multiple of 4
     ("none", (61, 43), (60, 44)),
     ("none", (60, 44), (60, 44)),
     ("none", (1, 3), (4, 4)),
