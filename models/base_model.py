@@ -228,8 +228,12 @@ class BaseModel(TrainingStep, ABC):
         return dict(self.losses)
 
     def get_current_visuals(self) -> dict[str, Tensor]:
-        """Pictures of the last step: name -> (B,C,H,W) in [-1,1]."""
-        return {name: getattr(self, name).detach() for name in self.visual_names}
+        """Pictures of the last step that made any: name -> (B,C,H,W) in [-1,1].
+
+        A run that goes on in the middle of a cycle may have made none yet.
+        """
+        made = [name for name in self.visual_names if hasattr(self, name)]
+        return {name: getattr(self, name).detach() for name in made}
 
     def finish_step(self) -> None:
         """Count a step that is done, and move learning rates on that fall by steps."""

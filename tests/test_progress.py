@@ -30,6 +30,17 @@ def test_epochs_end_and_go_on():
     assert list(again.epochs()) == []
 
 
+def test_the_last_epoch_is_that_in_which_max_steps_are_done():
+    for max_steps, expected in ((1, 5), (2, 5), (3, 6), (16, 12), (17, 12), (None, 12)):
+        progress, seen = Progress(5, 12, 2, images_per_step=4, max_steps=max_steps), []
+        for epoch in progress.epochs():
+            seen.append(epoch)
+            for _ in range(2):
+                progress.advance()
+            progress.finish_epoch()
+        assert seen[-1] == progress.final_epoch == expected
+
+
 def test_max_steps_limits_the_run():
     progress = Progress(1, 100, steps_per_epoch=2, images_per_step=4, max_steps=3)
     assert progress.total_images == 12

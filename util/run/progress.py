@@ -55,6 +55,13 @@ class Progress:
         return self.max_steps is not None and self.max_steps < steps
 
     @property
+    def final_epoch(self) -> int:
+        """The epoch in which the run ends, be it through max_steps."""
+        if not self.limited:
+            return self.last_epoch
+        return self.first_epoch + (self.max_steps - 1) // self.steps_per_epoch
+
+    @property
     def finished(self) -> bool:
         """No step is left to do."""
         return self.images >= self.total_images

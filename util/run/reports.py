@@ -64,7 +64,7 @@ class Losses(Report):
 
     def after_epoch(self, epoch: int) -> None:
         run = self.run
-        text = f"end of epoch {epoch} of {run.progress.last_epoch}"
+        text = f"end of epoch {epoch} of {run.progress.final_epoch}"
         if not run.progress.finished:
             text += f", learning rate {run.model.learning_rate:.2g} from here"
         run.visualizer.message(text)
@@ -85,7 +85,8 @@ class Pictures(Report):
         save = progress.due(run.opt.update_html_freq)
         if save or progress.due(run.opt.display_freq):
             pictures = run.model.get_current_visuals()
-            run.visualizer.display(pictures, progress.epoch, progress.images, save)
+            if pictures:
+                run.visualizer.display(pictures, progress.epoch, progress.images, save)
 
 
 class Trace(Report):
