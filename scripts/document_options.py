@@ -60,26 +60,40 @@ def preset_lines(name: str) -> list[str]:
     return lines
 
 
+def of_test_alone(name: str, shared: OptionParser) -> list[str]:
+    """Flags that a model has at test and not in training, beside the `shared` ones."""
+    train, test = TrainOptions(), TestOptions()
+    trained = train.build_parser(train.peek(["--model", name])).declared()
+    parser = test.build_parser(test.peek(["--model", name]))
+
+    lines = tables(parser, {*trained, *shared.declared()})
+    return ["With test.py:", "", *lines] if lines else []
+
+
 def document() -> str:
     """The whole page."""
     train, test = TrainOptions(), TestOptions()
     shared = OptionParser()
     train.add_shared(shared)
     train.add_phase(shared)
+    at_test = OptionParser()
+    test.add_shared(at_test)
+    test.add_phase(at_test)
+
     lines = [HEAD, "## train.py", "", *tables(shared, set())]
 
     for name in model_names():
         parser = train.build_parser(train.peek(["--model", name]))
         own = tables(parser, set(shared.declared()))
-        lines += [f"## --model {name}", "", *preset_lines(name), *own]
+        further = of_test_alone(name, at_test)
+        lines += [f"## --model {name}", "", *preset_lines(name), *own, *further]
 
     trained = train.build_parser(train.peek([])).declared()
-    parser = test.build_parser(test.peek([]))
     same = set()
-    for name, action in parser.declared().items():
+    for name, action in at_test.declared().items():
         if name in trained and row(action) == row(trained[name]):
             same.add(name)
-    lines += ["## test.py", "", TEST_HEAD, "", *tables(parser, same)]
+    lines += ["## test.py", "", TEST_HEAD, "", *tables(at_test, same)]
     return "\n".join(lines).rstrip() + "\n"
 
 
