@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.single_dataset import SingleDataset
+from util.errors import UserError
 from util.parser import positive_int
 
 OTHER = {"A": "B", "B": "A"}
@@ -22,6 +23,8 @@ def add_style_options(parser) -> None:
     group.add("--num_styles", 1, text, type=positive_int)
     text = "take styles from this image, or from each image of this folder, instead of drawing them"
     group.add("--style", None, text, metavar="IMAGE|FOLDER")
+    text = "instead of the styles, N pictures on the way from the first of them to the second"
+    group.add("--interpolate_styles", None, text, type=positive_int, metavar="N")
 
 
 class ManyStyles:
@@ -57,6 +60,8 @@ class ManyStyles:
         """The styles of --seed, the same on every machine."""
         generator = torch.Generator().manual_seed(self.opt.seed)
         count = getattr(self.opt, "num_styles", 1)
+        if getattr(self.opt, "interpolate_styles", None):
+            count = max(count, 2)
         return self.draw_styles(count, generator).to(self.device)
 
     @cached_property
@@ -70,9 +75,16 @@ class ManyStyles:
         return torch.cat(styles)
 
     def styles_for(self, role: str) -> Tensor:
-        """The styles in which images of a domain are translated: references are of domain B, so for A alone."""
+        """The styles in which images of a domain are translated: references are of domain B, so for A alone.
+
+        Raises:
+            UserError: --interpolate_styles between fewer than two.
+        """
         from_references = role == "A" and self.opt.style
-        return self.reference_styles if from_references else self.drawn_styles
+        styles = self.reference_styles if from_references else self.drawn_styles
+
+        steps = self.opt.interpolate_styles
+        return on_the_way(styles, steps) if steps else styles
 
     def show(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Images of either domain, and their translations in all styles."""
@@ -88,6 +100,17 @@ class ManyStyles:
                 styles = style.expand(len(images), *style.shape)
                 pictures[label] = self.translate_with(role, images, styles)
         return pictures
+
+
+def on_the_way(styles: Tensor, steps: int) -> Tensor:
+    """(N, ...) styles -> (steps, ...) in equal parts from the first to the second, both included."""
+    if len(styles) < 2:
+        raise UserError(
+            f"--interpolate_styles {steps} needs two styles, --style gives one: name a folder with two images"
+        )
+    first, second = styles[:2]
+    shares = torch.linspace(0, 1, steps, device=styles.device)
+    return torch.stack([torch.lerp(first, second, share) for share in shares])
 
 
 def style_options(opt: Namespace) -> Namespace:

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 _layers_of_kind: WeakKeyDictionary[nn.Module, dict[type, list[nn.Module]]] = WeakKeyDictionary()
 
 
-def pass_each(net: nn.Module, *batches: Tensor) -> list[Tensor]:
+def pass_each(net: nn.Module, *batches: Tensor) -> list:
     """Each of several batches (B,C,H,W) through a network, [net(x) for x in batches] up to rounding.
 
-    They are joined into one pass where that is faster and the same: batches of one shape, no layer that mixes images.
-    Dropout and noise are drawn for each image by itself, joined or not.
+    The network gives a tensor or a list of tensors. Batches are joined into one pass where that is faster and the same:
+    batches of one shape, no layer that mixes images. Dropout and noise are drawn for each image by itself, joined or
+    not.
     """
     if joins(net, batches):
-        return list(net(torch.cat(batches)).chunk(len(batches)))
+        return _taken_apart(net(torch.cat(batches)), len(batches))
     return [net(x) for x in batches]
 
 
@@ -24,6 +25,14 @@ def joins(net: nn.Module, batches: Sequence[Tensor]) -> bool:
     """Whether batches (B,C,H,W) should go through a network in one pass: it is faster, and up to rounding the same."""
     alike = all(x.shape == batches[0].shape for x in batches)
     return len(batches) > 1 and alike and joining_pays(batches[0]) and not mixes_images(net)
+
+
+def _taken_apart(joined: Tensor | list[Tensor], count: int) -> list:
+    """What a network gives for `count` batches in one -> what it gives for each."""
+    if isinstance(joined, Tensor):
+        return list(joined.chunk(count))
+    chunks = [output.chunk(count) for output in joined]
+    return [list(of_batch) for of_batch in zip(*chunks, strict=True)]
 
 
 def joining_pays(x: Tensor) -> bool:
