@@ -21,7 +21,7 @@ RECIPES = [(name, preset) for name in TRAINED for preset in (find_model(name).PR
 
 
 @pytest.mark.parametrize(
-    "name", ["patchgcl", "cut", "cycle_gan", "pix2pix", "sincut", "sinpatchgcl"]
+    "name", ["patchgcl", "cut", "cycle_gan", "pix2pix", "sincut", "sinpatchgcl", "munit"]
 )
 def test_published_methods_have_their_own_and_the_shared_conditions(name):
     assert {"official", "shared"} <= set(find_model(name).PRESETS)
@@ -128,8 +128,11 @@ def test_pictures_and_translation_keep_the_size(tmp_path, name, preset):
     batch = next(iter(loader.epoch(1)))
     for _ in range(model.CYCLE):
         step(model, batch)
-    for label, picture in model.get_current_visuals().items():
-        assert picture.shape == (model.opt.batch_size, 3, 32, 32), label
+    pictures = model.get_current_visuals()
+    shown = len(pictures["real_A"])  # some methods translate a part of their batch
+    assert 1 <= shown <= model.opt.batch_size
+    for label, picture in pictures.items():
+        assert picture.shape == (shown, 3, 32, 32), label
         assert not picture.requires_grad
     with torch.inference_mode():
         assert model.translate(torch.rand(2, 3, 24, 40) * 2 - 1).shape == (2, 3, 24, 40)
@@ -198,7 +201,7 @@ def test_accumulated_gradients_are_those_of_a_large_batch(tmp_path, monkeypatch,
         assert two[key] == pytest.approx(value, rel=1e-4), key
     for net_name, net in large.networks.items():
         for (key, a), (_, b) in zip(learning(net), learning(small.networks[net_name]), strict=True):
-            rounding = max(1e-6, 1e-5 * a.grad.abs().max().item())
+            rounding = max(1e-6, 2e-5 * a.grad.abs().max().item())
             torch.testing.assert_close(
                 b.grad, a.grad, rtol=1e-3, atol=rounding, msg=lambda m, k=key: f"{k}: {m}"
             )
