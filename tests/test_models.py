@@ -21,7 +21,7 @@ RECIPES = [(name, preset) for name in TRAINED for preset in (find_model(name).PR
 
 
 @pytest.mark.parametrize(
-    "name", ["patchgcl", "cut", "cycle_gan", "pix2pix", "sincut", "sinpatchgcl", "munit"]
+    "name", ["patchgcl", "cut", "cycle_gan", "pix2pix", "sincut", "sinpatchgcl", "munit", "drit"]
 )
 def test_published_methods_have_their_own_and_the_shared_conditions(name):
     assert {"official", "shared"} <= set(find_model(name).PRESETS)

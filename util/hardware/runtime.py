@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 from util.errors import UserError
 from util.hardware import provenance
@@ -190,6 +191,14 @@ class Runtime:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, src=0)
         return module
+
+    def keep_graphs(self) -> None:
+        """Compile so that a later backward pass may go through the same graph (`Move.keep_graph`).
+
+        By default compiled code reuses what a forward pass has kept as soon as one backward pass has read it.
+        """
+        if self.compile:
+            functorch_config.donated_buffer = False
 
     @staticmethod
     def compiles(module: nn.Module) -> list[Compilable]:
