@@ -116,6 +116,7 @@ class TrainOptions(BaseOptions):
                 f"--epoch_count {opt.epoch_count} is past the last epoch, {last_epoch} "
                 "(n_epochs + n_epochs_decay): nothing would be trained"
             )
+
         if opt.from_scratch and opt.continue_train:
             raise UserError(
                 "--from_scratch and --continue_train contradict each other: give one of them"

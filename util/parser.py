@@ -167,7 +167,7 @@ class _Declarations:
         elif type is not None:
             settings["type"] = type
         else:
-            settings["type"] = type or type_of(name, default)
+            settings["type"] = type_of(name, default)
 
         self.add_argument(name, default=default, help=help, **settings)
 
