@@ -139,6 +139,7 @@ class BaseModel(TrainingStep, ABC):
             output_nc,
             opt.ngf,
             norm=opt.normG,
+            padding=opt.padG,
             use_dropout=not opt.no_dropout,
             antialias=not opt.no_antialias,
             antialias_up=not opt.no_antialias_up,

@@ -10,6 +10,8 @@ import data
 import models
 from data.transforms import MODES
 from models.networks import DISCRIMINATORS, GENERATORS, generator_size_multiple, training_size
+from models.networks.blocks import NORMS
+from models.networks.resnet_generator import PADDINGS
 from util.errors import UserError
 from util.hardware.runtime import PRECISIONS, planned_precision
 from util.parser import (
@@ -132,9 +134,10 @@ class BaseOptions:
         text = "strided layers n, for --netD n_layers and tilestylegan2 (tiles of 4 * 2^n pixels)"
         net.add("--n_layers_D", 3, text, positive_int)
 
-        norms = ("instance", "batch", "none")
-        net.add("--normG", "instance", "normalisation in G", choices=norms)
-        net.add("--normD", "instance", "normalisation in D", choices=norms)
+        net.add("--normG", "instance", "normalisation in G", choices=tuple(NORMS))
+        net.add("--normD", "instance", "normalisation in D", choices=tuple(NORMS))
+        text = "what a ResNet generator sees beyond the borders of its maps"
+        net.add("--padG", "reflect", text, choices=PADDINGS)
         net.add("--no_dropout", True, "no dropout in the generator's residual blocks")
         text = "strided convolutions instead of blurred down-sampling, in G and D"
         net.add("--no_antialias", False, text)

@@ -422,7 +422,9 @@ def test_an_unknown_name_gets_a_suggestion_and_the_list():
     with pytest.raises(UserError, match=r"--netD pixels: .*did you mean 'pixel'") as error:
         create_discriminator("pixels", 3)
     assert all(name in str(error.value) for name in DISCRIMINATORS)
-    with pytest.raises(UserError, match=r"norm layer: .*there are: instance, batch, none"):
+    with pytest.raises(
+        UserError, match=r"norm layer: .*there are: instance, instance_affine, batch, none"
+    ):
         tiny_generator(norm="layer")
     with pytest.raises(UserError, match=r"--init_type xavier_normal: .*xavier"):
         initialize_weights(nn.Linear(2, 2), "xavier_normal")

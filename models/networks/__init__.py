@@ -28,8 +28,8 @@ class Entry(NamedTuple):
 
     Attributes:
         create: its class, with what the name fixes.
-        takes: which settings it has, of norm, use_dropout, antialias, antialias_up, n_layers, halvings and size; one
-            that takes `size` is made for images of that size.
+        takes: which settings it has, of norm, padding, use_dropout, antialias, antialias_up, n_layers, halvings and
+            size; one that takes `size` is made for images of that size.
         size_multiple: what the sides of a generator's images must be multiples of.
     """
 
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     size_multiple: int = 1
 
 
-RESNET = ("norm", "use_dropout", "antialias", "antialias_up")
+RESNET = ("norm", "padding", "use_dropout", "antialias", "antialias_up")
 UNET = ("norm", "use_dropout")
 STYLEGAN2 = ("size", "halvings")
 SMALL_STYLEGAN2 = partial(StyleGAN2Generator, n_blocks=2, inject_noise=False)

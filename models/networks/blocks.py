@@ -28,32 +28,71 @@ class InstanceNorm(nn.Module):
         1.5 times as long on a CPU (forward and backward, maps of 64 x 64), and rounds its statistics under bf16
         autocast there, where group norm keeps them in float32.
         """
+        self._check_size(x)
+        return standardize(x, self.eps) if x.is_cuda else F.group_norm(x, x.shape[1], eps=self.eps)
+
+    @staticmethod
+    def _check_size(x: Tensor) -> None:
         if x.shape[-2] * x.shape[-1] == 1:
             raise UserError(
                 "instance normalisation of a 1x1 map is always 0: use larger images (--crop_size, --load_size)"
             )
-        return standardize(x, self.eps) if x.is_cuda else F.group_norm(x, x.shape[1], eps=self.eps)
 
 
-def standardize(x: Tensor, eps: float) -> Tensor:
+class AffineInstanceNorm(InstanceNorm):
+    """Instance normalisation with a learned scale and shift for each map, as in DistanceGAN's networks.
+
+    y = weight_C (x - mean_HW) / sqrt(var_HW + eps) + bias_C
+
+    Args:
+        channels: C, the number of maps.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(eps)
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> the same shape; raises UserError as InstanceNorm does."""
+        self._check_size(x)
+        if x.is_cuda:
+            return standardize(x, self.eps, self.weight, self.bias)
+        return F.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
+
+
+def standardize(
+    x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
     """Instance normalisation written out, in the layout and precision of x (B,C,H,W), statistics in float32.
 
     For GPUs: torch's own operators there fall out of the channels-last layout, and these fuse when compiled.
+    `weight` and `bias`, (C,) both or neither, scale and shift the maps.
     """
     wide = full_precision(x)
     variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
-    return ((wide - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
+    normal = (wide - mean) * torch.rsqrt(variance + eps)
+    if weight is not None:
+        normal = normal * weight[:, None, None] + bias[:, None, None]
+    return normal.to(x.dtype)
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "instance": lambda channels: InstanceNorm(),
+    "instance_affine": AffineInstanceNorm,
     "batch": nn.BatchNorm2d,
     "none": nn.Identity,
 }
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
-    """A normalisation of `channels` maps: instance (nothing learned), batch (affine, running statistics) or none."""
+    """A normalisation of `channels` maps.
+
+    instance (nothing learned), instance_affine (scale and shift), batch (scale, shift, running statistics) or none.
+
+    Raises:
+        UserError: unknown name.
+    """
     return find_by_name(NORMS, norm, "norm")(channels)
 
 
@@ -62,7 +101,7 @@ def needs_bias(norm: str) -> bool:
 
     As in CUT: only before instance norm. There it cannot change the output, but released weights hold it.
     """
-    return norm == "instance"
+    return norm in ("instance", "instance_affine")
 
 
 def check_layers(layers: Sequence[int], count: int, there_is: str) -> None:

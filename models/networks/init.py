@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import init
 
+from models.networks.blocks import AffineInstanceNorm
 from util.registry import find_by_name
 
 INITIALIZERS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -20,7 +21,8 @@ INITIALIZERS: dict[str, Callable[[Tensor, float], Tensor]] = {
 def initialize_weights(net: nn.Module, init_type: str = "xavier", gain: float = 0.02) -> None:
     """Draw the weights of all convolutions and linear layers, as CUT does; biases become 0.
 
-    Batch normalisation starts at scale N(1, gain) and shift 0. The same random state gives the same weights as CUT.
+    A normalisation that learns starts at scale N(1, gain) and shift 0. The same random state gives the same weights
+    as CUT.
 
     Args:
         init_type: normal (standard deviation `gain`), xavier, kaiming (no gain) or orthogonal.
@@ -32,7 +34,7 @@ def initialize_weights(net: nn.Module, init_type: str = "xavier", gain: float = 
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             draw(module.weight, gain)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm2d | AffineInstanceNorm):
             init.normal_(module.weight, 1.0, gain)
         else:
             continue

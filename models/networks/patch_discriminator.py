@@ -20,7 +20,7 @@ class NLayerDiscriminator(nn.Module):
         input_nc: channels of the images.
         ndf: width of the first convolution; it doubles with each layer up to 8*ndf.
         n_layers: number of halvings.
-        norm: instance | batch | none, after all convolutions but the first and last.
+        norm: a key of `NORMS`, after all convolutions but the first and last.
         antialias: convolve, then blur and halve; otherwise strided convolutions.
     """
 
@@ -65,7 +65,7 @@ class PixelDiscriminator(nn.Module):
     Args:
         input_nc: channels of the images.
         ndf: width of the first convolution; the second has twice that.
-        norm: instance | batch | none, after the second convolution.
+        norm: a key of `NORMS`, after the second convolution.
     """
 
     def __init__(self, input_nc: int, ndf: int = 64, norm: str = "instance") -> None:

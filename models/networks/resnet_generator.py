@@ -9,26 +9,30 @@ from models.networks.chain import Chain
 from models.networks.resampling import BlurDown, BlurUp, ReflectionPad
 from util.errors import UserError
 
+PADDINGS = ("reflect", "zero")
+
 
 class ResnetBlock(nn.Module):
-    """Residual block: x + conv3(relu(conv3(x))), reflected borders, each convolution normalised (He et al. 2016).
+    """Residual block: x + conv3(relu(conv3(x))), each convolution normalised (He et al. 2016).
 
     Args:
         channels: width, the same in and out.
-        norm: instance | batch | none.
+        norm: a key of `NORMS`.
         use_dropout: dropout of one half between the two convolutions.
+        padding: reflect | zero, what the convolutions see beyond the border.
     """
 
-    def __init__(self, channels: int, norm: str, use_dropout: bool) -> None:
+    def __init__(
+        self, channels: int, norm: str, use_dropout: bool, padding: str = "reflect"
+    ) -> None:
         super().__init__()
+        bias = needs_bias(norm)
         self.conv_block = Chain(
-            ReflectionPad(1),
-            nn.Conv2d(channels, channels, 3, bias=needs_bias(norm)),
+            *_same_size(channels, channels, 3, padding, bias),
             norm_layer(norm, channels),
             nn.ReLU(),
             *([nn.Dropout(0.5)] if use_dropout else []),
-            ReflectionPad(1),
-            nn.Conv2d(channels, channels, 3, bias=needs_bias(norm)),
+            *_same_size(channels, channels, 3, padding, bias),
             norm_layer(norm, channels),
         )
 
@@ -44,6 +48,8 @@ class ResnetGenerator(nn.Module):
     CUT (Park et al. 2020). State-dict keys and layer indices are those of CUT's release; without either anti-aliasing
     they are those of CycleGAN's. At 256 pixels, anti-aliased, ngf 64, CUT's nce_layers are
         0: padded image 3x262x262    4: conv 128x256x256    8: conv 256x128x128    12, 16: residual blocks 256x64x64
+    With zero padding there are no layers that reflect borders, so all others have smaller indices; without either
+    anti-aliasing the keys are then those of DistanceGAN's release (Benaim, Wolf 2017).
     No ReLU works in place, so a tapped layer keeps its value. In the release it does: a tap just before a ReLU, such
     as layer 8 without anti-aliasing, there shows the values after it.
 
@@ -51,10 +57,11 @@ class ResnetGenerator(nn.Module):
         input_nc, output_nc: channels of the images.
         ngf: width of the first and last convolution.
         n_blocks: number of residual blocks.
-        norm: instance | batch | none.
+        norm: a key of `NORMS`.
         use_dropout: dropout of one half inside the residual blocks.
         antialias: blur before halving; otherwise strided convolutions.
         antialias_up: bilinear doubling, then a convolution; otherwise transposed convolutions.
+        padding: reflect | zero, what the first, the last and the residual blocks' convolutions see beyond the border.
     """
 
     size_multiple = 4  # sides that the two halvings and doublings give back unchanged
@@ -62,21 +69,20 @@ class ResnetGenerator(nn.Module):
 
     def __init__(
         self, input_nc: int, output_nc: int, ngf: int = 64, n_blocks: int = 9, norm: str = "instance",
-        use_dropout: bool = False, antialias: bool = True, antialias_up: bool = True,
+        use_dropout: bool = False, antialias: bool = True, antialias_up: bool = True, padding: str = "reflect",
     ) -> None:  # fmt: skip
         super().__init__()
         self.input_nc = input_nc
         layers = [
-            ReflectionPad(3),
-            nn.Conv2d(input_nc, ngf, 7, bias=needs_bias(norm)),
+            *_same_size(input_nc, ngf, 7, padding, needs_bias(norm)),
             *_activated(norm, ngf),
         ]
         for width in (ngf, 2 * ngf):
             layers += _halving(width, norm, antialias)
-        layers += [ResnetBlock(4 * ngf, norm, use_dropout) for _ in range(n_blocks)]
+        layers += [ResnetBlock(4 * ngf, norm, use_dropout, padding) for _ in range(n_blocks)]
         for width in (4 * ngf, 2 * ngf):
             layers += _doubling(width, norm, antialias_up)
-        layers += [ReflectionPad(3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh()]
+        layers += [*_same_size(ngf, output_nc, 7, padding, bias=True), nn.Tanh()]
         self.model = Chain(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,6 +137,14 @@ class ResnetGenerator(nn.Module):
 
     def _check(self, layers: Sequence[int]) -> None:
         check_layers(layers, len(self.model), "this generator has layers 0 to {}")
+
+
+def _same_size(before: int, after: int, size: int, padding: str, bias: bool) -> list[nn.Module]:
+    """Layers (B,before,H,W) -> (B,after,H,W): a convolution of `size`, and the border that it needs."""
+    width = size // 2
+    if padding == "zero":
+        return [nn.Conv2d(before, after, size, padding=width, bias=bias)]
+    return [ReflectionPad(width), nn.Conv2d(before, after, size, bias=bias)]
 
 
 def _activated(norm: str, channels: int) -> list[nn.Module]:

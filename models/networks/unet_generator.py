@@ -19,7 +19,7 @@ class SkipBlock(nn.Module):
     Args:
         before, outer, inner: channels that come in, that the doubling gives, and of the halved maps.
         inside: the next smaller size; None for the innermost.
-        norm: instance | batch | none.
+        norm: a key of `NORMS`.
         outermost: whether this is the largest size.
         use_dropout: dropout of one half at the end.
     """
@@ -79,7 +79,7 @@ class UnetGenerator(nn.Module):
         input_nc, output_nc: channels of the images.
         ngf: width at the first halving; it doubles with each up to 8*ngf.
         num_downs: number of halvings, at least 2; a side of 2^num_downs shrinks to 1 pixel.
-        norm: instance | batch | none.
+        norm: a key of `NORMS`.
         use_dropout: dropout of one half.
     """
 

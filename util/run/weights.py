@@ -85,7 +85,7 @@ def load_weights(net: nn.Module, path: Path) -> None:
 
 
 def _mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
-    flags = "--netG, --ngf, --normG, --no_antialias, --no_antialias_up, --no_dropout"
+    flags = "--netG, --ngf, --normG, --padG, --no_antialias, --no_antialias_up, --no_dropout"
     advice = f"give the flags it was trained with ({flags})"
 
     for key in found.keys() - wanted.keys():
