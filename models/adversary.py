@@ -87,3 +87,12 @@ def _slope(netD: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         score = netD(x).sum()
         (slope,) = torch.autograd.grad(score, x, create_graph=True)
     return full_precision(slope)
+
+
+def term_of_one(
+    name: str, netD: nn.Module, real: Tensor, fake: Tensor, mode: str = "lsgan"
+) -> dict[str, Tensor]:
+    """`discriminator_terms` of one of several discriminators: `name`, with wgangp <name>_gp too."""
+    terms = discriminator_terms(netD, real, fake, mode)
+    penalty = {f"{name}_gp": terms["D_gp"]} if "D_gp" in terms else {}
+    return {name: terms["D_real"] + terms["D_fake"]} | penalty

@@ -5,12 +5,14 @@ import socket
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from models import find_model
 from options import TrainOptions, parse
 
 REPO = Path(__file__).resolve().parent.parent
@@ -95,11 +97,22 @@ def make_dataset(root: Path, count: int = 4, size: tuple[int, int] = (40, 36)) -
     return root
 
 
+def published_batch(model: str, given: Sequence[str]) -> int:
+    """Images per step where the command line does not say: those of the method's preset."""
+    presets = find_model(model).PRESETS
+    name = given[given.index("--preset") + 1] if "--preset" in given else next(iter(presets), None)
+    return presets.get(name, {}).get("batch_size", 1)
+
+
 def train_flags(root: Path, *extra: str, model: str = "patchgcl") -> list[str]:
-    """Flags of a training run that takes seconds on a CPU, for any model; its folders lie under `root`."""
+    """Flags of a training run that takes seconds on a CPU, for any model; its folders lie under `root`.
+
+    A published batch of more than two images is cut down to two. The data set, where there is none yet, fills four.
+    """
+    batch = 1 if "--batch_size" in extra else min(published_batch(model, extra), 2)
     data = root / "data"
     if not data.is_dir():
-        make_dataset(data)
+        make_dataset(data, count=4 * batch)
     options = TrainOptions()
     declared = options.build_parser(options.peek(["--model", model])).declared()
     vgg = ["--vgg_weights", "random"] if "vgg_weights" in declared else []
@@ -112,7 +125,8 @@ def train_flags(root: Path, *extra: str, model: str = "patchgcl") -> list[str]:
         "--checkpoints_dir",
         str(root / "checkpoints"),
     ]
-    return [*where, "--model", model, *TINY, *vgg, *single, *extra]
+    small = ["--batch_size", str(batch)] if batch > 1 else []
+    return [*where, "--model", model, *TINY, *vgg, *single, *small, *extra]
 
 
 def train_options(root: Path, *extra: str, model: str = "patchgcl") -> Namespace:

@@ -60,7 +60,11 @@ def weights(model) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("name", "preset"), RECIPES)
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_step_is_finite_and_reaches_every_parameter(tmp_path, name, preset, batch_size):
-    _, _, loader, model = build(tmp_path, name, preset, "--batch_size", str(batch_size))
+    try:
+        _, _, loader, model = build(tmp_path, name, preset, "--batch_size", str(batch_size))
+    except UserError as refusal:  # by a method that compares images of a batch
+        assert batch_size == 1 and "--batch_size 1 " in str(refusal)
+        return
     before = weights(model)
     batch = next(iter(loader.epoch(1)))
     for _ in range(model.CYCLE):
@@ -142,6 +146,7 @@ def test_pictures_and_translation_keep_the_size(tmp_path, name, preset):
 def test_resume_reproduces_the_next_losses(tmp_path, name, preset):
     opt, runtime, loader, model = build(tmp_path, name, preset, "--ema", "0.9")
     batches = list(loader.epoch(1))
+    assert len(batches) >= 4
     progress = Progress(1, 2, len(loader), loader.images_per_step)
     for batch in batches[:2]:
         step(model, batch)
@@ -180,6 +185,8 @@ WITHOUT_LUCK = {
     "nce_includes_all_negatives_from_minibatch": "false",
     "augment": "false",
     "lambda_gradient": "0",  # at random places between images
+    "lambda_distance_A": "0",  # of pairs of images of a batch
+    "lambda_distance_B": "0",
     "normG": "instance",
     "normD": "instance",
     "no_dropout": "true",

@@ -77,11 +77,13 @@ class ResnetGenerator(nn.Module):
             *_same_size(input_nc, ngf, 7, padding, needs_bias(norm)),
             *_activated(norm, ngf),
         ]
+
         for width in (ngf, 2 * ngf):
             layers += _halving(width, norm, antialias)
         layers += [ResnetBlock(4 * ngf, norm, use_dropout, padding) for _ in range(n_blocks)]
         for width in (4 * ngf, 2 * ngf):
             layers += _doubling(width, norm, antialias_up)
+
         layers += [*_same_size(ngf, output_nc, 7, padding, bias=True), nn.Tanh()]
         self.model = Chain(*layers)
 
@@ -140,7 +142,7 @@ class ResnetGenerator(nn.Module):
 
 
 def _same_size(before: int, after: int, size: int, padding: str, bias: bool) -> list[nn.Module]:
-    """Layers (B,before,H,W) -> (B,after,H,W): a convolution of `size`, and the border that it needs."""
+    """Layers (B,before,H,W) -> (B,after,H,W): a convolution, with the border that it needs."""
     width = size // 2
     if padding == "zero":
         return [nn.Conv2d(before, after, size, padding=width, bias=bias)]
