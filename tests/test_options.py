@@ -62,7 +62,7 @@ def test_flags_take_true_and_false(typed):
     ("argv", "message"),
     [
         (["--lamda_GNN", "1"], "did you mean --lambda_GNN"),
-        (["--lambda_G", "1"], "unknown argument --lambda_G"),
+        (["--lambda_GN", "1"], "unknown argument --lambda_GN"),
         (["--model", "patchgc"], "did you mean 'patchgcl'"),
         (["--dataset_mode", "unalined"], "did you mean 'unaligned'"),
         (["--preset", "offical"], "did you mean 'official'? there are: official, paper"),
