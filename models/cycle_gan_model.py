@@ -13,8 +13,9 @@ from torch import Tensor
 
 from models.inference.modes import add_test_options
 from models.losses.gan import generator_loss
+from models.losses.reconstruction import l1_distance
 from models.one_sided import check_pool_size
-from models.two_sided import OTHER, TwoSidedModel, distance
+from models.two_sided import OTHER, TwoSidedModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import natural
@@ -86,13 +87,17 @@ class CycleGANModel(TwoSidedModel):
         opt = self.opt
         terms = {
             "G_A": generator_loss(self.netD_A(self.fake_B), opt.gan_mode),
-            "cycle_A": opt.lambda_A * distance(self.rec_A, self.real_A),
+            "cycle_A": opt.lambda_A * l1_distance(self.rec_A, self.real_A),
             "G_B": generator_loss(self.netD_B(self.fake_A), opt.gan_mode),
-            "cycle_B": opt.lambda_B * distance(self.rec_B, self.real_B),
+            "cycle_B": opt.lambda_B * l1_distance(self.rec_B, self.real_B),
         }
         if self.identity:
-            terms["idt_A"] = opt.lambda_identity * opt.lambda_B * distance(self.idt_A, self.real_B)
-            terms["idt_B"] = opt.lambda_identity * opt.lambda_A * distance(self.idt_B, self.real_A)
+            terms["idt_A"] = (
+                opt.lambda_identity * opt.lambda_B * l1_distance(self.idt_A, self.real_B)
+            )
+            terms["idt_B"] = (
+                opt.lambda_identity * opt.lambda_A * l1_distance(self.idt_B, self.real_A)
+            )
         return terms
 
     def show_side(self, side: str, real: Tensor) -> dict[str, Tensor]:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from models.inference.modes import add_test_options
 from models.losses.patch_nce import cosine_nce_loss
+from models.losses.reconstruction import l1_distance
 from models.networks.passes import joins, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler
 from models.one_sided import check_equal_channels, check_pool_size
-from models.two_sided import TwoSidedModel, distance
+from models.two_sided import TwoSidedModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import int_list, natural, positive_int
@@ -239,8 +240,8 @@ class DCLGANModel(TwoSidedModel):
             return {}
         weight = self.opt.lambda_IDT / 2
         return {
-            "idt_A": weight * distance(self.idt_A, self.real_B),
-            "idt_B": weight * distance(self.idt_B, self.real_A),
+            "idt_A": weight * l1_distance(self.idt_A, self.real_B),
+            "idt_B": weight * l1_distance(self.idt_B, self.real_A),
         }
 
 

@@ -19,7 +19,6 @@ from data.base_dataset import BaseDataset
 from data.image_file import in_threads
 from models.adversary import term_of_one
 from models.base_model import BaseModel
-from models.cycle_gan_model import OTHER, distance, has_both_sides
 from models.losses.distance import (
     all_pair_distances,
     distance_loss,
@@ -28,7 +27,9 @@ from models.losses.distance import (
     pair_distances,
 )
 from models.losses.gan import generator_loss
+from models.losses.reconstruction import l1_distance
 from models.one_sided import check_pool_size
+from models.two_sided import OTHER, has_both_sides
 from util.errors import UserError
 from util.hardware.runtime import Runtime, print_once
 from util.parser import natural, positive_int
@@ -224,8 +225,8 @@ class DistanceGANModel(BaseModel):
             terms["dist_B"] = opt.lambda_distance_B * kept
 
         if opt.use_cycle_loss:
-            terms["cycle_A"] = opt.lambda_A * distance(self.rec_A, self.real_A)
-            terms["cycle_B"] = opt.lambda_B * distance(self.rec_B, self.real_B)
+            terms["cycle_A"] = opt.lambda_A * l1_distance(self.rec_A, self.real_A)
+            terms["cycle_B"] = opt.lambda_B * l1_distance(self.rec_B, self.real_B)
         return terms
 
     def distance_loss(

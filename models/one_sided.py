@@ -109,14 +109,3 @@ def check_pool_size(opt: Namespace) -> None:
             f"--preprocess {opt.preprocess} changes the size of images in the decay phase, but "
             "--pool_size keeps images of one size: give --finetune_resize false, or --pool_size 0"
         )
-
-
-def check_pool_size(opt: Namespace) -> None:
-    """Raise UserError where --pool_size keeps images whose size changes in the decay phase."""
-    words = opt.preprocess.split("_and_")
-    resized = "resize" in words and "crop" not in words and opt.load_size != opt.crop_size
-    if opt.pool_size and resized and opt.finetune_resize and opt.n_epochs_decay:
-        raise UserError(
-            f"--preprocess {opt.preprocess} changes the size of images in the decay phase, but "
-            "--pool_size keeps images of one size: give --finetune_resize false, or --pool_size 0"
-        )

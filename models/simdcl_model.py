@@ -12,9 +12,9 @@ from argparse import Namespace
 from torch import Tensor, nn
 
 from models.dclgan_model import DCLGANModel, Direction
+from models.losses.reconstruction import l1_distance
 from models.networks.adjacency import sample_positions
 from models.networks.similarity_head import SMALLEST, SimilarityHead
-from models.two_sided import distance
 from util.errors import UserError
 
 # of real_A, fake_B, real_B, fake_A; named as the release names their files
@@ -104,5 +104,5 @@ class SimDCLModel(DCLGANModel):
             head(of_image) for head, of_image in zip(self.heads, patches, strict=True)
         )
 
-        similarity = distance(real_A, fake_A) + distance(fake_B, real_B)
+        similarity = l1_distance(real_A, fake_A) + l1_distance(fake_B, real_B)
         return terms | {"sim": self.opt.lambda_SIM * similarity}

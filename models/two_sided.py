@@ -7,10 +7,10 @@ holds the two directions together: DCLGAN contrasts patches.
 from argparse import Namespace
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.image_folder import has_domains
-from models.adversary import discriminator_terms
+from models.adversary import term_of_one
 from models.base_model import BaseModel
 from models.inference.modes import translate_each
 from models.losses.gan import generator_loss
@@ -87,16 +87,9 @@ class TwoSidedModel(BaseModel):
 
     def compute_D_loss(self) -> dict[str, Tensor]:
         """Tell real images from translated ones, new or of the pool, in both domains."""
-        return {
-            **self.judge("D_A", self.netD_A, self.real_B, self.pool_B(self.fake_B)),
-            **self.judge("D_B", self.netD_B, self.real_A, self.pool_A(self.fake_A)),
-        }
-
-    def judge(self, name: str, net: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """The terms of one discriminator."""
-        terms = discriminator_terms(net, real, fake, self.opt.gan_mode)
-        penalty = {f"{name}_gp": terms["D_gp"]} if "D_gp" in terms else {}
-        return {name: terms["D_real"] + terms["D_fake"]} | penalty
+        mode = self.opt.gan_mode
+        terms = term_of_one("D_A", self.netD_A, self.real_B, self.pool_B(self.fake_B), mode)
+        return terms | term_of_one("D_B", self.netD_B, self.real_A, self.pool_A(self.fake_A), mode)
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""
@@ -127,8 +120,3 @@ def has_both_sides(opt: Namespace) -> bool:
     if opt.dataset_mode == "unaligned":
         return has_domains(opt.dataroot)
     return opt.dataset_mode != "single"
-
-
-def distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference (0-d) of images (B,C,H,W)."""
-    return (a - b).abs().mean()
