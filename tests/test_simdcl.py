@@ -185,9 +185,15 @@ def test_the_similarity_reaches_generators_and_all_heads(tmp_path):
     assert early.grad.any(), "through the features of real images too"
 
 
-def test_positions_of_translated_images_are_drawn_anew_in_random_order(tmp_path):
+def test_positions_of_translated_images_are_drawn_anew_in_random_order(tmp_path, monkeypatch):
     model = loaded(tmp_path, "--num_patches", "20", name="simdcl")
-    seen = []
+    seen, orders = [], []
+
+    def draw(*args, shuffled=False):
+        orders.append(shuffled)
+        return sample_positions(*args, shuffled=shuffled)
+
+    monkeypatch.setattr("models.simdcl_model.sample_positions", draw)
     for head in (model.netF1, model.netF2):
         head.register_forward_hook(lambda module, _, output: seen.append((module, output[1])))
     model.compute_G_loss()
@@ -204,8 +210,8 @@ def test_positions_of_translated_images_are_drawn_anew_in_random_order(tmp_path)
     ):
         equal = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
         assert equal == same
-    for ids in key_A:
-        assert len(set(ids.tolist())) == 20 and ids.tolist() != sorted(ids.tolist())
+    assert all(len(set(ids.tolist())) == 20 for ids in key_A)
+    assert orders == [True] * 16  # four layers of four kinds of images
 
 
 def test_the_order_of_positions_is_random():
