@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.checking import contrast
+from scripts.checking import contrast, self_similarity
 from scripts.checking.agreement import report
 from scripts.checking.export import Export
 from scripts.checking.graph_head import TOLERANCE, graph_head
@@ -26,6 +26,8 @@ CHECKS = {
     GRAPH: graph_head,
     "hdce": contrast.hdce,
     "src": contrast.src,
+    "spatial": self_similarity.spatial,
+    "lsesim": self_similarity.lsesim,
     "dcl_nce": contrast.dcl_nce,
     "simdcl_head": simdcl_head,
 }

@@ -13,8 +13,10 @@ from models.networks.similarity_head import SimilarityHead
 from scripts.parity import CHECKS, main
 from tests.helpers import run_command
 from tests.test_dclgan import loop_nce, vectors
+from tests.test_lsesim import loop_contrast
 from tests.test_relations import loop_hdce, loop_src
 from tests.test_relations import vectors as unit_vectors
+from tests.test_self_similarity import loop_loss, loop_similarity, random
 from tests.test_simdcl import loop_head
 from util.errors import UserError
 
@@ -48,6 +50,29 @@ def src_export(batch: int = 3) -> Arrays:
     return {"query_0": query, "key_0": key, "loss": loss, "grad_query_0": slope}
 
 
+IDS = [0, 6, 34, 17, 8]  # of a map of 5 rows and 7 columns
+
+
+def spatial_export(mode: str = "cos", window: int = 3, use_norm: bool = False) -> Arrays:
+    fake, real = random(1, 3, 5, 7, seed=1), random(1, 3, 5, 7, seed=2).detach()
+    sims = [loop_similarity(feat, IDS, window, use_norm) for feat in (real, fake)]
+    loss = loop_loss(*sims, mode, use_norm).mean()
+    (slope,) = torch.autograd.grad(loss, fake)
+    settings = {"ids_0": IDS, "patch_size": window, "use_norm": int(use_norm), "loss_mode": mode}
+    return {"fake_0": fake, "real_0": real, **settings, "loss": loss, "grad_fake_0": slope}
+
+
+def lsesim_export(batch: int = 2, window: int = 3, use_norm: bool = False) -> Arrays:
+    names = ("src_0", "tgt_0", "oth_0")
+    maps = [random(batch, 3, 5, 7, seed=seed) for seed in range(3)]
+    sims = [loop_similarity(feat, IDS, window, use_norm) for feat in maps]
+    loss = loop_contrast(*sims, 0.07).mean()
+    slopes = torch.autograd.grad(loss, maps)
+    settings = {"ids_0": IDS, "patch_size": window, "use_norm": int(use_norm), "T": 0.07}
+    arrays = {**dict(zip(names, maps, strict=True)), **settings, "loss": loss}
+    return arrays | {f"grad_{name}": slope for name, slope in zip(names, slopes, strict=True)}
+
+
 def dcl_nce_export(batch: int = 3) -> Arrays:
     query, key = vectors(batch, seed=1).requires_grad_(), vectors(batch, seed=2)
     loss = loop_nce(query, key, 0.07).mean()
@@ -75,6 +100,8 @@ def simdcl_head_export(layers: int = 2, width: int = 5) -> Arrays:
 EXPORTS: dict[str, Callable[..., Arrays]] = {
     "hdce": hdce_export,
     "src": src_export,
+    "spatial": spatial_export,
+    "lsesim": lsesim_export,
     "dcl_nce": dcl_nce_export,
     "simdcl_head": simdcl_head_export,
 }
@@ -113,6 +140,11 @@ VARIANTS = [
     ("hdce", {"batch": 1}),
     ("src", {"batch": 1}),
     ("dcl_nce", {"batch": 1}),
+    ("spatial", {"mode": "l1"}),
+    ("spatial", {"use_norm": True}),
+    ("spatial", {"mode": "l1", "use_norm": True, "window": 64}),
+    ("lsesim", {"batch": 1, "use_norm": True}),
+    ("lsesim", {"window": 64}),
     ("simdcl_head", {"layers": 4, "width": 3}),
 ]
 
@@ -174,6 +206,10 @@ def test_the_first_layer_of_the_head_has_ten_times_the_tolerance(tmp_path, capsy
         ("dcl_nce", {"grad_query_0": np.ones((2, 3, 4))}, "gradient has the shape (2, 3, 4)"),
         ("hdce", {"gamma": None}, "it lacks gamma"),
         ("hdce", {"loss_decoupled": None, "loss": 1.0}, "it lacks loss_decoupled"),
+        ("spatial", {"loss_mode": "cosine"}, "loss_mode is cosine, not one of cos, l1"),
+        ("spatial", {"ids_0": [3, 35]}, "ids_0 leaves the map, which has 35 positions"),
+        ("spatial", {"real_0": np.ones((1, 3, 7, 5))}, "fake_0, real_0 have unlike shapes"),
+        ("lsesim", {"oth_0": None}, "it lacks oth_0"),
         ("simdcl_head", {"g:model.4.bias": None}, "it lacks g:model.4.bias"),
         ("simdcl_head", {"w:model.4.bias": None}, "Missing key"),
         ("simdcl_head", {"x_0": None}, "it lacks x_0"),

@@ -1,14 +1,13 @@
 """SimDCL's head: its output, the similarity loss and the gradients of its weights."""
 
+from models.losses.reconstruction import l1_distance
 from models.networks.similarity_head import SimilarityHead
-from models.two_sided import distance
 from scripts.checking.agreement import GRADIENT, LOSS, Compared
 from scripts.checking.export import Export
 
 FIRST_LAYER = "model.0."
-FIRST_GRADIENT = (
-    1e-3  # far from the loss, of outputs 3e-7 long: a float32 export knows it less well
-)
+# far from the loss, and of outputs 3e-7 long: a float32 export knows it less well
+FIRST_GRADIENT = 1e-3
 
 
 def simdcl_head(export: Export) -> list[Compared]:
@@ -28,7 +27,7 @@ def simdcl_head(export: Export) -> list[Compared]:
         raise export.unusable(" ".join(str(error).split())) from None
 
     output_K = head(patches)[0]
-    loss = distance(output_K, export.tensor("other"))
+    loss = l1_distance(output_K, export.tensor("other"))
     loss.backward()
 
     compared = [
