@@ -149,9 +149,9 @@ class CUTModel(OneSidedModel):
         """Weights of losses, and flags of ingredients that are not asked for."""
         names = ["lambda_GAN", "lambda_NCE", *(["lambda_SRC"] if opt.src else [])]
         weights = {name: getattr(opt, name) for name in names}
-        if min(weights.values()) < 0 or not any(weights.values()):
+        if not any(weights.values()):
             given = " ".join(f"--{name} {weight}" for name, weight in weights.items())
-            raise UserError(f"{given}: no weight is negative, one is positive")
+            raise UserError(f"{given} leaves nothing to learn from: make one of them positive")
 
         plain = opt.nce_weights == "none" and not opt.src
         if plain and (opt.HDCE_gamma, opt.lambda_SRC) != (GAMMA, LAMBDA_SRC):

@@ -6,6 +6,7 @@ HDCE is a contrast without the positive in its denominator, whose negatives coun
 are in the input; gamma, which says how much more, falls over the run. SRC keeps how patches of an image are related.
 """
 
+import math
 from argparse import Namespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from models.cut_model import CUTModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
-from util.parser import natural
+from util.parser import natural, positive_float
 
 
 class HnegSRCModel(CUTModel):
@@ -59,7 +60,8 @@ class HnegSRCModel(CUTModel):
 
         group = parser.group("hneg_src")
         group.add("--use_curriculum", False, "let gamma go from HDCE_gamma to HDCE_gamma_min")
-        group.add("--HDCE_gamma_min", 1.0, "gamma of the last epoch, with --use_curriculum")
+        text = "gamma of the last epoch, with --use_curriculum"
+        group.add("--HDCE_gamma_min", 1.0, text, positive_float)
         group.add("--step_gamma", False, "with --use_curriculum: gamma is 1 after some epoch")
         group.add("--step_gamma_epoch", 200, "that epoch", natural)
         group.add("--no_Hneg", False, "negatives all have weight 1, as with --HDCE_gamma inf")
@@ -74,8 +76,10 @@ class HnegSRCModel(CUTModel):
     def check_options(opt: Namespace) -> None:
         """CUT's checks, and those of gamma's schedule."""
         CUTModel.check_options(opt)
-        if not opt.HDCE_gamma_min > 0:
-            raise UserError(f"--HDCE_gamma_min {opt.HDCE_gamma_min}: a temperature is positive")
+        if opt.use_curriculum and opt.HDCE_gamma == math.inf:
+            raise UserError(
+                "--HDCE_gamma inf cannot fall over the run: give --use_curriculum false, or --no_Hneg"
+            )
         if opt.step_gamma and not opt.use_curriculum:
             raise UserError("--step_gamma is a part of gamma's schedule: add --use_curriculum")
 
@@ -89,7 +93,7 @@ class HnegSRCModel(CUTModel):
         opt = self.opt
 
         if opt.no_Hneg:
-            return GammaSchedule(torch.inf)
+            return GammaSchedule(math.inf)
         if not opt.use_curriculum:
             return GammaSchedule(opt.HDCE_gamma)
 

@@ -21,7 +21,7 @@ from models.networks.passes import translate_and_encode
 from models.networks.patch_sampler import PatchSampler
 from util.errors import UserError
 from util.hardware.runtime import Runtime
-from util.parser import positive_int
+from util.parser import fraction, positive_int
 
 NAMES = ("NCE", "NCE_Y")  # of the losses of both domains
 
@@ -61,7 +61,8 @@ class NEGCUTModel(CUTModel):
         group.add(
             "--lambda_MS", 1.0, "weight of N's spread, which keeps negatives unlike each other"
         )
-        group.add("--momentum_F", 0.9, "momentum m of the copy of F that N sees the image through")
+        text = "momentum m of the copy of F that N sees the image through"
+        group.add("--momentum_F", 0.9, text, fraction)
         return parser
 
     @classmethod
@@ -93,12 +94,6 @@ class NEGCUTModel(CUTModel):
         if opt.num_negatives % 2:
             raise UserError(
                 f"--num_negatives {opt.num_negatives}: pairs are told apart; give an even number"
-            )
-        if not 0 <= opt.momentum_F < 1:
-            raise UserError(f"--momentum_F {opt.momentum_F}: expected 0 (no memory) to below 1")
-        if opt.lambda_MS < 0:
-            raise UserError(
-                f"--lambda_MS {opt.lambda_MS}: no weight is negative; 0 switches it off"
             )
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:

@@ -98,6 +98,7 @@ def test_gamma_falls_over_the_run_as_released(tmp_path):
     [
         ("--use_curriculum false", [50, 50]),
         ("--no_Hneg", [math.inf, math.inf]),
+        ("--use_curriculum false --HDCE_gamma inf", [math.inf, math.inf]),
         ("--HDCE_gamma 8 --HDCE_gamma_min 4 --n_epochs 1 --n_epochs_decay 1", [6, 4]),
         ("--HDCE_gamma 8 --HDCE_gamma_min 4 --n_epochs 2 --n_epochs_decay 2 --epoch_count 3", [5, 4]),
         ("--step_gamma --step_gamma_epoch 0", [1, 1]),
@@ -182,8 +183,9 @@ def test_a_name_of_the_release_means_its_method_only_with_its_flags():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--model hneg_src --HDCE_gamma_min -1", "--HDCE_gamma_min -1.0: a temperature is positive"),
+        ("--model hneg_src --HDCE_gamma_min -1", "--HDCE_gamma_min: expected a number above 0"),
         ("--model hneg_src --use_curriculum false --step_gamma", "add --use_curriculum"),
+        ("--model hneg_src --HDCE_gamma inf", "--HDCE_gamma inf cannot fall over the run"),
         ("--model hneg_src --CUT_mode FastCUT", "contradicts --preset horse2zebra"),
         ("--model hneg_src --num_patches 1", "leaves a patch nothing to differ from"),
         ("--model sincut --use_curriculum", "--use_curriculum belongs to --model hneg_src"),

@@ -285,10 +285,10 @@ def assert_step(tmp_path, command: str, terms: set[str]) -> None:
     [
         ("--model cut --HDCE_gamma 2", "--HDCE_gamma needs --nce_weights hdce"),
         ("--model cut --lambda_SRC 1", "--lambda_SRC needs --src"),
-        ("--model cut --src --lambda_SRC -1", "no weight is negative"),
-        ("--model cut --nce_weights hdce --HDCE_gamma 0", "--HDCE_gamma 0.0: a temperature is positive"),
+        ("--model cut --src --lambda_SRC -1", "--lambda_SRC: expected a weight of at least 0"),
+        ("--model cut --nce_weights hdce --HDCE_gamma 0", "--HDCE_gamma: expected a number above 0"),
         ("--model cut --nce_weights dce", "--nce_weights: invalid choice"),
-        ("--model cut --src --lambda_NCE 0 --lambda_SRC 0 --lambda_GAN 0", "one is positive"),
+        ("--model cut --src --lambda_NCE 0 --lambda_SRC 0 --lambda_GAN 0", "make one of them positive"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(argv, message):

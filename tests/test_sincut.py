@@ -254,7 +254,7 @@ def test_tiles_need_a_generator_that_allows_them(tmp_path):
 REFUSED = {
     "sincut": [
         ("--nce_idt false", "--lambda_identity needs G(B)"),
-        ("--lambda_R1 -1", "--lambda_R1 -1.0: no weight is negative"),
+        ("--lambda_R1 -1", "--lambda_R1: expected a weight of at least 0"),
         ("--CUT_mode FastCUT", "contradicts --preset official"),
         ("--num_patches 1 --batch_size 1", "leaves a patch nothing to differ from"),
         ("--stylegan2_size 48", "expected a power of two"),

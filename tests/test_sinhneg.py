@@ -64,8 +64,8 @@ def test_a_run_can_be_named_as_in_the_release_at_test(tmp_path):
     [
         ("--dce_idt false", "--lambda_identity needs G(B)"),
         ("--batch_size 1", "leaves a patch nothing to differ from"),
-        ("--lambda_R1 -1", "no weight is negative"),
-        ("--HDCE_gamma_min 0", "a temperature is positive"),
+        ("--lambda_R1 -1", "--lambda_R1: expected a weight of at least 0"),
+        ("--HDCE_gamma_min 0", "--HDCE_gamma_min: expected a number above 0"),
     ],
 )
 def test_bad_input_is_one_line(argv, message):
