@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data.base_dataset import BaseDataset
+from models.inference.progress import Tell, nobody_listens
 from models.networks import create_discriminator, create_generator, initialize_weights
 from models.networks.image_pool import ImagePool
 from models.step.training_step import TrainingStep
@@ -31,7 +32,13 @@ class BaseModel(TrainingStep, ABC):
         TEST_ROLES: which domains test.py reads: "A", or "AB" where the method shows or translates both.
         TRAINABLE: False for a method without training: test.py then needs no run.
         WITH_GRADIENTS: whether `show` takes gradients, as a method does that optimises the picture itself.
+        COSTLY: whether a picture takes minutes: test.py then records each finished one, and the same command again goes
+            on with the next.
+        USES_RUN: False where test.py has nothing to take from a training run, neither weights nor options.
+        SIZE_MULTIPLE: what sides of images are made multiples of; None: what the generator needs.
         visual_names: attributes shown as pictures.
+        tell: what `show` may call now and then, with figures such as its loss. test.py shows them, and the last ones of
+            each picture as a mean on its page.
         not_recordable: why this method's step cannot be recorded (--cuda_graph), None if it can.
     """
 
@@ -41,6 +48,9 @@ class BaseModel(TrainingStep, ABC):
     TEST_ROLES = "A"
     TRAINABLE = True
     WITH_GRADIENTS = False
+    COSTLY = False
+    USES_RUN = True
+    SIZE_MULTIPLE: int | None = None
     not_recordable: str | None = None
 
     @staticmethod
@@ -70,6 +80,7 @@ class BaseModel(TrainingStep, ABC):
             str, dict[str, Any]
         ] = {}  # what was asked for, whatever a saved state says
         self._prepared = False
+        self.tell: Tell = nobody_listens
 
     # -- building --------------------------------------------------------------------------------------------------
 
@@ -214,6 +225,14 @@ class BaseModel(TrainingStep, ABC):
         The batch holds what the data set reads at test, see `TEST_ROLES`.
         """
         return {"real_A": batch["A"], "fake_B": self.translate(batch["A"])}
+
+    def sources(self, batch: dict[str, Any], place: int) -> list[str]:
+        """The files that the pictures of one sample of a batch are made from."""
+        return [batch[key][place] for key in batch if key.endswith("_paths")]
+
+    def facts(self) -> dict[str, str]:
+        """What the page of test.py must say about a result beyond recipe and weights: topic -> text."""
+        return {}
 
     def explain(self, pictures: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What the method knows about one translated image beyond its pictures, which `show` gave: (C,H,W) each.

@@ -226,7 +226,7 @@ class BaseOptions:
 
         # what follows from the options
         opt.is_train = self.is_train
-        opt.size_multiple = generator_size_multiple(opt.netG)
+        opt.size_multiple = model.SIZE_MULTIPLE or generator_size_multiple(opt.netG)
         opt.test_roles = model.TEST_ROLES
         opt.recipe = self.recipe(opt, parser, {**defaults, **published})
         opt.stylegan2_size = opt.stylegan2_size or training_size(opt.netG, opt.netD, opt.crop_size)

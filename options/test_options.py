@@ -48,6 +48,9 @@ class TestOptions(BaseOptions):
 
     def saved_options(self, first: Namespace) -> dict[str, Any]:
         """What the training run recorded, as far as it still means something at test."""
+        if not models.find_model(first.model).USES_RUN:
+            self.saved_recipe = None
+            return {}
         record = saved_record(run_dir(first))
         self.saved_recipe = record.get("recipe")
         if not record:  # published weights come without one; flags and defaults describe them

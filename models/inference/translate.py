@@ -10,15 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from data import create_loader
+from data import Loader, create_loader
 from models import create_model
 from models.base_model import BaseModel
+from models.inference.progress import Progress
 from util.hardware.runtime import Runtime
+from util.pages.finished import Finished
 from util.pages.gallery import Gallery
 from util.run.checkpoint import load_for_inference
-from util.run.folder import describe_history, result_dir, run_dir, saved_record
+from util.run.folder import describe_history, plain_options, result_dir, run_dir, saved_record
+
+# Options and facts without a part in what a picture looks like: where things lie, and which images are asked for. The
+# files that a picture is made of count by their content.
+NO_PART = {
+    *("name", "suffix", "checkpoints_dir", "results_dir", "easy_label", "verbose"),
+    *("dataroot", "phase", "style", "pair_by", "content_labels", "style_labels", "vgg_weights"),
+    *("max_dataset_size", "num_test", "num_threads", "cache", "skip_bad_images", "batch_size"),
+    *("command", "data", "device", "gpu_ids"),
+}
 
 
 def translate(opt: Namespace) -> Gallery:
@@ -30,35 +40,71 @@ def translate(opt: Namespace) -> Gallery:
     if opt.eval:
         model.eval()
 
+    record = saved_record(run_dir(opt)) if model.USES_RUN else {}
     facts = {
         "command": shlex.join(["python", *sys.argv]),
         "recipe": opt.recipe,
-        "trained": "; ".join(describe_history(saved_record(run_dir(opt)))),
+        "trained": "; ".join(describe_history(record)),
         "weights": ", ".join(weights) or "none",
         "data": f"{opt.dataroot}, phase {opt.phase}, {opt.direction}",
         "preprocess": opt.preprocess,
+        **model.facts(),
         **runtime.versions(),
     }
     facts = {name: fact for name, fact in facts.items() if fact}
-    count, names = len(loader.dataset), loader.dataset.result_names()
+    count = len(loader.dataset)
     print(f"{opt.recipe}: {count} images, weights {facts['weights']}, on {runtime.describe()}")
 
     began = time.perf_counter()
-    folder = result_dir(opt)
-    bar = tqdm(total=count, unit="img", disable=None)
-    with gradients(model), bar, Gallery(folder, opt.easy_label or opt.name, facts) as gallery:
-        for batch in loader.epoch(1):
-            with runtime.autocast():
-                pictures = model.show(batch)
-            for place, index in enumerate(batch["index"]):
-                row = cut_row(pictures, batch, place)
-                gallery.add(names[index], row, *model.explain(row))
-            bar.update(len(batch["index"]))
+    progress = Progress(count, in_parts=model.COSTLY)
+    gallery = Gallery(result_dir(opt), opt.easy_label or opt.name, facts)
+    with gradients(model), progress, gallery:
+        finished = Finished(gallery, depends(opt, facts)) if model.COSTLY else None
+        translate_all(loader, model, runtime, gallery, progress, finished)
+        gallery.description |= {
+            f"mean {name}": f"{value:.4g}" for name, value in progress.means.items()
+        }
 
     seconds = time.perf_counter() - began
     speed = f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)"
-    print(f"{speed}: {folder / 'index.html'}")
+    print(f"{speed}: {gallery.folder / 'index.html'}")
     return gallery
+
+
+def translate_all(
+    loader: Loader,
+    model: BaseModel,
+    runtime: Runtime,
+    gallery: Gallery,
+    progress: Progress,
+    finished: Finished | None,
+) -> None:
+    """Every batch through the model and into the gallery; with `finished`, only what is not done yet."""
+    names = loader.dataset.result_names()
+    model.tell = progress.tell
+    for batch in loader.epoch(1):
+        rows = [(names[index], model.sources(batch, k)) for k, index in enumerate(batch["index"])]
+        if finished:
+            kept = [finished.take_up(name, sources) for name, sources in rows]
+            if None not in kept:
+                for figures in kept:
+                    progress.skip(figures)
+                continue
+
+        with runtime.autocast():
+            pictures = model.show(batch)
+        for place, (name, sources) in enumerate(rows):
+            row = cut_row(pictures, batch, place)
+            gallery.add(name, row, *model.explain(row))
+            if finished:
+                finished.note(name, sources, progress.figures)
+        progress.finish(len(rows))
+
+
+def depends(opt: Namespace, facts: Mapping[str, str]) -> dict[str, Any]:
+    """What pictures depend on beside the files they are made of: options, and the facts of their page."""
+    options = {name: value for name, value in plain_options(opt).items() if name not in NO_PART}
+    return {"options": options, "facts": {k: v for k, v in facts.items() if k not in NO_PART}}
 
 
 def gradients(model: BaseModel) -> AbstractContextManager:
@@ -71,13 +117,18 @@ def cut_row(
 ) -> dict[str, Tensor]:
     """The pictures (C,H,W) of one sample of a batch, without what its image was filled up with.
 
-    A picture of a domain's real image has that image's size, every other one the size of the input.
+    A picture of a domain's real image has that image's size, every other one the size of the input. One that differs
+    from its filled-up image in size was made to be so.
     """
     row = {}
     for label, images in pictures.items():
         role = label.removeprefix("real_")
         if f"{role}_size" not in batch:
             role = "A" if "A" in batch else "B"
-        height, width = batch[f"{role}_size"][place]
-        row[label] = images[place, :, :height, :width].float()
+
+        picture = images[place].float()
+        if picture.shape[1:] == batch[role].shape[2:]:
+            height, width = batch[f"{role}_size"][place]
+            picture = picture[:, :height, :width]
+        row[label] = picture
     return row

@@ -1,8 +1,8 @@
 """The result folder of test.py: pictures written while the next batch computes, and the pages that show them."""
 
 import json
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 from threading import BoundedSemaphore
 from typing import Any
@@ -18,6 +18,7 @@ from util.pages import html
 WRITERS = 4
 WAITING_PICTURES = 64  # so many may wait for the disk; then `add` waits, and memory stays bounded
 ROWS_PER_PAGE = 500
+FACTS = "facts.json"
 
 
 def save_npz(arrays: Mapping[str, np.ndarray], path: Path) -> None:
@@ -49,6 +50,7 @@ class Gallery:
         self.error: tuple[Path, Exception] | None = None
         self.pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="gallery")
         self.free = BoundedSemaphore(WAITING_PICTURES)
+        self._under_way: set[Future] = set()
 
     def add(
         self,
@@ -88,6 +90,16 @@ class Gallery:
             self._queue(save_npz, arrays, numbers)
         self.rows.append((name, row))
 
+    def keep(self, name: str, row: Sequence[html.Picture], others: Sequence[str] = ()) -> None:
+        """Show a row whose files lie there already; `others` are files of it that no page shows."""
+        self.files |= {*(picture.file for picture in row), *others}
+        self.rows.append((name, list(row)))
+
+    def flush(self) -> None:
+        """Wait until all that was added is on the disk; raises UserError where a file could not be written."""
+        wait(set(self._under_way))
+        self._raise_write_error()
+
     def close(self) -> None:
         """Wait for the files, then write the pages. UserError names the first file that could not be written."""
         self.pool.shutdown()
@@ -95,6 +107,7 @@ class Gallery:
         try:
             self._set_aside_earlier()
             self._write_pages()
+            self._write_facts()
         except OSError as error:
             raise self._user_error(self.folder, error) from error
 
@@ -110,7 +123,9 @@ class Gallery:
     def _queue(self, save: Callable[[Any, Path], None], value: Any, file: str) -> None:
         self.files.add(file)
         self.free.acquire()
-        self.pool.submit(self._write, save, value, self.folder / file)
+        writing = self.pool.submit(self._write, save, value, self.folder / file)
+        self._under_way.add(writing)
+        writing.add_done_callback(self._under_way.discard)
 
     def _write(self, save: Callable[[Any, Path], None], value: Any, path: Path) -> None:
         """Encode and write one file (worker thread); once a write failed the rest is skipped."""
@@ -154,6 +169,12 @@ class Gallery:
 
         with atomic_path(record) as temporary:
             temporary.write_text(json.dumps(sorted(now), indent=0), encoding="utf-8")
+
+    def _write_facts(self) -> None:
+        """Title and table of facts, for whoever shows these pictures elsewhere (facts.json)."""
+        text = json.dumps({"title": self.title, "facts": self.description}, indent=2)
+        with atomic_path(self.folder / FACTS) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     def _write_pages(self) -> None:
         """Write index.html and, beyond ROWS_PER_PAGE rows, further pages that link to each other."""

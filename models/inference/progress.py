@@ -1,0 +1,78 @@
+"""What test.py shows while it works: pictures done, the part of one that is done, its figures, the time left."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol
+
+from tqdm import tqdm
+
+PARTS_BAR = "{percentage:3.0f}%|{bar}| {n:.2f}/{total:.0f} [{elapsed}<{remaining}{postfix}]"
+
+
+class Tell(Protocol):
+    """How a method tells how far it is with a picture."""
+
+    def __call__(self, part: float, figures: Mapping[str, float], note: str = "") -> None:
+        """`part` of the picture is done (0 to 1), with these figures so far; a note is printed."""
+
+
+def nobody_listens(part: float, figures: Mapping[str, float], note: str = "") -> None:
+    """What `BaseModel.tell` does until test.py listens."""
+
+
+class Progress:
+    """A bar that counts pictures and, where the method tells (`BaseModel.tell`), parts of one.
+
+    Attributes:
+        figures: what the method has told last of the picture under way.
+        means: of the last figures of each picture so far, by name.
+    """
+
+    def __init__(self, total: int, in_parts: bool) -> None:
+        shape = PARTS_BAR if in_parts else None
+        self.bar = tqdm(total=total, unit="img", disable=None, bar_format=shape)
+        self.figures: dict[str, float] = {}
+        self._done = 0
+        self._skipped = 0
+        self._told: dict[str, list[float]] = {}
+
+    def tell(self, part: float, figures: Mapping[str, float], note: str = "") -> None:
+        """The part of the picture under way that is done, 0 to 1, its figures so far, and a line that stays."""
+        if note:
+            self.bar.write(note)
+        self.figures = dict(figures)
+        self.bar.n = self._done + part
+        self.bar.set_postfix(self.figures, refresh=False)
+        self.bar.refresh()
+
+    def finish(self, count: int) -> None:
+        """So many pictures are done; what was told last is of each of them."""
+        self._note(self.figures)
+        self.figures = {}
+        self._done += count
+        self.bar.update(self._done - self.bar.n)
+
+    def skip(self, figures: Mapping[str, float]) -> None:
+        """A picture was there already, with these figures; it counts for no speed."""
+        self._note(figures)
+        self._done += 1
+        self._skipped += 1
+        self.bar.initial = self._skipped
+        self.bar.n = self._done
+        self.bar.refresh()
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {name: sum(values) / len(values) for name, values in self._told.items()}
+
+    def _note(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self._told.setdefault(name, []).append(value)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
