@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from models.networks.vgg import LAYER_NAMES, VGG16Features
+from models.networks.vgg import LAYER_NAMES, VGG16Features, describe_weights
 from tests.helpers import REPO, make_image_folder
 from util.errors import UserError
 
@@ -164,9 +164,20 @@ def test_a_file_needs_only_the_layers_in_use(tmp_path):
     assert torch.equal(vgg.features[2].weight, reference[2].weight)
     with pytest.raises(
         UserError,
-        match=r"part.pth: features.5.weight is missing; expected a state dict of torchvision",
+        match=r"part.pth: features.5.weight \(relu2_1\) is missing; .* reaches relu1_2: .*choose",
     ):
         VGG16Features([2], str(path))
+    torch.save({"classifier.0.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(UserError, match=r"features.0.weight is missing; expected a state dict"):
+        VGG16Features([2], str(path))
+
+
+def test_weights_are_described_so_that_files_cannot_be_mistaken(tmp_path):
+    for name, value in (("a", 0.0), ("b", 1.0)):
+        torch.save({"features.0.weight": torch.full((1,), value)}, tmp_path / f"{name}.pth")
+    one, two = (describe_weights(str(tmp_path / f"{name}.pth")) for name in "ab")
+    assert one.startswith("a.pth, sha256 ") and one.split()[-1] != two.split()[-1]
+    assert "untrained" in describe_weights("random") and "ImageNet" in describe_weights("imagenet")
 
 
 def test_half_precision_weights_become_float32(tmp_path):

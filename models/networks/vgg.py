@@ -1,13 +1,15 @@
 """Features of a frozen VGG16."""
 
+import hashlib
 import http.client
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
+from torchvision.models import VGG16_Weights, WeightsEnum
 
 from models.networks.chain import Chain
 from util.errors import UserError
@@ -96,18 +98,48 @@ def _read_weights(source: str, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Values for the keys of `wanted`, with its shapes, as float32."""
     if source == "random":
         return _random_weights(wanted)
-    found = _download() if source == "imagenet" else _read(Path(source))
+    found = read_state(source, VGG16_Weights.IMAGENET1K_V1)
     for key, value in wanted.items():
         if not isinstance(found.get(key), Tensor):
-            raise UserError(
-                f"--vgg_weights {source}: {key} is missing; expected a state dict of torchvision's vgg16"
-            )
+            raise UserError(f"--vgg_weights {source}: {_missing(key, wanted, found)}")
         if found[key].shape != value.shape:
             raise UserError(
                 f"--vgg_weights {source}: {key} is {tuple(found[key].shape)}, expected {tuple(value.shape)} as in "
                 "torchvision's vgg16"
             )
     return {key: found[key].float() for key in wanted}
+
+
+def _missing(key: str, wanted: dict[str, Tensor], found: dict[str, Any]) -> str:
+    """What to say of a file without this key."""
+    layers = dict(zip([k for k in wanted if k.endswith(".weight")], LAYER_NAMES, strict=False))
+    there = [name for k, name in layers.items() if isinstance(found.get(k), Tensor)]
+    weight = key.removesuffix(".bias").removesuffix(".weight") + ".weight"
+    if not there:
+        return f"{key} is missing; expected a state dict of torchvision's vgg16"
+    return (
+        f"{key} ({layers[weight]}) is missing; expected a state dict of torchvision's vgg16. This one reaches "
+        f"{there[-1]}: give another, or choose layers up to there"
+    )
+
+
+def read_state(source: str, entry: WeightsEnum) -> dict[str, Any]:
+    """The state dict that --vgg_weights names: torchvision's `entry` for "imagenet", else that of a file.
+
+    Raises:
+        UserError: it cannot be downloaded, or read.
+    """
+    return _download(entry) if source == "imagenet" else _read(Path(source))
+
+
+def describe_weights(source: str) -> str:
+    """Which weights --vgg_weights means, so that nobody can take them for others: a file with its checksum."""
+    if source == "random":
+        return "random (untrained: for demos and tests only)"
+    if source == "imagenet":
+        return "ImageNet, torchvision's"
+    with open(source, "rb") as file:
+        return f"{Path(source).name}, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def _random_weights(wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -123,9 +155,9 @@ def _random_weights(wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     return values
 
 
-def _download() -> dict[str, Tensor]:
+def _download(entry: WeightsEnum) -> dict[str, Tensor]:
     """ImageNet weights from torch's cache, or downloaded into it."""
-    entry = VGG16_Weights.IMAGENET1K_V1
+    name = type(entry).__name__.removesuffix("_Weights")
     try:
         return entry.get_state_dict(
             progress=True, check_hash=True, map_location="cpu", weights_only=True
@@ -138,7 +170,7 @@ def _download() -> dict[str, Tensor]:
         pickle.UnpicklingError,
     ) as error:
         raise UserError(
-            f"--vgg_weights imagenet: could not get torchvision's VGG16 ({error}). Fetch {entry.url} where there is a "
+            f"--vgg_weights imagenet: could not get torchvision's {name} ({error}). Fetch {entry.url} where there is a "
             f"connection and put it into {torch.hub.get_dir()}/checkpoints or give --vgg_weights PATH; "
             "--vgg_weights random is for demos and tests only"
         ) from error
