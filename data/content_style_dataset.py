@@ -31,6 +31,10 @@ class ContentStyleDataset(BaseDataset):
         group.add("--style", None, text, metavar="IMAGE|FOLDER")
         text = "the style of a content: by order, by equal file name, or each with each"
         group.add("--pair_by", "order", text, choices=PAIRINGS)
+        text = "label maps of the contents, a picture or a folder with their names: a colour is a region"
+        group.add("--content_labels", None, text, metavar="IMAGE|FOLDER")
+        text = "label maps of the styles: regions take the look of those of their colour"
+        group.add("--style_labels", None, text, metavar="IMAGE|FOLDER")
         return parser
 
     def __init__(self, opt: Namespace) -> None:
@@ -43,9 +47,21 @@ class ContentStyleDataset(BaseDataset):
                 f"--dataroot {opt.dataroot} has no domain B to take styles from: "
                 "name an image or a folder with --style"
             )
+        self._check_labels(opt)
 
         super().__init__(opt, roles="AB")
         self.pairs = self._pair(opt.pair_by)
+
+    @staticmethod
+    def _check_labels(opt: Namespace) -> None:
+        """Label maps come for both, and lie on whole pictures."""
+        if (opt.content_labels is None) != (opt.style_labels is None):
+            raise UserError("--content_labels and --style_labels go together: give both or neither")
+        cut = {"crop", "trim", "zoom"} & set(opt.preprocess.split("_"))
+        if opt.content_labels and cut:
+            raise UserError(
+                f"--preprocess {opt.preprocess} would cut pictures but not their label maps; give --preprocess none"
+            )
 
     def find_files(self, role: str) -> tuple[str, list[str]]:
         style = self.opt.style

@@ -1,0 +1,163 @@
+"""Contents with their styles, photographs of any folder, and label maps."""
+
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import create_loader, find_dataset
+from data.label_maps import common_labels, label_file, read_labels
+from tests.helpers import make_image_folder
+from tests.test_data_loader import data_options, runtime, test_options
+from util.errors import UserError
+
+RED, BLUE = (255, 0, 0), (0, 0, 250)
+
+
+def pairs(root, mode="content_style", **changes):
+    """The loader of test.py for contents and styles."""
+    own = {"style": None, "pair_by": "order", "content_labels": None, "style_labels": None}
+    given = {name: changes.pop(name) for name in own.keys() & changes.keys()}
+    opt = test_options(root, dataset_mode=mode, **changes)
+    return create_loader(Namespace(**vars(opt) | own | given), runtime())
+
+
+def names(loader) -> list[tuple[str, str]]:
+    """(content, style) of each batch, without their folders."""
+    found = []
+    for batch in loader.epoch(1):
+        found += [
+            (a.rsplit("/", 1)[1], b.rsplit("/", 1)[1])
+            for a, b in zip(batch["A_paths"], batch["B_paths"], strict=True)
+        ]
+    return found
+
+
+@pytest.fixture
+def three_and_two(tmp_path):
+    make_image_folder(tmp_path / "testA", 3, size=(20, 12))
+    make_image_folder(tmp_path / "testB", 2, size=(9, 16), seed=1)
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["content_style", "photographs"])
+def test_styles_go_round(three_and_two, mode):
+    first, second, third = (f"image_{number:03d}.png" for number in range(3))
+    loader = pairs(three_and_two, mode)
+    assert names(loader) == [(first, first), (second, second), (third, first)]
+    batch = next(loader.epoch(1))
+    assert (batch["A_size"], batch["B_size"]) == ([(12, 20)], [(16, 9)])
+    assert loader.dataset.result_names() == ["image_000", "image_001", "image_002"]
+
+
+def test_each_content_with_each_style(three_and_two):
+    loader = pairs(three_and_two, pair_by="each")
+    assert len(names(loader)) == len(set(names(loader))) == 6
+    assert len(set(loader.dataset.result_names())) == 6
+    assert loader.dataset.result_names()[1] == "image_000__image_001"
+
+
+def test_styles_by_name_and_from_elsewhere(three_and_two, tmp_path):
+    with pytest.raises(UserError, match=r"image_002.png has no style of its name"):
+        pairs(three_and_two, pair_by="name")
+    styles = make_image_folder(tmp_path / "styles", 4, seed=2)
+    by_name = names(pairs(three_and_two, pair_by="name", style=styles[0].parent))
+    assert len(by_name) == 3 and all(content == style for content, style in by_name)
+    one = names(pairs(three_and_two, style=str(styles[3])))
+    assert [style for _, style in one] == ["image_003.png"] * 3
+    with pytest.raises(UserError, match="no image and no folder"):
+        pairs(three_and_two, style=str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"no domain B .*--style"):
+        pairs(three_and_two / "testA")
+
+
+# -- photographs -----------------------------------------------------------------------------------------------------
+
+
+def photographs(root, **changes):
+    return create_loader(data_options(root, dataset_mode="photographs", **changes), runtime())
+
+
+def test_any_folder_of_photographs_is_learned_from(tmp_path):
+    make_image_folder(tmp_path / "holiday" / "day 1", 2)
+    make_image_folder(tmp_path / "holiday" / "day 2", 2, seed=1)
+    loader = photographs(tmp_path / "holiday")
+    seen = [path for batch in loader.epoch(1) for path in batch["A_paths"]]
+    assert len(seen) == len(set(seen)) == 4
+    assert set(next(loader.epoch(1))) == {"A", "A_paths", "A_size", "index"}
+
+
+def test_both_domains_are_photographs(tmp_path):
+    make_image_folder(tmp_path / "trainA", 3)
+    make_image_folder(tmp_path / "testA", 1)
+    assert len(photographs(tmp_path).dataset) == 3
+    make_image_folder(tmp_path / "trainB", 2, seed=1)
+    loader = photographs(tmp_path, batch_size=5)
+    [batch] = loader.epoch(1)
+    assert {path.split("/")[-2] for path in batch["A_paths"]} == {"trainA", "trainB"}
+
+
+def test_photographs_that_are_not_there(tmp_path):
+    make_image_folder(tmp_path / "testA", 1)
+    with pytest.raises(UserError, match="no folder trainA"):
+        photographs(tmp_path)
+    with pytest.raises(UserError, match="is no folder"):
+        photographs(tmp_path / "testA" / "image_000.png")
+
+
+# -- label maps ------------------------------------------------------------------------------------------------------
+
+
+def label_map(path, left=RED, right=BLUE, size=(8, 6), columns=4):
+    """A picture of two colours."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[:, :columns], pixels[:, columns:] = left, right
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_label_maps_keep_their_colours_at_any_size(tmp_path):
+    labels = read_labels(str(label_map(tmp_path / "a.png")), (16, 3))
+    assert labels.shape == (3, 16) and labels.dtype == torch.int64
+    assert labels[0].tolist() == [0xFF0000] * 8 + [0x0000FA] * 8
+
+
+def test_labels_count_only_where_both_pictures_have_enough_of_them():
+    content, style = torch.zeros(20, 20, dtype=torch.int64), torch.zeros(20, 60, dtype=torch.int64)
+    content[0, :11], style[0, :11] = 1, 1
+    content[1, :10], style[1, :20] = 2, 2  # 10 pixels are too few
+    content[2, :20], style[3:, :] = 3, 3  # 20 of 1020: less than 100 times as many
+    content[3, :11], style[:, 50:] = 4, 5  # in one of them only
+    assert common_labels(content, style) == [0, 1, 3]
+    style[3:, :] = 1
+    assert common_labels(content[:3], style) == [0, 1]
+    wide = torch.full((20, 600), 1)
+    assert common_labels(content, wide) == []  # 1100 times as many
+
+
+def test_a_label_map_is_found_by_name_or_named(tmp_path):
+    one = label_map(tmp_path / "maps" / "sea.png")
+    assert label_file(str(one), "x/other.jpg", "--style_labels") == str(one)
+    assert label_file(str(one.parent), "x/Sea.jpg", "--style_labels") == str(one)
+    with pytest.raises(UserError, match=r"--style_labels .* no label map named hill"):
+        label_file(str(one.parent), "x/hill.jpg", "--style_labels")
+    label_map(tmp_path / "maps" / "more" / "sea.png")
+    with pytest.raises(UserError, match="several label maps named sea"):
+        label_file(str(one.parent), "x/sea.jpg", "--style_labels")
+    with pytest.raises(UserError, match="neither a label map"):
+        label_file(str(tmp_path / "no"), "x/sea.jpg", "--style_labels")
+
+
+def test_label_maps_come_in_pairs_and_on_whole_pictures(three_and_two):
+    with pytest.raises(UserError, match="both or neither"):
+        pairs(three_and_two, content_labels="x")
+    with pytest.raises(UserError, match="--preprocess none"):
+        pairs(three_and_two, content_labels="x", style_labels="x", preprocess="resize_and_crop")
+
+
+def test_content_and_style_are_not_for_training(tmp_path):
+    with pytest.raises(UserError, match="train with another"):
+        find_dataset("content_style")(data_options(tmp_path))
