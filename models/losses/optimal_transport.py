@@ -1,0 +1,136 @@
+"""STROTSS' loss: where features of an output lie beside those of a style, and how they are arranged among themselves.
+
+Shape legend: N positions of the output, M of the style, C channels of a feature; the first 3 channels are its colour.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from util.hardware.precision import full_precision
+
+
+class Distance(NamedTuple):
+    """A distance of two sets of vectors: `every` (N,C), (M,C) -> (N,M); `paired` (N,C), (N,C) -> (N,)."""
+
+    every: Callable[[Tensor, Tensor], Tensor]
+    paired: Callable[[Tensor, Tensor], Tensor]
+
+
+def cosine_distances(x_NC: Tensor, y_MC: Tensor) -> Tensor:
+    """1 - cosine of every pair, (N,M)."""
+    return 1 - F.normalize(x_NC, dim=1) @ F.normalize(y_MC, dim=1).T
+
+
+def paired_cosine_distances(x_NC: Tensor, y_NC: Tensor) -> Tensor:
+    """1 - cosine of each row with its own, (N,)."""
+    return 1 - (F.normalize(x_NC, dim=1) * F.normalize(y_NC, dim=1)).sum(1)
+
+
+def colour_distances(x_N3: Tensor, y_M3: Tensor) -> Tensor:
+    """Cosine distance and Euclidean distance, added up, of every pair, (N,M)."""
+    return cosine_distances(x_N3, y_M3) + torch.cdist(x_N3, y_M3)
+
+
+def paired_colour_distances(x_N3: Tensor, y_N3: Tensor) -> Tensor:
+    """The same of each row with its own, (N,)."""
+    length_N = torch.linalg.vector_norm(x_N3 - y_N3, dim=1)
+    return paired_cosine_distances(x_N3, y_N3) + length_N
+
+
+COSINE = Distance(cosine_distances, paired_cosine_distances)
+COLOUR = Distance(colour_distances, paired_colour_distances)
+
+
+def relaxed_emd(x_NC: Tensor, y_MC: Tensor, distance: Distance = COSINE) -> Tensor:
+    """Relaxed earth mover's distance of two sets of vectors (Kusner et al. 2015): a 0-d tensor.
+
+        max( 1/N sum_i min_j D_ij,  1/M sum_j min_i D_ij )
+
+    Only the nearest pairs carry gradients, so they are looked up first, without any.
+    """
+    with torch.no_grad():
+        distance_NM = distance.every(x_NC, y_MC)
+        of_x_N, of_y_M = distance_NM.argmin(1), distance_NM.argmin(0)
+    there = distance.paired(x_NC, y_MC[of_x_N]).mean()
+    back = distance.paired(x_NC[of_y_M], y_MC).mean()
+    return torch.maximum(there, back)
+
+
+def self_similarity_loss(x_NC: Tensor, content_NC: Tensor) -> Tensor:
+    """How differently two sets of features are arranged among themselves: a 0-d tensor.
+
+    1/N sum_ij | X_ij / sum_i X_ij - Y_ij / sum_i Y_ij |,   X, Y cosine distances within x and within the content
+    """
+    shares = []
+    for feat_NC in (x_NC, content_NC):
+        distance_NN = cosine_distances(feat_NC, feat_NC)
+        shares.append(distance_NN / distance_NN.sum(0, keepdim=True).clamp(min=1e-8))
+    return (shares[0] - shares[1]).abs().sum() / len(x_NC)
+
+
+class Moments(NamedTuple):
+    """Mean and covariance of a set of features."""
+
+    mean_C: Tensor
+    covariance_CC: Tensor
+
+
+def moments(feat_NC: Tensor) -> Moments:
+    """Over the N features, the covariance divided by N - 1."""
+    mean_C = feat_NC.mean(0)
+    centred_NC = feat_NC - mean_C
+    return Moments(mean_C, centred_NC.T @ centred_NC / max(len(feat_NC) - 1, 1))
+
+
+def moment_loss(x: Moments, y: Moments) -> Tensor:
+    """Mean absolute difference of means, plus that of covariances: a 0-d tensor."""
+    mean = (x.mean_C - y.mean_C).abs().mean()
+    return mean + (x.covariance_CC - y.covariance_CC).abs().mean()
+
+
+def decorrelated(colour_N3: Tensor) -> Tensor:
+    """Colours as brightness and two opponents, an orthonormal basis: (N,3).
+
+    STROTSS compares colours after a fixed decorrelating matrix. Between orthonormal ones no distance here differs.
+    """
+    red, green, blue = colour_N3.unbind(1)
+    grey = (red + green + blue) / 3**0.5
+    return torch.stack([grey, (red - green) / 2**0.5, (red + green - 2 * blue) / 6**0.5], dim=1)
+
+
+class StyleSample(NamedTuple):
+    """What is known of a style: features at random positions, and their moments."""
+
+    feat_MC: Tensor
+    moments: Moments
+
+
+def strotss_terms(
+    x_NC: Tensor, content_NC: Tensor, style: StyleSample, alpha: float
+) -> dict[str, Tensor]:
+    """The loss of an output's features (STROTSS, arXiv 1904.12785), weighted terms by name, 0-d each.
+
+        L = ( alpha * L_C + L_R + L_M + L_P / max(alpha, 1) ) / (alpha + 2)
+
+    L_C self-similarity with the content, L_R relaxed EMD to the style, L_M moments, L_P relaxed EMD of colours.
+
+    Args:
+        x_NC, content_NC: features of output and content at the same positions.
+        style: of the style.
+        alpha: weight of the content.
+    """
+    with torch.autocast(x_NC.device.type, enabled=False):
+        x_NC, content_NC = full_precision(x_NC), full_precision(content_NC)
+        feat_MC = style.feat_MC
+        palette = relaxed_emd(decorrelated(x_NC[:, :3]), decorrelated(feat_MC[:, :3]), COLOUR)
+        terms = {
+            "content": alpha * self_similarity_loss(x_NC, content_NC),
+            "transport": relaxed_emd(x_NC, feat_MC),
+            "moments": moment_loss(moments(x_NC), style.moments),
+            "palette": palette / max(alpha, 1),
+        }
+        return {name: term / (alpha + 2) for name, term in terms.items()}
