@@ -97,7 +97,7 @@ def _convolutions(count: int) -> Chain:
 def _read_weights(source: str, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Values for the keys of `wanted`, with its shapes, as float32."""
     if source == "random":
-        return _random_weights(wanted)
+        return random_weights(wanted)
     found = read_state(source, VGG16_Weights.IMAGENET1K_V1)
     for key, value in wanted.items():
         if not isinstance(found.get(key), Tensor):
@@ -138,11 +138,16 @@ def describe_weights(source: str) -> str:
         return "random (untrained: for demos and tests only)"
     if source == "imagenet":
         return "ImageNet, torchvision's"
-    with open(source, "rb") as file:
-        return f"{Path(source).name}, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    return describe_file(Path(source))
 
 
-def _random_weights(wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+def describe_file(path: Path) -> str:
+    """The name of a file of weights, and its checksum."""
+    with open(path, "rb") as file:
+        return f"{path.name}, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+
+
+def random_weights(wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights that keep the scale of activations through ReLUs (He et al. 2015), the same in every process.
 
     They come from their own generator, so the run's random numbers do not depend on where VGG's weights come from.
