@@ -32,7 +32,7 @@ from models.networks.hypercolumns import Hypercolumns
 from models.networks.vgg import LAYER_NAMES, describe_weights
 from util.errors import UserError
 from util.hardware.runtime import Runtime
-from util.parser import int_list, natural, positive_float, positive_int
+from util.parser import int_list, natural, positive_float, positive_int, switch
 
 LEVELS = 5  # of the Laplacian pyramid that is optimised
 RATE, LAST_RATE = 2e-3, 1e-3  # of RMSprop, and at the finest scale
@@ -78,6 +78,8 @@ class STROTSSModel(BaseModel):
         group.add("--vgg_layers", [0, 1, 2, 3, 4, 5, 6, 9, 12], text, int_list)
         text = "of the frozen VGG16: imagenet, random (demos, tests) or a file"
         group.add("--vgg_weights", "imagenet", text)
+        text = "scale VGG16's layers to a mean activation of 1; auto: if they are far from torchvision's"
+        group.add("--scale_features", "auto", text, switch)
         group.add("--positions", 1024, "positions of the output compared in a step", positive_int)
         text = "positions that stand for the style, drawn once per scale"
         group.add("--style_positions", 5000, text, positive_int)
@@ -110,13 +112,15 @@ class STROTSSModel(BaseModel):
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)
-        self.features = runtime.place(Hypercolumns(opt.vgg_layers, opt.vgg_weights))
+        features = Hypercolumns(opt.vgg_layers, opt.vgg_weights, opt.scale_features)
+        self.features = runtime.place(features)
         self.curves: dict[int, list[float]] = {}  # loss of each step, by scale, of the last picture
 
     def facts(self) -> dict[str, str]:
         """Which VGG16 the features come from."""
         layers = ", ".join(LAYER_NAMES[index] for index in self.opt.vgg_layers)
-        return {"VGG16": f"{describe_weights(self.opt.vgg_weights)}; {layers}"}
+        scale = "scaled to a mean activation of 1" if self.features.scaled else "not scaled"
+        return {"VGG16": f"{describe_weights(self.opt.vgg_weights)}; {layers}; {scale}"}
 
     def forward(self) -> None:
         """Nothing: there is no training step."""

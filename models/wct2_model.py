@@ -56,7 +56,6 @@ class WCT2Model(BaseModel):
             "beta1": 0.9,
             "n_epochs": 10,
             "n_epochs_decay": 10,
-            "batch_size": 8,
         },
         "shared": {},  # the common schedule; there is no generator or discriminator to have in common
     }

@@ -116,6 +116,7 @@ def train_flags(root: Path, *extra: str, model: str = "patchgcl") -> list[str]:
     options = TrainOptions()
     declared = options.build_parser(options.peek(["--model", model])).declared()
     vgg = ["--vgg_weights", "random"] if "vgg_weights" in declared else []
+    wavelets = ["--unpool", "sum"] if "unpool" in declared else []  # the smaller of its decoders
     single = SINGLE if "crops_per_epoch" in declared else []
     where = [
         "--dataroot",
@@ -126,7 +127,7 @@ def train_flags(root: Path, *extra: str, model: str = "patchgcl") -> list[str]:
         str(root / "checkpoints"),
     ]
     small = ["--batch_size", str(batch)] if batch > 1 else []
-    return [*where, "--model", model, *TINY, *vgg, *single, *small, *extra]
+    return [*where, "--model", model, *TINY, *vgg, *wavelets, *single, *small, *extra]
 
 
 def train_options(root: Path, *extra: str, model: str = "patchgcl") -> Namespace:

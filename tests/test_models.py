@@ -20,8 +20,26 @@ TRAINED = [name for name in model_names() if find_model(name).TRAINABLE]
 RECIPES = [(name, preset) for name in TRAINED for preset in (find_model(name).PRESETS or [None])]
 
 
+@pytest.mark.parametrize("name", [name for name in model_names() if name not in TRAINED])
+def test_a_method_without_training_says_so_in_one_line(name, tmp_path):
+    with pytest.raises(UserError, match=rf"--model {name} .*(train|test\.py)"):
+        train_options(tmp_path, model=name)
+
+
 @pytest.mark.parametrize(
-    "name", ["patchgcl", "cut", "cycle_gan", "pix2pix", "sincut", "sinpatchgcl", "munit", "drit"]
+    "name",
+    [
+        "patchgcl",
+        "cut",
+        "cycle_gan",
+        "pix2pix",
+        "sincut",
+        "sinpatchgcl",
+        "munit",
+        "drit",
+        "strotss",
+        "wct2",
+    ],
 )
 def test_published_methods_have_their_own_and_the_shared_conditions(name):
     assert {"official", "shared"} <= set(find_model(name).PRESETS)
@@ -224,14 +242,8 @@ def test_a_bad_loss_stops_before_the_step(tmp_path, name):
         weights(model),
         copy.deepcopy(model.optimizers["G"].state_dict()["state"][0]["step"]),
     )
-    step(
-        model,
-        {
-            **batch,
-            "A": torch.full_like(batch["A"], torch.nan),
-            "B": torch.full_like(batch["B"], torch.nan),
-        },
-    )
+    spoiled = {role: torch.full_like(batch[role], torch.nan) for role in "AB" if role in batch}
+    step(model, batch | spoiled)
     step(model, batch)  # nothing moves any more, even on good images
     learned = {
         f"{n}.{key}" for n, net in model.networks.items() for key, _ in net.named_parameters()

@@ -33,6 +33,7 @@ from models.losses.optimal_transport import (
 )
 from models.networks.hypercolumns import Hypercolumns, read_bilinear
 from models.networks.vgg import VGG16Features
+from models.networks.vgg_scale import natural_noise
 from models.strotss_model import STROTSSModel, starting_picture
 from options import TestOptions, TrainOptions, parse
 from tests.helpers import make_image_folder, run_command, start_command
@@ -255,6 +256,23 @@ def test_hypercolumns_are_colour_and_features_at_their_own_scale():
         torch.testing.assert_close(read[n, 3:67], first[0, :, y, x])
         torch.testing.assert_close(read[n, 67:323], third[0, :, y // 4, x // 4])
     torch.testing.assert_close(read[2, 323:], fifth[0, :, 1, 2])
+
+
+def test_activations_far_from_torchvisions_are_scaled(tmp_path):
+    """As Oxford's weights have them; what is scaled keeps its pattern."""
+    large = VGG16Features([2], "random").state_dict()
+    large["features.2.weight"] = 1000 * large["features.2.weight"]
+    torch.save(large, tmp_path / "large.pth")
+    plain = Hypercolumns([0, 1, 2], str(tmp_path / "large.pth"), "off")
+    scaled = Hypercolumns([0, 1, 2], str(tmp_path / "large.pth"))
+    assert scaled.scaled and not plain.scaled and not Hypercolumns([2], "random").scaled
+    assert Hypercolumns([2], "random", "on").scaled
+    noise = natural_noise()
+    for number, (one, other) in enumerate(zip(plain(noise), scaled(noise), strict=True)):
+        if number == 0:
+            assert torch.equal(one, other)  # the image
+        else:
+            torch.testing.assert_close(other, one / one.mean(), rtol=1e-4, atol=1e-4)
 
 
 def test_all_layers_of_the_release_make_2179_channels():

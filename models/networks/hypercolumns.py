@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.vgg import VGG16Features
+from models.networks.vgg_scale import natural_noise, scale_to_unit
 from util.hardware.precision import full_precision
+
+LARGE = 30  # mean activation of a layer that is out of the range of torchvision's weights
 
 
 class Hypercolumns(nn.Module):
@@ -17,15 +20,28 @@ class Hypercolumns(nn.Module):
     Args:
         layers: of VGG16, see `VGG16Features`.
         weights: its weights.
+        scale: on: activations of each layer are scaled to a mean of 1; off: they stay as they are; auto: on if a layer
+            has a mean above 30. torchvision's own weights give some units, as in the release; Oxford's give hundreds,
+            beside which colours would vanish from cosines, and all other terms beside covariances.
 
     Attributes:
         channels: C, width of a hypercolumn, with 3 for the colour.
         smallest: the shorter side that an image needs.
+        scaled: whether activations are scaled.
     """
 
-    def __init__(self, layers: Sequence[int], weights: str = "imagenet") -> None:
+    def __init__(
+        self, layers: Sequence[int], weights: str = "imagenet", scale: str = "auto"
+    ) -> None:
         super().__init__()
         self.vgg = VGG16Features(layers, weights)
+        noise = natural_noise() * 2 - 1
+        with torch.no_grad():
+            largest = torch.stack([feat.mean() for feat in self.vgg(noise)]).max()
+        self.scaled = bool(largest > LARGE) if scale == "auto" else scale == "on"
+        if self.scaled:
+            scale_to_unit(self.vgg.features, noise * self.vgg.scale + self.vgg.shift)
+
         poolings = [isinstance(layer, nn.MaxPool2d) for layer in self.vgg.features]
         self.levels = [0, *(sum(poolings[:tap]) for tap in self.vgg.taps)]
         self.channels = 3 + sum(self.vgg.channels)

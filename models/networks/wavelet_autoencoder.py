@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.vgg_scale import natural_noise, scale_to_unit
 from models.networks.wavelet import Bands, HaarPool, HaarUnpool
 from models.networks.wavelet_weights import (
     LEVELS,
@@ -21,7 +22,6 @@ from models.networks.wavelet_weights import (
     check_shapes,
     convolutions_of,
     encoder_weights,
-    natural_noise,
 )
 from util.errors import UserError
 from util.run.weights import read_file
@@ -78,8 +78,11 @@ def stages(unpool: str, thirds: int) -> dict[int, list[Layer]]:
 class WaveletEncoder(nn.Module):
     """VGG up to relu4_1, its three max poolings replaced by Haar wavelets (WCT2, arXiv 1903.09760, section 3.2).
 
-    Reflection instead of zero padding, and a 1 x 1 convolution first that brings colours into VGG's range. The weights
-    never train. The release has VGG19; here it is whichever VGG is given, and what it is stands in `architecture`.
+    Reflection instead of zero padding, and a 1 x 1 convolution first that brings colours into VGG's
+    range. Activations are scaled to a mean of 1 (`scale_to_unit`), at which decoders learn well and
+    the ridge of the whitening means the same with all weights; those of a published encoder stay as
+    they are. The weights never train. The release has VGG19; here it is whichever VGG is given, and
+    what it is stands in `architecture`.
 
     Args:
         unpool: "cat5" or "sum", see `stages`.
@@ -105,34 +108,20 @@ class WaveletEncoder(nn.Module):
             {layer.name: _frozen(*own) for layer, own in zip(layers, found.others, strict=True)}
         )
         if not found.published:
-            self.normalize()
+            steps = [
+                self.convs[layer.name] if layer.number else self._smooth
+                for level in LEVELS
+                for layer in self.stages[level]
+            ]
+            scale_to_unit(steps, self.colour(natural_noise()))
         self.eval()
 
     def train(self, mode: bool = True) -> "WaveletEncoder":
         """Stays in evaluation mode."""
         return super().train(False)
 
-    @torch.no_grad()
-    def normalize(self) -> None:
-        """Scale each convolution so that its mean activation is 1, measured on noise with a natural spectrum.
-
-        Activations of VGGs differ a thousandfold by where they come from, but nothing else does: ReLUs pass a factor
-        on. Decoders learn well at this scale, and the ridge of the whitening means the same with all weights.
-        """
-        x = self.colour(natural_noise())
-        factor = torch.ones(())  # of the plain features over the scaled ones, so far
-        for layer in [layer for level in LEVELS for layer in self.stages[level]]:
-            if not layer.number:
-                x = self.pool(x).LL_BChw
-                continue
-            conv = self.convs[layer.name]
-            conv.bias.div_(factor)
-            x = F.relu(conv(x))
-
-            mean = x.mean()
-            factor = factor * mean
-            for tensor in (conv.weight, conv.bias, x):
-                tensor.div_(mean)
+    def _smooth(self, x: Tensor) -> Tensor:
+        return self.pool(x).LL_BChw
 
     def fingerprint(self) -> Tensor:
         """What tells these weights from others: the mean absolute weight of the first convolutions, (9,) float64.

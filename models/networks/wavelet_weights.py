@@ -105,15 +105,3 @@ def _random_convolutions() -> list[tuple[Tensor, Tensor]]:
     shapes = {str(number): torch.empty(shape) for number, shape in enumerate(_vgg_shapes(VGG19))}
     weights = random_weights(shapes)
     return [(weight, torch.zeros(len(weight))) for weight in weights.values()]
-
-
-def natural_noise(count: int = 2, side: int = 64) -> Tensor:
-    """Images (count,3,side,side) in [0,1] with the falling spectrum of photographs, always the same."""
-    generator = torch.Generator().manual_seed(0)
-    white = torch.randn(count, 4, side, side, generator=generator)
-    frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None])
-    frequency[0, 0] = torch.inf
-    smooth = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(side, side))
-    smooth = smooth / smooth.std((2, 3), keepdim=True)
-    grey, colours = smooth[:, :1], smooth[:, 1:]
-    return (0.5 + 0.2 * grey + 0.07 * colours).clamp(0, 1)
