@@ -3,11 +3,13 @@
     python scripts/compare.py --names h2z h2z_cut h2z_cyclegan
     python scripts/compare.py --names a b --dataroot photos/ --epoch 100 --num_test 50
     python scripts/compare.py --names a b c --measure
+    python scripts/compare.py --names a b --with results/pictures/test_latest
 
 Each run is restored and translates as with test.py, whose flags all apply to every run; one model is in memory at a
 time. The page goes to RESULTS_DIR/a+b+c/index.html and the pictures of a run below it to where test.py would put them,
 so that `python scripts/evaluate.py --name a --results_dir RESULTS_DIR/a+b+c` measures it. --measure does that for all
-runs and shows the figures on the page.
+runs and shows the figures on the page. --with shows what test.py has written before, such as the pictures of a method
+that has no run.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from models.inference.translate import translate
 from options import TestOptions, parse
 from scripts import evaluate
 from scripts.comparing.facts import differing_options, measured, training_facts
+from scripts.comparing.made import made_column
 from scripts.comparing.page import Column, write_comparison
 from util.errors import UserError, exit_status
 from util.pages.gallery import Gallery
@@ -49,6 +52,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     text = "the runs, in the order of columns"
     parser.add_argument("--names", nargs="+", required=True, metavar="NAME", help=text)
     parser.add("--results_dir", "./results/compare", "where the folder of the comparison goes")
+
+    text = "also show the pictures of these result folders of test.py, by the names of the inputs"
+    parser.add_argument("--with", nargs="+", default=[], type=Path, metavar="FOLDER", help=text)
 
     text = "measure every run with scripts/evaluate.py and show the figures"
     parser.add("--measure", False, text)
@@ -271,6 +277,11 @@ def compare(args: Namespace, rest: Sequence[str]) -> Path:
     if truth:
         columns.append(Column("truth", "truth"))
     columns += build_columns(opts, galleries, folder)
+    made = []
+    for source in vars(args)["with"]:
+        column, pictures = made_column(source, folder, len(opts) + len(made), sorted(sources))
+        columns.append(column)
+        made.append(pictures)
 
     rows = {}
     for name in sorted(sources):
@@ -278,6 +289,7 @@ def compare(args: Namespace, rest: Sequence[str]) -> Path:
         if truth:
             rows[name].append(truth.get(name))
         rows[name] += [run[name]["fake_B"] for run in runs]
+        rows[name] += [pictures.get(name) for pictures in made]
 
     made_with = ", ".join(galleries[0].description[key] for key in ("commit", "torch", "device"))
     facts = {
@@ -286,6 +298,7 @@ def compare(args: Namespace, rest: Sequence[str]) -> Path:
         "translated with": made_with,
     }
     options = differing_options({opt.name: saved_record(run_dir(opt)) for opt in opts})
+    options = {name: [*values, *["" for _ in made]] for name, values in options.items()}
     return write_comparison(folder / "index.html", columns, rows, facts, options)
 
 

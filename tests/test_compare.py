@@ -21,6 +21,7 @@ from scripts.comparing.page import Column, write_comparison
 from tests.browser import Browser, needs_browser
 from tests.helpers import TINY, make_dataset, make_image_folder, run_command
 from util.hardware.runtime import Runtime
+from util.pages.gallery import Gallery
 from util.pages.html import Picture
 from util.run.folder import save_record
 
@@ -53,7 +54,7 @@ def make_run(root: Path, name: str, *flags: str, model: str = "cut", epoch: str 
 def compare(root: Path, *flags: str) -> int:
     """The command in this process."""
     where = ["--checkpoints_dir", str(root / "checkpoints"), "--results_dir", str(root / "results")]
-    return main([*flags, *where, "--gpu_ids", "-1", "--num_threads", "0"])
+    return main([*where, "--gpu_ids", "-1", "--num_threads", "0", *flags])
 
 
 def message(root: Path, capsys, *flags: str) -> str:
@@ -195,6 +196,36 @@ def test_cycle_gan_translates_the_inputs_only(tmp_path):
     folder = tmp_path / "results" / "cycle+cut"
     assert "2 inputs · 2 methods" in (folder / "index.html").read_text()
     assert not (folder / "cycle" / "test_latest" / "images" / "fake_A").exists()
+
+
+def test_pictures_that_were_made_before_have_a_column(world, tmp_path, capsys):
+    """As those of a method without a run; inputs that it did not see have a gap."""
+    facts = {
+        "recipe": "strotss, preset official",
+        "VGG16": "file.pth, sha256 12",
+        "command": "secret",
+    }
+    with Gallery(tmp_path / "old", "by hand", facts) as gallery:
+        gallery.add("image_001", {"fake_B": torch.full((3, 50, 60), 0.5)})
+        gallery.add("another", {"fake_B": torch.zeros(3, 8, 8)})
+    flags = ["--names", "cut", "--with", str(tmp_path / "old")]
+    results = ["--results_dir", str(tmp_path / "results")]
+    assert compare(world, *flags, *results) == 0
+    folder = tmp_path / "results" / "cut"
+    text = (folder / "index.html").read_text()
+    assert "4 inputs · 2 methods" in text and "by hand" in text and "secret" not in text
+    assert "strotss, preset official" in text and "file.pth, sha256 12" in text
+    assert text.count('src="made_1/') == 1
+    made = folder / "made_1" / "image_001.png"
+    assert made.read_bytes() == (tmp_path / "old/images/fake_B/image_001.png").read_bytes()
+
+    (tmp_path / "empty").mkdir()
+    told = message(world, capsys, "--names", "cut", "--with", str(tmp_path / "empty"), *results)
+    assert "not a folder that test.py has finished" in told
+    with Gallery(tmp_path / "others", "others", facts) as gallery:
+        gallery.add("another", {"fake_B": torch.zeros(3, 8, 8)})
+    told = message(world, capsys, "--names", "cut", "--with", str(tmp_path / "others"), *results)
+    assert "has no picture of the inputs compared, such as" in told
 
 
 def make_halves(folder: Path, count: int) -> None:

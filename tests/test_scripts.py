@@ -238,6 +238,40 @@ def test_launchers_take_data_from_elsewhere(launcher, tmp_path):
     assert "bash scripts/download_dataset.sh maps" in result.stderr
 
 
+def test_single_images_go_through_every_method_into_one_page(launcher, tmp_path):
+    for name in ("pair", "photos"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "vgg.pth").touch()
+    where = {"DATAROOT": "pair", "PHOTOS": "photos", "VGG": "vgg.pth", "STEPS": 7, "SIDE": 256}
+    result, calls = launcher("compare_single.sh", **where, VGG_LAYERS="0,1")
+    assert result.returncode == 0, result.stderr
+    *trained, strotss, page = calls
+    models = ["sincut", "sinpatchgcl", "sinsc", "sinhneg", "wct2"]
+    assert [flag(call, "model") for call in trained] == models
+    for call in trained:
+        learns_from = "photos" if flag(call, "model") == "wct2" else "pair"
+        assert call[0] == "train.py" and flag(call, "dataroot") == str(tmp_path / learns_from)
+        assert flag(call, "max_steps") == "7"
+        assert ("--vgg_weights" in call) == (
+            flag(call, "model") in ("sinpatchgcl", "sinsc", "wct2")
+        )
+    assert strotss[:3] == ["test.py", "--model", "strotss"] and flag(strotss, "phase") == "train"
+    assert (flag(strotss, "vgg_layers"), flag(strotss, "long_side")) == ("0,1", "256")
+    assert flag(strotss, "vgg_weights") == str(tmp_path / "vgg.pth")
+    assert page[:2] == ["scripts/compare.py", "--names"] and page[2:7] == [
+        f"single_{m}" for m in models
+    ]
+    assert flag(page, "with") == "results/single_strotss/train_latest"
+
+    result, (strotss,) = launcher("compare_single.sh", "strotss", DATAROOT="pair")
+    assert result.returncode == 0 and "name another method too" in result.stdout
+    assert "--vgg_weights" not in strotss
+    result, calls = launcher("compare_single.sh", "sincut", "cycle_gan", DATAROOT="pair")
+    assert result.returncode == 2 and "cycle_gan is no method of this page" in result.stderr
+    result, calls = launcher("compare_single.sh", DATAROOT="nowhere")
+    assert result.returncode == 2 and calls == [] and "give DATAROOT=DIR" in result.stderr
+
+
 def test_demo_goes_the_whole_way(launcher, checkout):
     result, (toy, train, test, evaluate) = launcher("demo.sh", "--max_steps", "3", SEED="4")
     assert result.returncode == 0, result.stderr

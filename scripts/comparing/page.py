@@ -86,10 +86,13 @@ def _card(column: Column) -> tags.section:
     for name, value in column.facts.items():
         facts.append(tags.div(tags.dt(name), tags.dd(printable(value))))
 
-    title = "all that test.py wrote for it"
-    link = tags.a(*column.named(), href=html.url(column.page), title=title)
+    if column.page:
+        title = "all that test.py wrote for it"
+        name = tags.a(*column.named(), href=html.url(column.page), title=title)
+    else:
+        name = tags.span(*column.named())
     recipe = tags.p(column.recipe, cls="recipe")
-    return tags.section(tags.h3(link), recipe, tags.dl(*facts), cls="method")
+    return tags.section(tags.h3(name), recipe, tags.dl(*facts), cls="method")
 
 
 def _figures_table(methods: Sequence[Column]) -> Iterable[tags.html_tag]:
