@@ -17,7 +17,7 @@ LARGEST_RATIO = 100  # of the areas that a label has in the two pictures
 
 
 def label_file(where: str, image: str, flag: str) -> str:
-    """The label map of an image: the file `where`, or that of the image's name in the folder `where`.
+    """The label map of an image: the file `where`, or the one of its name in that folder.
 
     Raises:
         UserError: there is none, or there are several; the message begins with `flag`.
@@ -36,14 +36,14 @@ def label_file(where: str, image: str, flag: str) -> str:
 
 
 def read_labels(path: str, size: Size) -> Tensor:
-    """A label map at the size (width, height) of its image: (H,W) int64, equal numbers where colours are equal."""
+    """A label map at the size (width, height) of its image: (H,W) int64, a number per colour."""
     image = read_image(path, 3).resize(size, Image.Resampling.NEAREST)
     red, green, blue = np.moveaxis(np.asarray(image, dtype=np.int64), 2, 0)
     return torch.from_numpy(red << 16 | green << 8 | blue)
 
 
 def common_labels(content_HW: Tensor, style_HW: Tensor) -> list[int]:
-    """The labels that both maps have: more than 10 pixels in each, and areas of a ratio below 100."""
+    """Labels of both maps: more than 10 pixels in each, and areas of a ratio below 100."""
     areas = []
     for labels in (content_HW, style_HW):
         values, counts = labels.unique(return_counts=True)

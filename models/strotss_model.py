@@ -26,7 +26,7 @@ from models.inference.laplacian import (
     reduced,
     synthesize,
 )
-from models.inference.regions import Regions, label_files, read_label_pair
+from models.inference.regions import Regions, content_and_style, label_files, read_label_pair
 from models.inference.style_target import StyleTarget
 from models.networks.hypercolumns import Hypercolumns
 from models.networks.vgg import LAYER_NAMES, describe_weights
@@ -72,13 +72,13 @@ class STROTSSModel(BaseModel):
         group.add("--iterations", 250, "steps at each scale", positive_int)
         text = "content against style: alpha starts at 16 times this"
         group.add("--content_weight", 1.0, text, positive_float)
-        text = "longer side of the result, whose halvings down to 64 are the scales; 0: the content's own"
+        text = "longer side of the result, whose halvings to 64 are the scales; 0: the content's"
         group.add("--long_side", 512, text, natural)
         text = "VGG16 layers of the features, 0 (relu1_1) to 12 (relu5_3), beside the colour"
         group.add("--vgg_layers", [0, 1, 2, 3, 4, 5, 6, 9, 12], text, int_list)
         text = "of the frozen VGG16: imagenet, random (demos, tests) or a file"
         group.add("--vgg_weights", "imagenet", text)
-        text = "scale VGG16's layers to a mean activation of 1; auto: if they are far from torchvision's"
+        text = "bring VGG16's layers to a mean of 1; auto: if they are far from torchvision's"
         group.add("--scale_features", "auto", text, switch)
         group.add("--positions", 1024, "positions of the output compared in a step", positive_int)
         text = "positions that stand for the style, drawn once per scale"
@@ -93,8 +93,10 @@ class STROTSSModel(BaseModel):
         """What cannot be done, or not in this way."""
         if opt.is_train:
             raise UserError(
-                "--model strotss has nothing to train: run test.py --model strotss --dataroot DIR --name NAME"
+                "--model strotss has nothing to train: "
+                "run test.py --model strotss --dataroot DIR --name NAME"
             )
+
         if opt.batch_size != 1:
             raise UserError(
                 f"--batch_size {opt.batch_size}: --model strotss makes one picture at a time"
@@ -135,8 +137,8 @@ class STROTSSModel(BaseModel):
         )
 
     def show(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The content, the style, and the content in the look of the style, with --save_scales of each scale."""
-        content, style = batch["A"], batch["B"]
+        """The content, the style, and the content in the look of the style."""
+        content, style = content_and_style(self.opt, batch)
         labels = read_label_pair(self.opt, batch, 0)
         regions = Regions(*(each.to("cpu") for each in labels)) if labels else None
         results = self.stylize(content / 2 + 0.5, style / 2 + 0.5, regions)
@@ -173,8 +175,9 @@ class STROTSSModel(BaseModel):
         if not found:
             deepest = LAYER_NAMES[max(opt.vgg_layers)]
             raise UserError(
-                f"--long_side {sides[-1]}: content or style would be narrower than {self.features.smallest} pixels, "
-                f"which {deepest} needs; give a larger one, or --vgg_layers that end earlier"
+                f"--long_side {sides[-1]}: content or style would be narrower than "
+                f"{self.features.smallest} pixels, which {deepest} needs; "
+                "give a larger one, or --vgg_layers that end earlier"
             )
 
         height, width = content.shape[2:]
@@ -191,7 +194,7 @@ class STROTSSModel(BaseModel):
     def stylize(
         self, content: Tensor, style: Tensor, regions: Regions | None = None
     ) -> dict[int, Tensor]:
-        """Images (1,3,h,w) in [0,1], of any sizes -> long side -> the result of that scale, (1,3,H,W) in [0,1].
+        """Images (1,3,h,w) in [0,1], of any sizes -> by long side, the results (1,3,H,W).
 
         Random positions come from --seed anew for each picture, whatever was made before.
         """
@@ -219,7 +222,7 @@ class STROTSSModel(BaseModel):
         return results
 
     def optimize(self, picture: Tensor, target: StyleTarget, scale: Scale) -> Tensor:
-        """A picture (1,3,H,W) after all steps of a scale, in [0,1]; its Laplacian pyramid is what moves."""
+        """A picture (1,3,H,W) after all steps of a scale; its Laplacian pyramid is what moves."""
         bands = [band.detach().requires_grad_() for band in pyramid(picture, LEVELS)]
         optimizer = torch.optim.RMSprop(bands, lr=scale.rate)
         losses: list[Tensor] = []
@@ -251,9 +254,10 @@ class STROTSSModel(BaseModel):
 def starting_picture(
     earlier: Sequence[Tensor], content: Tensor, style: Tensor, is_last: bool
 ) -> Tensor:
-    """What the optimisation of a scale starts from, (1,3,H,W): the content's fine details on something smooth.
+    """What a scale starts from, (1,3,H,W): the content's fine details on something smooth.
 
-    That is the style's mean colour at first, later the result of the scale before; the last scale starts from it alone.
+    That is the style's mean colour at first, later the result of the scale before. The last scale
+    starts from that result alone.
 
     Args:
         earlier: the result of the scale before, if there is one.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.base_model import BaseModel
-from models.inference.regions import Regions, label_files, read_label_pair
+from models.inference.regions import Regions, content_and_style, label_files, read_label_pair
 from models.inference.whitening import transfer
 from models.losses.gram import gram_loss
 from models.networks.vgg import describe_file, describe_weights
@@ -69,7 +69,10 @@ class WCT2Model(BaseModel):
         net.add("--unpool", "cat5", text, choices=tuple(HaarUnpool.MODES))
 
         group = parser.group("wct2")
-        text = "of the frozen VGG encoder: imagenet (VGG19), random (tests), or a file of VGG16, VGG19 or the release"
+        text = (
+            "of the frozen VGG encoder: imagenet (VGG19), random (tests), or a file of VGG16, VGG19 "
+            "or the release"
+        )
         group.add("--vgg_weights", "imagenet", text)
         group.add("--lambda_gram", 0.01, "weight of the Gram matrices in training; 0: off")
 
@@ -90,14 +93,12 @@ class WCT2Model(BaseModel):
 
     @staticmethod
     def check_options(opt: Namespace) -> None:
-        """VGG sees colours, and weights are no less than 0."""
+        """VGG sees colours, and a part lies between none and all."""
         if (opt.input_nc, opt.output_nc) != (3, 3):
             raise UserError(
-                f"--model wct2 exchanges features of colour images: leave --input_nc {opt.input_nc} and --output_nc "
-                f"{opt.output_nc} at 3"
+                f"--model wct2 exchanges features of colour images: leave --input_nc {opt.input_nc} "
+                f"and --output_nc {opt.output_nc} at 3"
             )
-        if opt.lambda_gram < 0:
-            raise UserError(f"--lambda_gram {opt.lambda_gram}: no weight is negative; 0 is off")
         if not opt.is_train and not 0 <= opt.alpha <= 1:
             raise UserError(f"--alpha {opt.alpha}: a part lies between 0 and 1")
 
@@ -162,7 +163,7 @@ class WCT2Model(BaseModel):
 
     @staticmethod
     def shown(rebuilt: Tensor, like: Tensor) -> Tensor:
-        """What the decoder gives, [0,1] and filled up -> (B,3,H,W) in [-1,1], of the size of `like`."""
+        """What the decoder gives -> (B,3,H,W) in [-1,1], of the size of `like`."""
         height, width = like.shape[2:]
         return rebuilt[:, :, :height, :width] * 2 - 1
 
@@ -174,14 +175,14 @@ class WCT2Model(BaseModel):
     # -- translating -----------------------------------------------------------------------------------------------
 
     def translate(self, real_A: Tensor) -> Tensor:
-        """(B,3,H,W) in [-1,1] -> the same, put together from its own features: what the decoder can do."""
+        """(B,3,H,W) in [-1,1] -> the same, put together from its own features."""
         feats, skips = self.netE(padded(real_A / 2 + 0.5))
         return self.shown(self.decoder(feats[-1], skips), real_A)
 
     def show(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Contents, their styles, and the contents with the looks of the styles."""
         self.check_pair()
-        contents, styles = batch["A"], batch["B"]
+        contents, styles = content_and_style(self.opt, batch)
         pictures = {"real_A": contents, "style": styles}
 
         made = []
@@ -204,7 +205,7 @@ class WCT2Model(BaseModel):
     def stylize(
         self, content: Tensor, style: Tensor, labels: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """Images (1,3,H,W) and (1,3,h,w) in [-1,1] -> the content, in the style's colours and textures.
+        """Images (1,3,H,W) and (1,3,h,w) in [-1,1] -> the content, in the look of the style.
 
         Args:
             labels: label maps (H,W) and (h,w); equal numbers are regions that belong together.
@@ -242,7 +243,7 @@ class WCT2Model(BaseModel):
         return found
 
     def exchange(self, content_BCHW: Tensor, style_BCHW: Tensor) -> Tensor:
-        """A feature map of the content with the style's statistics, region by region where there are label maps."""
+        """A feature map of the content with the style's statistics, region by region."""
         masks = None
         if self.regions is not None:
             masks = self.regions.masks(content_BCHW.shape[2:], style_BCHW.shape[2:])
@@ -266,21 +267,21 @@ class WCT2Model(BaseModel):
     # -- the pair --------------------------------------------------------------------------------------------------
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state; raises UserError where the decoder belongs to another encoder."""
+        """Go on from a saved state; raises UserError where the encoder is another one."""
         super().load_state_dict(state)
         self.check_pair()
 
     def check_pair(self) -> None:
-        """Raise UserError where the decoder was trained with another encoder: it would make noise, without a word."""
+        """Raise UserError for another encoder than in training: results would be noise."""
         made_for = self.decoder.made_for
         if not torch.allclose(made_for, self.netE.fingerprint(), rtol=1e-5):
             raise UserError(
-                f"--vgg_weights {self.opt.vgg_weights} is not the encoder that this decoder was trained with; give the "
-                "file that the training run was given (its train_opt.txt names it)"
+                f"--vgg_weights {self.opt.vgg_weights} is not the encoder that this decoder was "
+                "trained with; give the file that its training was given, see train_opt.txt"
             )
 
 
 def psnr(images: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of images (B,C,H,W) in [-1,1], clamped as they are when written: (B,), in dB."""
+    """Peak signal-to-noise ratio of images (B,C,H,W) in [-1,1], clamped: (B,), in dB."""
     error = full_precision(images).clamp(-1, 1) - full_precision(target)
     return 10 * torch.log10(4 / error.square().mean((1, 2, 3)).clamp(min=1e-10))

@@ -567,6 +567,12 @@ def test_a_killed_test_py_goes_on(pair):
     assert len(results(root)) == len(json.loads(record.read_text())) == 3
 
 
+def test_without_styles_there_is_nothing_to_take(pair, monkeypatch):
+    flags = [*pair[1], "--dataset_mode", "single"]
+    with pytest.raises(UserError, match="--dataset_mode single gives no style beside each content"):
+        run(flags, monkeypatch)
+
+
 def test_there_is_nothing_to_train():
     with pytest.raises(UserError, match=r"nothing to train: run test.py --model strotss"):
         parse(TrainOptions(), ["--model", "strotss", "--dataroot", "x"])

@@ -510,7 +510,7 @@ def test_the_commands_of_the_documents(tmp_path):
 def test_what_makes_no_sense_is_refused():
     for flags, told in (
         (["--input_nc", "1"], "colour images"),
-        (["--lambda_gram", "-1"], "no weight is negative"),
+        (["--lambda_gram", "-1"], "at least 0"),
     ):
         with pytest.raises(UserError, match=told):
             parse(TrainOptions(), ["--model", "wct2", "--dataroot", "x", *flags])

@@ -9,8 +9,8 @@ Size = tuple[int, int]  # height, width
 def pyramid(image: Tensor, levels: int) -> list[Tensor]:
     """(B,C,H,W) -> what each halving loses, finest first, and what remains after `levels` of them.
 
-    A level is the difference of an image and its halved copy enlarged again, both bilinear; sides are halved to no less
-    than 1, odd ones rounded down.
+    A level is the difference of an image and its halved copy enlarged again, both bilinear. Sides
+    are halved to no less than 1, odd ones rounded down.
     """
     bands = []
     for _ in range(levels):
@@ -40,16 +40,16 @@ def enlarged(image: Tensor, size: Size) -> Tensor:
 
 
 def reduced(image: Tensor, size: Size) -> Tensor:
-    """(B,C,H,W) at another size; where that is smaller, each pixel is a mean of those that it stands for."""
+    """(B,C,H,W) at a smaller size, each pixel a mean of those that it stands for."""
     return F.interpolate(
         image, size=tuple(size), mode="bilinear", align_corners=False, antialias=True
     )
 
 
 def long_sides(longest: int, shortest: int = 64) -> list[int]:
-    """The longer sides of a picture from coarse to fine: the last is `longest`, each other half of the next.
+    """The longer sides of a picture from coarse to fine, each half of the next.
 
-    None but the last is below `shortest`; 512 gives 64, 128, 256, 512.
+    The last is `longest`, none but the last is below `shortest`; 512 gives 64, 128, 256, 512.
     """
     sides = [longest]
     while sides[0] // 2 >= shortest:

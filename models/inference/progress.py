@@ -37,7 +37,7 @@ class Progress:
         self._told: dict[str, list[float]] = {}
 
     def tell(self, part: float, figures: Mapping[str, float], note: str = "") -> None:
-        """The part of the picture under way that is done, 0 to 1, its figures so far, and a line that stays."""
+        """How much of the picture under way is done, 0 to 1, its figures, and a line that stays."""
         if note:
             self.bar.write(note)
         self.figures = dict(figures)

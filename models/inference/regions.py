@@ -29,12 +29,12 @@ class Regions:
         self.labels = common_labels(content_HW, style_HW)
         if not self.labels:
             raise UserError(
-                "--content_labels and --style_labels have no colour in common that covers more than 10 pixels of both; "
-                "give equal regions equal colours, in PNG files (JPEG changes colours)"
+                "--content_labels and --style_labels have no colour in common that covers more than "
+                "10 pixels of both; give equal regions equal colours, in PNG files (JPEG changes them)"
             )
 
     def masks(self, content_size: torch.Size, style_size: torch.Size, least: int = 2) -> Masks:
-        """The regions at these sizes (height, width), without those of fewer than `least` positions."""
+        """The regions at these sizes (height, width), without those below `least` positions."""
         content_HW, style_HW = (
             resized(labels, size)
             for labels, size in zip(self.maps, (content_size, style_size), strict=True)
@@ -47,10 +47,20 @@ class Regions:
         return found
 
 
+def content_and_style(opt: Namespace, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """The contents (A) and the styles (B) of a batch, (B,3,H,W) each; raises UserError without styles."""
+    if not {"A", "B"} <= batch.keys():
+        raise UserError(
+            f"--dataset_mode {opt.dataset_mode} gives no style beside each content, which --model {opt.model} "
+            "needs: leave the flag out, or give content_style"
+        )
+    return batch["A"], batch["B"]
+
+
 def read_label_pair(
     opt: Namespace, batch: Mapping[str, Any], place: int
 ) -> tuple[Tensor, Tensor] | None:
-    """The label maps of one sample of a batch, (H,W) each, at the sizes of its images; None where none are given."""
+    """The label maps of a sample, (H,W) each, at the sizes of its images; None without any."""
     files = label_files(opt, batch, place)
     if not files:
         return None
@@ -63,7 +73,7 @@ def read_label_pair(
 
 
 def label_files(opt: Namespace, batch: Mapping[str, Any], place: int) -> list[str]:
-    """The label maps of a sample's content and style, none where none are given; raises UserError for missing ones."""
+    """The files of a sample's label maps, if any; raises UserError where one is missing."""
     if not getattr(opt, "content_labels", None):
         return []
     return [

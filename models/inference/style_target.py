@@ -61,7 +61,7 @@ class StyleTarget:
                 self.regions.append(Region(content_P, StyleSample(feat_MC, moments(feat_MC))))
 
     def loss(self, picture: Tensor, alpha: float) -> Tensor:
-        """The mean over regions of STROTSS' loss of a picture (1,3,H,W), with content weight alpha: a 0-d tensor."""
+        """The loss of a picture (1,3,H,W) with content weight alpha, mean over regions, 0-d."""
         maps, totals = self.features(picture), []
         for region in self.regions:
             x_N, y_N = self._draw(region.content_P, self.width, self.positions)
@@ -88,7 +88,8 @@ class StyleTarget:
         if not found:
             height, width = content_size
             raise UserError(
-                f"--content_labels: no region is left of them in a picture of {width}x{height}; give larger regions"
+                f"--content_labels: no region is left of them in a picture of {width}x{height}; "
+                "give larger regions"
             )
         return found
 
@@ -98,7 +99,7 @@ class StyleTarget:
         return self.features.read(maps, *self._draw(pixels_P, width, count))
 
     def _draw(self, pixels_P: Tensor, width: int, count: int) -> tuple[Tensor, Tensor]:
-        """Columns and rows, (count,) each, of random ones of these pixels of a picture that is `width` wide."""
+        """Columns and rows, (count,) each, of random ones of these pixels; rows are `width` long."""
         chosen_N = torch.randint(len(pixels_P), (count,), generator=self.generator)
         drawn_N = pixels_P[chosen_N].to(self.device)
         return drawn_N % width, drawn_N // width

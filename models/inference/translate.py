@@ -79,7 +79,7 @@ def translate_all(
     progress: Progress,
     finished: Finished | None,
 ) -> None:
-    """Every batch through the model and into the gallery; with `finished`, only what is not done yet."""
+    """Every batch through the model and into the gallery, but for what is `finished`."""
     names = loader.dataset.result_names()
     model.tell = progress.tell
     for batch in loader.epoch(1):
@@ -102,7 +102,7 @@ def translate_all(
 
 
 def depends(opt: Namespace, facts: Mapping[str, str]) -> dict[str, Any]:
-    """What pictures depend on beside the files they are made of: options, and the facts of their page."""
+    """What pictures depend on beside the files they are made of: options and facts."""
     options = {name: value for name, value in plain_options(opt).items() if name not in NO_PART}
     return {"options": options, "facts": {k: v for k, v in facts.items() if k not in NO_PART}}
 
@@ -117,8 +117,8 @@ def cut_row(
 ) -> dict[str, Tensor]:
     """The pictures (C,H,W) of one sample of a batch, without what its image was filled up with.
 
-    A picture of a domain's real image has that image's size, every other one the size of the input. One that differs
-    from its filled-up image in size was made to be so.
+    A picture of a domain's real image has that image's size, every other one the size of the
+    input. One that differs from its filled-up image in size was made to be so.
     """
     row = {}
     for label, images in pictures.items():

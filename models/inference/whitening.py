@@ -16,13 +16,13 @@ TINY = 1e-10  # eigenvalues below this part of the largest are no directions
 
 
 def whiten_and_colour(content_BCN: Tensor, style_BCM: Tensor, ridge: float = RIDGE) -> Tensor:
-    """The whitening and colouring transform (Li et al. 2017, arXiv 1705.08086, section 3.3), in float64.
+    """The whitening and colouring transform (Li et al. 2017, arXiv 1705.08086), in float64.
 
-        y = K_s^(1/2) K_c^(-1/2) (x - mean_c) + mean_s,   K = covariance + ridge * I,   covariances over N - 1
+        y = K_s^(1/2) K_c^(-1/2) (x - mean_c) + mean_s,   K = covariance + ridge * I
 
-    With ridge 0 the result has the style's mean and covariance, as far as the content has as many directions. The
-    ridge keeps channels quiet that are all but dead in the content. It is added on both sides, so that an image which
-    is its own style comes out as it was.
+    With ridge 0 the result has the style's mean and covariance, as far as the content has as many
+    directions. The ridge keeps channels quiet that are all but dead in the content. It is added on
+    both sides, so that an image which is its own style comes out as it was.
 
     Returns:
         (B,C,N), of the content's type.
@@ -41,7 +41,7 @@ def covariance(feat_BCN: Tensor) -> Tensor:
 
 
 def power(matrix_BCC: Tensor, exponent: float) -> Tensor:
-    """A power of symmetric matrices without negative eigenvalues; directions of eigenvalue 0 stay 0."""
+    """A power of symmetric matrices without negative eigenvalues; what is 0 stays 0."""
     values_BC, vectors_BCC = decompose(matrix_BCC)
     floor = values_BC.amax(1, keepdim=True) * TINY
     alive = values_BC > floor
@@ -50,7 +50,9 @@ def power(matrix_BCC: Tensor, exponent: float) -> Tensor:
 
 
 def decompose(matrix_BCC: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (B,C) and eigenvectors (B,C,C), in columns; by singular values, with a warning, where that fails.
+    """Eigenvalues (B,C) and eigenvectors (B,C,C), in columns.
+
+    Where eigenvalues do not converge, singular values take their place, with a warning.
 
     Raises:
         UserError: numbers that are not finite, which no decomposition can take.
@@ -64,7 +66,8 @@ def decompose(matrix_BCC: Tensor) -> tuple[Tensor, Tensor]:
         return torch.linalg.eigh(matrix_BCC)
     except torch.linalg.LinAlgError as error:
         warnings.warn(
-            f"the eigenvalues of a covariance did not converge ({error}): singular values are used instead",
+            f"the eigenvalues of a covariance did not converge ({error}): "
+            "singular values are used instead",
             stacklevel=2,
         )
         vectors_BCC, values_BC, _ = torch.linalg.svd(matrix_BCC)
@@ -82,11 +85,11 @@ def transfer(
     Args:
         content_BCHW, style_BCHW: of any sizes.
         alpha: the part of the style, 0 to 1; the rest is the content as it was.
-        regions: pairs of masks, (H,W) of the content and of the style; each is transferred by itself, and what lies in
-            none stays. Without them all is one region.
+        regions: pairs of masks, (H,W) of the content and of the style; each is transferred by
+            itself, and what lies in none stays. Without them all is one region.
 
     Returns:
-        The content's shape, between the least and the greatest value that the content has in each image.
+        The content's shape, within the range of values that the content has in each image.
     """
     content_BCN, style_BCM = content_BCHW.flatten(2), style_BCHW.flatten(2)
     if regions is None:

@@ -10,7 +10,7 @@ from util.hardware.precision import full_precision
 
 
 def gram_matrix(feat_BCHW: Tensor) -> Tensor:
-    """Mean products of two channels over all positions (Gatys et al. 2016): (B,C,C), in float32 or wider.
+    """Mean products of two channels over all positions (Gatys et al. 2016): (B,C,C), float32.
 
     G_ij = 1 / HW * sum_p f_ip f_jp
     """
@@ -20,7 +20,7 @@ def gram_matrix(feat_BCHW: Tensor) -> Tensor:
 
 
 def gram_loss(feat_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
-    """Mean squared difference of two feature maps' Gram matrices, relative to the target's: per image, (B,).
+    """Squared difference of two maps' Gram matrices, relative to the target's: per image, (B,).
 
         loss = sum_ij (G_ij - T_ij)^2 / sum_ij T_ij^2
 

@@ -63,7 +63,9 @@ def relaxed_emd(x_NC: Tensor, y_MC: Tensor, distance: Distance = COSINE) -> Tens
 def self_similarity_loss(x_NC: Tensor, content_NC: Tensor) -> Tensor:
     """How differently two sets of features are arranged among themselves: a 0-d tensor.
 
-    1/N sum_ij | X_ij / sum_i X_ij - Y_ij / sum_i Y_ij |,   X, Y cosine distances within x and within the content
+        1/N sum_ij | X_ij / sum_i X_ij - Y_ij / sum_i Y_ij |
+
+    X and Y are the cosine distances within x and within the content.
     """
     shares = []
     for feat_NC in (x_NC, content_NC):
@@ -95,7 +97,8 @@ def moment_loss(x: Moments, y: Moments) -> Tensor:
 def decorrelated(colour_N3: Tensor) -> Tensor:
     """Colours as brightness and two opponents, an orthonormal basis: (N,3).
 
-    STROTSS compares colours after a fixed decorrelating matrix. Between orthonormal ones no distance here differs.
+    STROTSS compares colours after a fixed decorrelating matrix. Between orthonormal ones no
+    distance here differs.
     """
     red, green, blue = colour_N3.unbind(1)
     grey = (red + green + blue) / 3**0.5
@@ -112,11 +115,12 @@ class StyleSample(NamedTuple):
 def strotss_terms(
     x_NC: Tensor, content_NC: Tensor, style: StyleSample, alpha: float
 ) -> dict[str, Tensor]:
-    """The loss of an output's features (STROTSS, arXiv 1904.12785), weighted terms by name, 0-d each.
+    """The loss of an output's features (STROTSS, arXiv 1904.12785): weighted terms, 0-d each.
 
         L = ( alpha * L_C + L_R + L_M + L_P / max(alpha, 1) ) / (alpha + 2)
 
-    L_C self-similarity with the content, L_R relaxed EMD to the style, L_M moments, L_P relaxed EMD of colours.
+    L_C is self-similarity with the content, L_R relaxed EMD to the style, L_M moments, L_P relaxed
+    EMD of colours.
 
     Args:
         x_NC, content_NC: features of output and content at the same positions.

@@ -52,7 +52,7 @@ class Hypercolumns(nn.Module):
         return [images, *self.vgg(images * 2 - 1)]
 
     def read(self, maps: Sequence[Tensor], x_N: Tensor, y_N: Tensor) -> Tensor:
-        """Hypercolumns (N,C), in float32 or wider, of what `forward` gave, at pixels x_N, y_N of the image."""
+        """Hypercolumns (N,C), float32 or wider, at pixels x_N, y_N, from what `forward` gave."""
         columns = []
         for feat_1Chw, level in zip(maps, self.levels, strict=True):
             scale = 2**level

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 def scale_to_unit(layers: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> None:
     """Scale convolutions, in place, so that behind each ReLU the mean activation on images x is 1.
 
-    Activations of VGGs differ a thousandfold by where they come from, and nothing else does, since ReLUs and poolings
-    pass a factor on: features keep their pattern, and have another unit.
+    Activations of VGGs differ a thousandfold by where they come from, and nothing else does, since
+    ReLUs and poolings pass a factor on: features keep their pattern, and have another unit.
 
     Args:
         layers: from the image on: convolutions, each with its ReLU, and what lies between them.
@@ -33,7 +33,7 @@ def scale_to_unit(layers: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> No
 
 
 def natural_noise(count: int = 2, side: int = 64) -> Tensor:
-    """Images (count,3,side,side) in [0,1] with the falling spectrum of photographs, always the same."""
+    """Images (count,3,side,side) in [0,1] with a spectrum as of photographs, always the same."""
     generator = torch.Generator().manual_seed(0)
     white = torch.randn(count, 4, side, side, generator=generator)
     frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None])

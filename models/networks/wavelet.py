@@ -91,5 +91,5 @@ class HaarUnpool(nn.Module):
 
 
 def interleave(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """Four (B,C,h,w), the top left, top right, bottom left and bottom right pixels -> (B,C,2h,2w)."""
+    """Pixels (B,C,h,w) top left, top right, bottom left, bottom right -> (B,C,2h,2w)."""
     return F.pixel_shuffle(torch.stack([a, b, c, d], dim=2).flatten(1, 2), 2)

@@ -57,8 +57,8 @@ Skips = dict[int, Skip]
 def stages(unpool: str, thirds: int) -> dict[int, list[Layer]]:
     """The encoder's layers by level; the decoder has the same in reverse.
 
-    A level ends where features are exchanged: with "cat5" after its first convolution (relu1_1, ..., relu4_1), with
-    "sum" after its pooling.
+    A level ends where features are exchanged: with "cat5" after its first convolution (relu1_1,
+    ..., relu4_1), with "sum" after its pooling.
 
     Args:
         thirds: convolutions at level 3.
@@ -124,7 +124,7 @@ class WaveletEncoder(nn.Module):
         return self.pool(x).LL_BChw
 
     def fingerprint(self) -> Tensor:
-        """What tells these weights from others: the mean absolute weight of the first convolutions, (9,) float64.
+        """What tells these weights from others: mean absolute weights, (9,) float64.
 
         A decoder is of use with one encoder alone, and keeps its fingerprint.
         """
@@ -133,7 +133,7 @@ class WaveletEncoder(nn.Module):
         return torch.stack(values[:FINGERS])
 
     def stage(self, level: int, x: Tensor, skips: Skips) -> Tensor:
-        """The feature at the end of a level, from that of the level before or images (B,3,H,W) in [0,1].
+        """The feature at the end of a level (B,C,h,w), from that of the level before or images.
 
         What passes around the levels to come goes into `skips`.
         """
@@ -149,7 +149,7 @@ class WaveletEncoder(nn.Module):
         return x
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Skips]:
-        """(B,3,H,W) in [0,1], sides multiples of 8 -> the features (B,C,h,w) of the four levels, and the skips."""
+        """(B,3,H,W) in [0,1], sides multiples of 8 -> four features (B,C,h,w), and the skips."""
         feats, skips, x = [], {}, images
         for level in LEVELS:
             x = self.stage(level, x, skips)
@@ -198,7 +198,7 @@ class WaveletDecoder(nn.Module):
             conv.bias.fill_(0.5)
 
     def stage(self, level: int, x: Tensor, skips: Skips) -> Tensor:
-        """The feature (B,C,H,W) that a level begins with -> that of the level above or, of level 1, colours."""
+        """The feature (B,C,h,w) that a level begins with -> that of the level above, or colours."""
         for layer in self.stages[level]:
             if not layer.number:
                 skip = skips[layer.level]
@@ -209,7 +209,7 @@ class WaveletDecoder(nn.Module):
         return x
 
     def forward(self, x: Tensor, skips: Skips) -> Tensor:
-        """The encoder's last feature (B,512,h,w) and its skips -> images (B,3,8h,8w), about in [0,1]."""
+        """The encoder's last feature (B,512,h,w) and its skips -> images (B,3,8h,8w)."""
         for level in LEVELS[::-1]:
             x = self.stage(level, x, skips)
         return x
@@ -235,11 +235,12 @@ class WaveletDecoder(nn.Module):
 
 
 def padded(images: Tensor) -> Tensor:
-    """(B,C,H,W) filled up by reflection to sides that both networks can halve; raises UserError below 16 pixels."""
+    """(B,C,H,W) filled up by reflection to multiples of 8; raises UserError below 16 pixels."""
     height, width = images.shape[2:]
     if min(height, width) < SMALLEST:
         raise UserError(
-            f"an image of {width}x{height} pixels is too small for --model wct2, which needs {SMALLEST}x{SMALLEST}"
+            f"an image of {width}x{height} pixels is too small for --model wct2, "
+            f"which needs {SMALLEST}x{SMALLEST}"
         )
     return F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="reflect")
 

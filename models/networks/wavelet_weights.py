@@ -49,7 +49,7 @@ def encoder_weights(source: str) -> EncoderWeights:
 
 
 def convolutions_of(state: Any, source: str) -> list[tuple[Tensor, Tensor]]:
-    """Weights and biases of a state dict's convolutions, in its order; fixed filters of 2 x 2 taps are left out.
+    """Weights and biases of a state dict's convolutions, in its order, without 2 x 2 filters.
 
     Raises:
         UserError: it is none, it normalises batches, or a convolution has no bias.
@@ -88,7 +88,8 @@ def check_shapes(found: list, wanted: list, source: str, expected: str) -> None:
             )
         if found[number] != shape:
             raise UserError(
-                f"{source}: convolution {number + 1} is {found[number]}; in {expected} it is {shape}"
+                f"{source}: convolution {number + 1} is {found[number]}; "
+                f"in {expected} it is {shape}"
             )
     if len(found) > len(wanted):
         raise UserError(f"{source} holds {len(found)} convolutions; {expected} has {len(wanted)}")

@@ -33,7 +33,7 @@ class Finished:
         self.entries = self._read()
 
     def take_up(self, name: str, sources: Sequence[str]) -> dict[str, float] | None:
-        """Show the row `name`, made of the files `sources`, if it is done: its figures, or None if it is to be made."""
+        """Show the row `name`, made of the files `sources`, if it is done: its figures, else None."""
         entry = self.entries.get(name)
         if entry is None or entry["key"] != self._key(sources):
             return None
@@ -75,7 +75,8 @@ class Finished:
                 raise ValueError("it holds no rows")
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.path} is not a record of finished pictures ({error}); delete it, and all are made again"
+                f"{self.path} is not a record of finished pictures ({error}); "
+                "delete it, and all are made again"
             ) from None
         return entries
 
