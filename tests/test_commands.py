@@ -205,20 +205,16 @@ def test_odd_sizes_one_file_and_a_plain_folder(tmp_path, whole):
     ]
     result = run_command([*common, "--results_dir", tmp_path / "r", "--dataroot", tmp_path / "in"])
     assert result.returncode == 0, result.stderr
+    [batched] = (tmp_path / "r" / "run").iterdir()  # of other data than the run's
     for name, size in sizes.items():
-        assert (
-            Image.open(
-                tmp_path / "r" / "run" / "test_latest" / "images" / "fake_B" / f"{name}.png"
-            ).size
-            == size
-        )
+        assert Image.open(batched / "images" / "fake_B" / f"{name}.png").size == size
     one = run_command(
         [*common, "--results_dir", tmp_path / "o", "--dataroot", tmp_path / "in" / "c#1.png"]
     )
     assert one.returncode == 0, one.stderr
-    alone = tmp_path / "o" / "run" / "test_latest" / "images" / "fake_B" / "c#1.png"
-    batched = tmp_path / "r" / "run" / "test_latest" / "images" / "fake_B" / "c#1.png"
-    difference = np.asarray(Image.open(alone)).astype(int) - np.asarray(Image.open(batched))
+    [alone] = (tmp_path / "o" / "run").iterdir()
+    pictures = [Image.open(folder / "images/fake_B/c#1.png") for folder in (alone, batched)]
+    difference = np.asarray(pictures[0]).astype(int) - np.asarray(pictures[1])
     assert abs(difference).max() <= 1  # the batch does not matter
 
 
