@@ -1,34 +1,53 @@
 #!/usr/bin/env bash
-# Train every method on the toy set, or the methods named, and write the table and the page that compare them.
+# Train every method on the toy set, or the methods named, and measure what each makes of the test images.
 #
-#   bash scripts/compare_on_toy.sh                   some 35 minutes on two CPU cores; again: goes on, or shows results
+#   bash scripts/compare_on_toy.sh                   some four minutes a method on a CPU core; again: goes on, or shows results
 #   bash scripts/compare_on_toy.sh cut cycle_gan
+#   SEED=1 bash scripts/compare_on_toy.sh cut        another seed, as runs of their own
 bash "$(dirname "${BASH_SOURCE[0]}")/setup.sh" || exit
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-common=(--num_threads 0 --print_freq 200 --update_html_freq 400 --display_id 0)
+seed=${SEED:-0}
+two_domains=(patchgcl cut fastcut negcut hneg_src fsesim lsesim dclgan simdcl cycle_gan munit drit distance_gan self_distance gcgan)
+pairs=(pix2pix)
+single_images=(sincut sinhneg sinsc sinpatchgcl)
+
+common=(--seed "$seed" --num_threads 0 --print_freq 200 --update_html_freq 400 --display_id 0)
 nets=(--netG resnet_4blocks --ngf 16 --netD n_layers --n_layers_D 2 --ndf 32 --lr 0.0005 --ema 0.99)
 epochs=(--n_epochs 5 --n_epochs_decay 5)
 small=(--load_size 72 --crop_size 64 --cache ram)
-vgg=(--preset paper --vgg_weights random --attn_layers "0,2,4" --num_patches 128 --lambda_GNN 1)
-patches=(--num_patches 128 --nce_layers "0,4,8,12,14" --lambda_NCE 4)
-crops=("${nets[@]}" "${epochs[@]}" --batch_size 1 --crops_per_epoch 200 --lambda_R1 0.01)
-common_game=(--gan_mode lsgan --beta1 0.5 --beta2 0.999)
+crops=("${nets[@]}" "${epochs[@]}" --batch_size 1 --crops_per_epoch 200)
 shared=("${small[@]}" "${nets[@]}" "${epochs[@]}")
+styled=("${small[@]}" "${epochs[@]}" --ngf 16 --ndf 32 --lr 0.0005 --ema 0.99) # these methods bring their own networks
+
+# what keeps content, weighted for so few steps
+vgg=(--vgg_weights random --attn_layers "0,2,4" --num_patches 128)
+graphs=(--preset paper "${vgg[@]}" --lambda_GNN 1)
+patches=(--num_patches 128 --nce_layers "0,4,8,12,14" --lambda_NCE 4)
+weighted=("${patches[@]}" --lambda_HDCE 1 --lambda_SRC 0.2)
+both_ways=(--num_patches 128 --nce_layers "4,8,12,14")
+common_game=(--gan_mode lsgan --beta1 0.5 --beta2 0.999)
 
 # flags METHOD: the kind of toy set and the flags of train.py, into `kind` and `flags`.
 flags() {
-    kind=unpaired
+    kind=unpaired flags=(--model "$1" --preset shared)
     case $1 in
-        patchgcl) flags=("${shared[@]}" "${vgg[@]}") ;;
-        cut) flags=(--model cut --preset shared "${shared[@]}" "${patches[@]}") ;;
+        patchgcl) flags=("${shared[@]}" "${graphs[@]}") ;;
+        cut) flags+=("${shared[@]}" "${patches[@]}") ;;
         fastcut) flags=(--model cut --preset fastcut "${shared[@]}" "${patches[@]}") ;;
-        cycle_gan) flags=(--model cycle_gan --preset shared "${shared[@]}") ;;
-        pix2pix) kind=aligned flags=(--model pix2pix --preset shared "${shared[@]}") ;;
-        sincut) kind=single flags=(--model sincut --preset shared "${crops[@]}" "${patches[@]}" --lambda_NCE 1) ;;
-        sinpatchgcl) kind=single flags=(--model sinpatchgcl "${crops[@]}" "${vgg[@]}" "${common_game[@]}") ;;
+        negcut) flags+=("${shared[@]}" "${patches[@]}" --num_negatives 128) ;;
+        hneg_src) flags+=("${shared[@]}" "${weighted[@]}") ;;
+        fsesim | lsesim) flags+=("${shared[@]}" "${vgg[@]}") ;;
+        dclgan | simdcl) flags+=("${shared[@]}" "${both_ways[@]}") ;;
+        cycle_gan | distance_gan | self_distance | gcgan) flags+=("${shared[@]}") ;;
+        munit | drit) flags+=("${styled[@]}") ;;
+        pix2pix) kind=aligned flags+=("${shared[@]}") ;;
+        sincut) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_NCE 1 --lambda_R1 0.01) ;;
+        sinhneg) kind=single flags+=("${crops[@]}" "${weighted[@]}" --lambda_R1 0.01) ;;
+        sinsc) kind=single flags+=("${crops[@]}" "${vgg[@]}") ;;
+        sinpatchgcl) kind=single flags=(--model "$1" "${crops[@]}" "${graphs[@]}" --lambda_R1 0.01 "${common_game[@]}") ;;
         *)
-            echo "error: $1 is no method of this table: patchgcl cut fastcut cycle_gan pix2pix sincut sinpatchgcl" >&2
+            echo "error: $1 is no method of this table: ${two_domains[*]} ${pairs[*]} ${single_images[*]}" >&2
             exit 2
             ;;
     esac
@@ -40,11 +59,12 @@ draw() { # the toy set of a kind, once
     [[ -d datasets/toy_$1 ]] || $python scripts/make_toy_dataset.py --out "datasets/toy_$1" --kind "$1" "${scene[@]}"
 }
 
-(($#)) || set -- patchgcl cut fastcut cycle_gan pix2pix sincut sinpatchgcl
+(($#)) || set -- "${two_domains[@]}" "${pairs[@]}" "${single_images[@]}"
 for method; do
     flags "$method"
     draw "$kind"
-    run=compare_$method
+    run=compare_${method}
+    ((seed == 0)) || run+=_seed$seed
     $python train.py --dataroot "datasets/toy_$kind" --name "$run" "${common[@]}" "${flags[@]}"
     $python test.py --name "$run" --phase test
     $python scripts/evaluate.py --name "$run"
