@@ -23,13 +23,6 @@ from util.hardware.runtime import Runtime
 from util.parser import int_list, natural, positive_int, size_limit
 
 OFFICIAL = {"lr": 0.0001, "pool_size": 50, "finetune_resize": False}
-WEIGHTS = (
-    "lambda_GAN",
-    "lambda_spatial",
-    "lambda_spatial_idt",
-    "lambda_identity",
-    "lambda_gradient",
-)
 
 
 def patch_count(text: str) -> int:
@@ -87,11 +80,6 @@ class SelfSimilarModel(OneSidedModel):
         if not opt.is_train:
             return
 
-        for name in WEIGHTS:
-            if getattr(opt, name) < 0:
-                raise UserError(
-                    f"--{name} {getattr(opt, name)}: no weight is negative; 0 switches the term off"
-                )
         if opt.lambda_GAN == opt.lambda_spatial == 0:
             raise UserError("--lambda_GAN 0 --lambda_spatial 0: G learns nothing; give one of them")
 

@@ -176,7 +176,7 @@ def test_the_released_spellings_are_understood():
 
 
 REFUSED = [
-    ("--lambda_spatial -1", "--lambda_spatial -1.0: no weight is negative"),
+    ("--lambda_spatial -1", "--lambda_spatial: expected a weight of at least 0"),
     ("--lambda_GAN 0 --lambda_spatial 0", "G learns nothing"),
     ("--lambda_identity 1 --input_nc 1", "need equal channels in both domains"),
     ("--gan_mode wgangp --lambda_gradient 2", "leave --lambda_gradient 2.0 out"),
