@@ -29,6 +29,7 @@ class DisentangledModel(ManyStyles, BaseModel):
     """
 
     TEST_ROLES = "AB"
+    SIZE_MULTIPLE = 4  # contents are halved twice, whatever --netG says
     SLOPE = 0.2
 
     @staticmethod

@@ -16,6 +16,7 @@ class CyclicModel(BaseModel):
 
     def __init__(self, opt, runtime) -> None:
         super().__init__(opt, runtime)
+        runtime.keep_graphs()  # G's move goes through what the move before it has kept
         self.netG = self.add_network("G", self.new_generator(3, 3), average=True)
         if not self.is_train:
             return
