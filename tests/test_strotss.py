@@ -21,9 +21,9 @@ from models.inference.regions import Regions
 from models.inference.style_target import StyleTarget
 from models.inference.translate import translate
 from models.losses.optimal_transport import (
-    COLOUR,
-    COSINE,
     StyleSample,
+    colour_distances,
+    cosine_distances,
     decorrelated,
     moment_loss,
     moments,
@@ -94,7 +94,7 @@ def features(count, channels=5, seed=0):
 TERMS = {
     "transport": (relaxed_emd, lambda x, y: slow_relaxed_emd(x, y, slow_cosine)),
     "palette": (
-        lambda x, y: relaxed_emd(x[:, :3], y[:, :3], COLOUR),
+        lambda x, y: relaxed_emd(x[:, :3], y[:, :3], colour_distances),
         lambda x, y: slow_relaxed_emd(x[:, :3], y[:, :3], slow_colour),
     ),
     "moments": (lambda x, y: moment_loss(moments(x), moments(y)), slow_moment_loss),
@@ -134,7 +134,7 @@ def test_distances_of_a_set_to_itself_are_nothing():
     assert relaxed_emd(x, 3 * x).item() == pytest.approx(
         0, abs=1e-7
     )  # nor does length, to a cosine
-    assert relaxed_emd(x[:, :3], 3 * x[:, :3], COLOUR).item() > 0.1
+    assert relaxed_emd(x[:, :3], 3 * x[:, :3], colour_distances).item() > 0.1
     assert self_similarity_loss(x, 2 * x).item() == pytest.approx(0, abs=1e-7)
     assert moment_loss(moments(x), moments(x)).item() == 0
 
@@ -158,10 +158,8 @@ def test_dead_and_equal_features_give_finite_losses_and_gradients():
 def test_a_change_of_basis_of_colours_changes_no_distance():
     x, y = features(6, channels=3).detach(), features(4, channels=3, seed=1).detach()
     assert torch.allclose(decorrelated(torch.eye(3)) @ decorrelated(torch.eye(3)).T, torch.eye(3))
-    for distance in (COLOUR, COSINE):
-        torch.testing.assert_close(
-            distance.every(decorrelated(x), decorrelated(y)), distance.every(x, y)
-        )
+    for distances in (colour_distances, cosine_distances):
+        torch.testing.assert_close(distances(decorrelated(x), decorrelated(y)), distances(x, y))
     assert decorrelated(torch.ones(1, 3)).tolist() == [[pytest.approx(3**0.5), 0, 0]]
 
 
@@ -353,7 +351,7 @@ def test_the_loss_falls_and_the_picture_takes_the_styles_colours():
     curve = model.curves[32]
     assert side == 32 and len(curve) == 60 and sum(curve[-5:]) < 0.7 * sum(curve[:5])
     distance = [
-        relaxed_emd(image[0].flatten(1).T, style[0].flatten(1).T, COLOUR).item()
+        relaxed_emd(image[0].flatten(1).T, style[0].flatten(1).T, colour_distances).item()
         for image in (content, result)
     ]
     assert distance[1] < 0.5 * distance[0]

@@ -12,12 +12,7 @@ from torch import Tensor
 
 from util.hardware.precision import full_precision
 
-
-class Distance(NamedTuple):
-    """A distance of two sets of vectors: `every` (N,C), (M,C) -> (N,M); `paired` (N,C), (N,C) -> (N,)."""
-
-    every: Callable[[Tensor, Tensor], Tensor]
-    paired: Callable[[Tensor, Tensor], Tensor]
+Distances = Callable[[Tensor, Tensor], Tensor]  # (N,C), (M,C) -> of every pair, (N,M)
 
 
 def cosine_distances(x_NC: Tensor, y_MC: Tensor) -> Tensor:
@@ -25,39 +20,19 @@ def cosine_distances(x_NC: Tensor, y_MC: Tensor) -> Tensor:
     return 1 - F.normalize(x_NC, dim=1) @ F.normalize(y_MC, dim=1).T
 
 
-def paired_cosine_distances(x_NC: Tensor, y_NC: Tensor) -> Tensor:
-    """1 - cosine of each row with its own, (N,)."""
-    return 1 - (F.normalize(x_NC, dim=1) * F.normalize(y_NC, dim=1)).sum(1)
-
-
 def colour_distances(x_N3: Tensor, y_M3: Tensor) -> Tensor:
     """Cosine distance and Euclidean distance, added up, of every pair, (N,M)."""
-    return cosine_distances(x_N3, y_M3) + torch.cdist(x_N3, y_M3)
+    exact = "donot_use_mm_for_euclid_dist"
+    return cosine_distances(x_N3, y_M3) + torch.cdist(x_N3, y_M3, compute_mode=exact)
 
 
-def paired_colour_distances(x_N3: Tensor, y_N3: Tensor) -> Tensor:
-    """The same of each row with its own, (N,)."""
-    length_N = torch.linalg.vector_norm(x_N3 - y_N3, dim=1)
-    return paired_cosine_distances(x_N3, y_N3) + length_N
-
-
-COSINE = Distance(cosine_distances, paired_cosine_distances)
-COLOUR = Distance(colour_distances, paired_colour_distances)
-
-
-def relaxed_emd(x_NC: Tensor, y_MC: Tensor, distance: Distance = COSINE) -> Tensor:
+def relaxed_emd(x_NC: Tensor, y_MC: Tensor, distances: Distances = cosine_distances) -> Tensor:
     """Relaxed earth mover's distance of two sets of vectors (Kusner et al. 2015): a 0-d tensor.
 
-        max( 1/N sum_i min_j D_ij,  1/M sum_j min_i D_ij )
-
-    Only the nearest pairs carry gradients, so they are looked up first, without any.
+    max( 1/N sum_i min_j D_ij,  1/M sum_j min_i D_ij )
     """
-    with torch.no_grad():
-        distance_NM = distance.every(x_NC, y_MC)
-        of_x_N, of_y_M = distance_NM.argmin(1), distance_NM.argmin(0)
-    there = distance.paired(x_NC, y_MC[of_x_N]).mean()
-    back = distance.paired(x_NC[of_y_M], y_MC).mean()
-    return torch.maximum(there, back)
+    distance_NM = distances(x_NC, y_MC)
+    return torch.maximum(distance_NM.amin(1).mean(), distance_NM.amin(0).mean())
 
 
 def self_similarity_loss(x_NC: Tensor, content_NC: Tensor) -> Tensor:
@@ -130,7 +105,8 @@ def strotss_terms(
     with torch.autocast(x_NC.device.type, enabled=False):
         x_NC, content_NC = full_precision(x_NC), full_precision(content_NC)
         feat_MC = style.feat_MC
-        palette = relaxed_emd(decorrelated(x_NC[:, :3]), decorrelated(feat_MC[:, :3]), COLOUR)
+        colours = decorrelated(x_NC[:, :3]), decorrelated(feat_MC[:, :3])
+        palette = relaxed_emd(*colours, colour_distances)
         terms = {
             "content": alpha * self_similarity_loss(x_NC, content_NC),
             "transport": relaxed_emd(x_NC, feat_MC),
