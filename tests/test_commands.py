@@ -225,7 +225,7 @@ def test_odd_sizes_one_file_and_a_plain_folder(tmp_path, whole):
         (["--modle", "patchgcl"], "did you mean --model"),
         (
             ["--model", "cut", "--vgg_weights", "random"],
-            "--vgg_weights belongs to --model patchgcl or sinpatchgcl",
+            "--vgg_weights belongs to --model fsesim, lsesim, ",
         ),
         (
             ["--lambda_L", "1"],
@@ -269,19 +269,13 @@ def test_dry_run_prints_and_stops(tmp_path):
 
 def test_missing_weights_are_one_line(tmp_path):
     train_flags(tmp_path)
-    result = run_command(
-        [
-            "test.py",
-            "--name",
-            "none",
-            "--checkpoints_dir",
-            tmp_path,
-            "--dataroot",
-            tmp_path / "data",
-            "--gpu_ids",
-            "-1",
-        ]
-    )
+    where = ["--checkpoints_dir", tmp_path, "--dataroot", tmp_path / "data", "--gpu_ids", "-1"]
+    command = ["test.py", "--name", "none", *where]
+    result = run_command(command)
+    assert result.returncode == 2
+    assert result.stderr.strip().count("\n") == 0 and "no run of this name" in result.stderr
+    (tmp_path / "none").mkdir()
+    result = run_command(command)
     assert result.returncode == 2
     assert result.stderr.strip().count("\n") == 0 and "latest_net_G.pth" in result.stderr
 

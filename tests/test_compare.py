@@ -257,9 +257,10 @@ def test_pairs_in_one_file_have_a_truth_and_are_measured(tmp_path):
     )
     folder = tmp_path / "results" / "cut+pix"
     text = (folder / "index.html").read_text()
-    assert text.count('src="pix/test_latest/images/real_B/') == 3
+    assert len(re.findall(r'src="pix/test_latest_on_pairs-\w+/images/real_B/', text)) == 3
     for name in ("cut", "pix"):
-        result = json.loads((folder / name / "test_latest" / "truth.json").read_text())
+        [results] = (folder / name).iterdir()
+        result = json.loads((results / "truth.json").read_text())
         assert f"{result['score']:.3f}" in text
         assert all(f">{row['score']:.2f}<" in text for row in result["images"])
 

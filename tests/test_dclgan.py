@@ -402,7 +402,7 @@ def test_presets_are_the_published_settings():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--lambda_IDT", "-1"], "no weight is negative"),
+        (["--lambda_IDT", "-1"], "--lambda_IDT: expected a weight of at least 0"),
         (["--lambda_GAN", "0", "--lambda_NCE", "0"], "leave nothing to learn"),
         (["--nce_T", "0"], "--nce_T 0"),
         (["--input_nc", "1"], "the identity terms need equal channels"),

@@ -394,7 +394,7 @@ def test_each_discriminator_has_a_pool_of_its_own(tmp_path):
         ("--batch_size 1", r"--batch_size 1 leaves 1 image per process.*--model self_distance"),
         ("--B_to_A", "--A_to_B --direction BtoA"),
         ("--A_to_B --use_cycle_loss", "--use_cycle_loss needs the way back"),
-        ("--lambda_distance_A -1", "no weight is negative"),
+        ("--lambda_distance_A -1", "--lambda_distance_A: expected a weight of at least 0"),
         ("--preprocess resize --finetune_resize", "changes the size of images in the decay phase"),
         ("--max_items 0", "at least 1"),
     ],

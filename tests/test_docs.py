@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 
+from models import model_names
 from options import TestOptions, TrainOptions, parse
 from scripts.document_options import document
 from tests.helpers import REPO, TINY, make_dataset, run_command, train_flags
+from util.errors import UserError
 
 
 def test_the_options_page_is_current():
@@ -77,11 +79,22 @@ def test_documented_commands_are_understood(tmp_path):
     commands = documented_commands()
     assert len(commands) >= 5
     for script, *flags in commands:
-        flags = (
-            flags[:-1] if flags[-1] == "--dataroot" else flags
-        )  # the sentence around it goes on in words
-        options = TrainOptions() if script == "train.py" else TestOptions()
-        parse(options, ["--dataroot", "x", *flags, "--checkpoints_dir", str(tmp_path)])
+        if flags[-1] == "--dataroot":  # the sentence around it goes on in words
+            flags = flags[:-1]
+        where = ["--dataroot", "x", *flags, "--checkpoints_dir", str(tmp_path)]
+        if script == "train.py" or "--model" in flags:
+            parse(TrainOptions() if script == "train.py" else TestOptions(), where)
+        else:
+            assert any(understood([*where, "--model", name]) for name in model_names()), flags
+
+
+def understood(argv: list[str]) -> bool:
+    """Whether test.py takes this command for a run of the method that it names."""
+    try:
+        parse(TestOptions(), argv)
+    except UserError:
+        return False
+    return True
 
 
 def test_the_released_commands_of_the_readme_run(tmp_path):

@@ -346,13 +346,13 @@ def test_players_and_pictures_over_two_cycles(tmp_path):
         shown = pictures
 
 
-def test_compiled_code_keeps_what_the_second_backward_pass_reads(tmp_path, monkeypatch):
+def test_compiled_code_keeps_what_the_second_backward_pass_reads(tmp_path):
     """Else it gives its buffers away in the first: L_1 and L_2 go through the same contents."""
-    monkeypatch.setattr(functorch_config, "donated_buffer", True)
-    build(tmp_path, "drit", None)
-    assert functorch_config.donated_buffer, "plain code has no such buffers"
-    build(tmp_path, "drit", None, "--compile")
-    assert not functorch_config.donated_buffer
+    with functorch_config.patch(donated_buffer=True):
+        build(tmp_path, "drit", None)
+        assert functorch_config.donated_buffer, "plain code has no such buffers"
+        build(tmp_path, "drit", None, "--compile")
+        assert not functorch_config.donated_buffer
 
 
 def test_the_cycle_can_be_one_step(tmp_path):
