@@ -26,7 +26,7 @@ from models.one_sided import check_equal_channels, check_pool_size
 from models.two_sided import TwoSidedModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
-from util.parser import int_list, natural, positive_int
+from util.parser import int_list, natural, positive_float, positive_int
 
 # torch's own settings, which the release leaves to F
 LIBRARY_ADAM = {"lr": 1e-3, "betas": (0.9, 0.999)}
@@ -74,7 +74,7 @@ class DCLGANModel(TwoSidedModel):
         group.add("--lambda_NCE", 2.0, "weight of the contrast; 0: no contrast, no identity term")
         group.add("--lambda_IDT", 1.0, "weight of the identity terms |G(y) - y|")
         group.add("--nce_idt", True, "identity terms at all; needs equal channels in both domains")
-        group.add("--nce_T", 0.07, "temperature of the contrast")
+        group.add("--nce_T", 0.07, "temperature of the contrast", positive_float)
         group.add(
             "--num_patches",
             256,
@@ -102,18 +102,10 @@ class DCLGANModel(TwoSidedModel):
             return
         check_pool_size(opt)
 
-        if min(opt.lambda_GAN, opt.lambda_NCE, opt.lambda_IDT) < 0:
-            raise UserError(
-                f"--lambda_GAN {opt.lambda_GAN} --lambda_NCE {opt.lambda_NCE} --lambda_IDT {opt.lambda_IDT}: no weight "
-                "is negative; 0 switches a term off"
-            )
         if opt.lambda_GAN == opt.lambda_NCE == 0:
             raise UserError(
                 "--lambda_GAN 0 --lambda_NCE 0 leave nothing to learn: make one positive"
             )
-        if opt.nce_T <= 0:
-            raise UserError(f"--nce_T {opt.nce_T}: a temperature is positive")
-
         if keeps_identity(opt):
             check_equal_channels(opt, "the identity terms need", "give --nce_idt false")
         others = opt.batch_size if opt.nce_includes_all_negatives_from_minibatch else 1

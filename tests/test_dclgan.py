@@ -404,7 +404,7 @@ def test_presets_are_the_published_settings():
     [
         (["--lambda_IDT", "-1"], "--lambda_IDT: expected a weight of at least 0"),
         (["--lambda_GAN", "0", "--lambda_NCE", "0"], "leave nothing to learn"),
-        (["--nce_T", "0"], "--nce_T 0"),
+        (["--nce_T", "0"], "--nce_T: expected a number above 0"),
         (["--input_nc", "1"], "the identity terms need equal channels"),
         (["--num_patches", "1"], "--num_patches 1 leaves a patch nothing"),
         (["--netF", "reshape"], "--netF: invalid choice: 'reshape'"),

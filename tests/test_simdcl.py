@@ -278,7 +278,7 @@ def test_presets_are_the_published_settings():
         (["--lambda_NCE", "0"], "SimDCL takes positive weights"),
         (["--netF", "sample"], "--netF sample"),
         (["--num_patches", "2"], "take at least 3"),
-        (["--nce_T", "-1"], "--nce_T -1"),
+        (["--nce_T", "-1"], "--nce_T: expected a number above 0"),
     ],
 )
 def test_bad_input_is_one_line(argv, message):
