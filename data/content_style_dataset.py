@@ -28,7 +28,8 @@ class ContentStyleDataset(BaseDataset):
         """Which style goes with which content."""
         group = parser.group("data")
         text = "an image, or a folder of images, whose look the contents take; default: domain B"
-        group.add("--style", None, text, metavar="IMAGE|FOLDER")
+        if "style" not in parser.declared():  # a method may have it for its own use of references
+            group.add("--style", None, text, metavar="IMAGE|FOLDER")
         text = "the style of a content: by order, by equal file name, or each with each"
         group.add("--pair_by", "order", text, choices=PAIRINGS)
         text = "label maps of the contents, a picture or a folder with their names: a colour is a region"

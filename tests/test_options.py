@@ -5,6 +5,7 @@ from argparse import Namespace
 
 import pytest
 
+from data import dataset_modes
 from models import find_model, model_names
 from options import TestOptions, TrainOptions, parse
 from tests.helpers import train_flags, train_options
@@ -365,3 +366,12 @@ def test_every_flag_has_help(tmp_path):
 
 def test_train_flags_helper_is_valid(tmp_path):
     assert parse(TrainOptions(), train_flags(tmp_path)).dataset_mode == "unaligned"
+
+
+@pytest.mark.parametrize("options", [TrainOptions(), TestOptions()])
+def test_every_method_goes_with_every_data_set_on_a_command_line(options):
+    """Whatever they are, their flags do not collide: whose a flag is, is looked up in all of these parsers."""
+    for model in model_names():
+        for mode in dataset_modes():
+            flags = options.build_parser(Namespace(model=model, dataset_mode=mode)).flags()
+            assert len(flags) > 50, (model, mode)
