@@ -46,7 +46,7 @@ OFFICIAL = {
     "n_epochs": 100,
     "n_epochs_decay": 100,
     "finetune_resize": False,
-    "preprocess": "scale_shortside_and_crop",
+    "preprocess": "resize_shortside_and_crop",
     "batch_size": 2,
     "distance_items": "batch",
 }

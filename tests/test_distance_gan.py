@@ -429,6 +429,7 @@ def test_presets():
         official, shared = (parsed("--model", name, *f) for f in ([], ["--preset", "shared"]))
         assert (official.padG, official.normG, official.normD) == ("zero", *["instance_affine"] * 2)
         assert (official.batch_size, official.n_epochs, official.init_type) == (2, 100, "normal")
+        assert (official.preprocess, official.load_size) == ("resize_shortside_and_crop", 286)
         assert official.no_antialias and official.no_antialias_up and not official.finetune_resize
         assert (official.distance_items, official.max_items, official.pool_size) == (
             "batch",
