@@ -276,6 +276,22 @@ def test_a_method_without_training_optimises_at_test(tmp_path):
         assert np.abs(painted.mean((0, 1)) - style.mean((0, 1))).max() < 2
 
 
+def test_what_takes_long_is_recorded_and_made_once(tmp_path, monkeypatch):
+    data = make_dataset(tmp_path / "data", count=2)
+    flags = ["--model", "painter", "--dataroot", str(data)]
+    page = translate(test_options(tmp_path, "p", *flags))
+    assert page.description["paint"] == "oil" and float(page.description["mean apart"]) < 1e-3
+
+    painter = models.find_model("painter")
+    monkeypatch.setattr(painter, "show", lambda *_: pytest.fail("a finished picture is made again"))
+    again = translate(test_options(tmp_path, "p", *flags))
+    assert [name for name, _ in again.rows] == [name for name, _ in page.rows]
+    assert again.description["mean apart"] == page.description["mean apart"]
+    monkeypatch.setattr(painter, "facts", lambda self: {"paint": "watercolour"})
+    with pytest.raises(pytest.fail.Exception, match="made again"):
+        translate(test_options(tmp_path, "p", *flags))
+
+
 @pytest.mark.parametrize(
     ("pairing", "names"),
     [

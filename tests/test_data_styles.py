@@ -52,27 +52,6 @@ def test_styles_go_round(three_and_two, mode):
     assert loader.dataset.result_names() == ["image_000", "image_001", "image_002"]
 
 
-def test_each_content_with_each_style(three_and_two):
-    loader = pairs(three_and_two, pair_by="each")
-    assert len(names(loader)) == len(set(names(loader))) == 6
-    assert len(set(loader.dataset.result_names())) == 6
-    assert loader.dataset.result_names()[1] == "image_000__image_001"
-
-
-def test_styles_by_name_and_from_elsewhere(three_and_two, tmp_path):
-    with pytest.raises(UserError, match=r"image_002.png has no style of its name"):
-        pairs(three_and_two, pair_by="name")
-    styles = make_image_folder(tmp_path / "styles", 4, seed=2)
-    by_name = names(pairs(three_and_two, pair_by="name", style=styles[0].parent))
-    assert len(by_name) == 3 and all(content == style for content, style in by_name)
-    one = names(pairs(three_and_two, style=str(styles[3])))
-    assert [style for _, style in one] == ["image_003.png"] * 3
-    with pytest.raises(UserError, match="no image and no folder"):
-        pairs(three_and_two, style=str(tmp_path / "nothing"))
-    with pytest.raises(UserError, match=r"no domain B .*--style"):
-        pairs(three_and_two / "testA")
-
-
 # -- photographs -----------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,8 @@ class PainterModel(BaseModel):
 
     TRAINABLE = False
     WITH_GRADIENTS = True
+    COSTLY = True
+    USES_RUN = False
 
     @staticmethod
     def modify_commandline_options(parser, is_train: bool):
@@ -28,6 +30,9 @@ class PainterModel(BaseModel):
     def translate(self, real_A: Tensor) -> Tensor:
         return real_A
 
+    def facts(self) -> dict[str, str]:
+        return {"paint": "oil"}
+
     def show(self, batch) -> dict[str, Tensor]:
         content, style = batch["A"], batch["B"]
         picture = content.clone().requires_grad_()
@@ -36,4 +41,5 @@ class PainterModel(BaseModel):
             apart = (picture.mean((2, 3)) - wanted).square().sum()
             (slope,) = torch.autograd.grad(apart, picture)
             picture = (picture - 0.1 * slope.numel() / 3 * slope).detach().requires_grad_()
+        self.tell(1, self.runtime.mean({"apart": apart}))
         return {"real_A": content, "real_B": style, "fake_B": picture.detach()}
