@@ -96,11 +96,6 @@ class DistanceGANModel(BaseModel):
             raise UserError("--B_to_A: give --A_to_B --direction BtoA, which trains the same")
         if not opt.is_train:
             return
-
-        for name in ("lambda_distance_A", "lambda_distance_B", "lambda_A", "lambda_B"):
-            weight = getattr(opt, name)
-            if weight < 0:
-                raise UserError(f"--{name} {weight}: no weight is negative; 0 switches a term off")
         if opt.use_cycle_loss and opt.A_to_B:
             raise UserError("--use_cycle_loss needs the way back, which --A_to_B leaves out")
         check_batch(opt, opt.batch_size)

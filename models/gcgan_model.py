@@ -17,12 +17,12 @@ from torch import Tensor
 from models.adversary import term_of_one
 from models.losses.gan import generator_loss
 from models.losses.geometry import GEOMETRIES, consistency_loss
+from models.losses.reconstruction import l1_distance
 from models.networks.passes import pass_each
 from models.one_sided import OneSidedModel, check_equal_channels, check_pool_size
 from models.step.training_step import Move
-from util.errors import UserError
 from util.hardware.runtime import Runtime
-from util.parser import natural
+from util.parser import natural, weight
 
 OFFICIAL = {
     "no_antialias": True,
@@ -60,7 +60,8 @@ class GcGANModel(OneSidedModel):
         parser.alias("--lambda_G", "lambda_GAN")
         group.add("--lambda_AB", 10.0, "factor of the consistency and identity terms")
         group.add("--lambda_gc", 2.0, "weight of the consistency, times lambda_AB")
-        group.add("--identity", 0.5, "weight of the identity terms, times lambda_AB; 0: none")
+        text = "weight of the identity terms, times lambda_AB; 0: none"
+        group.add("--identity", 0.5, text, type=weight)
         text = "earlier translated images that a discriminator is shown too; 0: none"
         group.add("--pool_size", 50, text, type=natural)
         return parser
@@ -70,11 +71,6 @@ class GcGANModel(OneSidedModel):
         """Identity terms need equal channels, pools images of one size."""
         if not opt.is_train:
             return
-        for name in ("lambda_GAN", "lambda_AB", "lambda_gc", "identity"):
-            weight = getattr(opt, name)
-            if weight < 0:
-                raise UserError(f"--{name} {weight}: no weight is negative; 0 switches a term off")
-
         if has_identity(opt):
             check_equal_channels(opt, f"--identity {opt.identity} needs", "give --identity 0")
         check_pool_size(opt)
@@ -132,13 +128,13 @@ class GcGANModel(OneSidedModel):
             fooled = generator_loss(self.netD_gc(self.fake_turned), opt.gan_mode)
             terms["G_gc"] = opt.lambda_GAN * fooled
 
-        weight = opt.lambda_AB * opt.lambda_gc
-        terms["gc"] = weight * consistency_loss(self.fake_B, self.fake_turned, self.geometry)
+        factor = opt.lambda_AB * opt.lambda_gc
+        terms["gc"] = factor * consistency_loss(self.fake_B, self.fake_turned, self.geometry)
 
         if has_identity(opt):
-            weight = opt.lambda_AB * opt.identity
-            terms["idt"] = weight * (self.idt_B - self.real_B).abs().mean()
-            terms["idt_gc"] = weight * (self.idt_turned - self.turned_B).abs().mean()
+            factor = opt.lambda_AB * opt.identity
+            terms["idt"] = factor * l1_distance(self.idt_B, self.real_B)
+            terms["idt_gc"] = factor * l1_distance(self.idt_turned, self.turned_B)
         return terms
 
     def compute_D_loss(self) -> dict[str, Tensor]:

@@ -290,6 +290,7 @@ def test_a_run_cannot_change_its_number_of_generators(tmp_path):
     [
         ("--input_nc 1", "--identity 0.5 needs equal channels .* give --identity 0"),
         ("--lambda_gc -1", "--lambda_gc: expected a weight of at least 0"),
+        ("--identity -1", "--identity: expected a weight of at least 0"),
         ("--geometry mirror", "invalid choice: 'mirror'"),
         ("--preprocess resize --finetune_resize", "changes the size of images in the decay phase"),
     ],
