@@ -54,6 +54,6 @@ translate() {
     find_data "$2"
     $python test.py --dataroot "$data" --name "$1" --direction "$3" "${@:4}"
     pick "name checkpoints_dir results_dir phase epoch" "${@:4}"
-    $python scripts/evaluate.py --name "$1" --real "$data/test${3#*to}" "${picked[@]}" \
+    $python scripts/evaluate.py --name "$1" --dataroot "$data" --real "$data/test${3#*to}" "${picked[@]}" \
         ${INCEPTION:+--inception "$INCEPTION"} ${FEATURE:+--feature "$FEATURE"}
 }

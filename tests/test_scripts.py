@@ -225,6 +225,9 @@ def test_launchers_pass_data_direction_and_further_flags(launcher, checkout, nam
         and "--epoch=5" in evaluate
         and "--num_test" not in evaluate
     )
+    assert flag(evaluate, "dataroot") == flag(test, "dataroot") == str(data)
+    if name == "map2satellite":  # larger files than the paper translates
+        assert (flag(test, "preprocess"), flag(test, "load_size")) == ("resize", "256")
     assert flag(evaluate, "real") == str(data / ("testB" if direction == "AtoB" else "testA"))
     assert (flag(evaluate, "inception"), flag(evaluate, "feature")) == ("w.pth", "768")
 
