@@ -91,13 +91,12 @@ class CycleGANModel(TwoSidedModel):
             "G_B": generator_loss(self.netD_B(self.fake_A), opt.gan_mode),
             "cycle_B": opt.lambda_B * l1_distance(self.rec_B, self.real_B),
         }
+
         if self.identity:
-            terms["idt_A"] = (
-                opt.lambda_identity * opt.lambda_B * l1_distance(self.idt_A, self.real_B)
-            )
-            terms["idt_B"] = (
-                opt.lambda_identity * opt.lambda_A * l1_distance(self.idt_B, self.real_A)
-            )
+            idt_A = l1_distance(self.idt_A, self.real_B)
+            idt_B = l1_distance(self.idt_B, self.real_A)
+            terms["idt_A"] = opt.lambda_identity * opt.lambda_B * idt_A
+            terms["idt_B"] = opt.lambda_identity * opt.lambda_A * idt_B
         return terms
 
     def show_side(self, side: str, real: Tensor) -> dict[str, Tensor]:
