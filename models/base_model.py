@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data.base_dataset import BaseDataset
-from models.inference.progress import Tell, nobody_listens
+from models.inference.bar import Tell, nobody_listens
 from models.networks import create_discriminator, create_generator, initialize_weights
 from models.networks.image_pool import ImagePool
 from models.step.training_step import TrainingStep

@@ -37,9 +37,7 @@ from util.parser import int_list, natural, positive_float, positive_int, switch
 LEVELS = 5  # of the Laplacian pyramid that is optimised
 RATE, LAST_RATE = 2e-3, 1e-3  # of RMSprop, and at the finest scale
 TELL_EVERY = 10  # steps between two looks at the loss
-STEP_COST = (
-    50_000  # of a step, in pixels, beside that of the picture's own pixels: for the time left
-)
+STEP_COST = 50_000  # in pixels, of a step beside the picture's own: for the time left
 
 
 class Scale(NamedTuple):
@@ -201,13 +199,13 @@ class STROTSSModel(BaseModel):
         opt, generator = self.opt, torch.Generator().manual_seed(self.opt.seed)
         self.curves = {}
         results: dict[int, Tensor] = {}
+        earlier: Tensor | None = None
         scales = self.scales(content, style)
         for scale in scales:
             content_here, style_here = (
                 reduced(image, fitted(image.shape[2:], scale.long_side))
                 for image in (content, style)
             )
-            earlier = list(results.values())[-1:]
             picture = starting_picture(earlier, content_here, style_here, scale == scales[-1])
             target = StyleTarget(
                 self.features,
@@ -218,7 +216,7 @@ class STROTSSModel(BaseModel):
                 opt.style_positions,
                 generator,
             )
-            results[scale.long_side] = self.optimize(picture, target, scale)
+            earlier = results[scale.long_side] = self.optimize(picture, target, scale)
         return results
 
     def optimize(self, picture: Tensor, target: StyleTarget, scale: Scale) -> Tensor:
@@ -252,7 +250,7 @@ class STROTSSModel(BaseModel):
 
 
 def starting_picture(
-    earlier: Sequence[Tensor], content: Tensor, style: Tensor, is_last: bool
+    earlier: Tensor | None, content: Tensor, style: Tensor, is_last: bool
 ) -> Tensor:
     """What a scale starts from, (1,3,H,W): the content's fine details on something smooth.
 
@@ -263,7 +261,7 @@ def starting_picture(
         earlier: the result of the scale before, if there is one.
         content, style: at this scale.
     """
-    if not earlier:
+    if earlier is None:
         return style.mean((2, 3), keepdim=True) + finest_band(content)
-    smooth = enlarged(earlier[0], content.shape[2:])
+    smooth = enlarged(earlier, content.shape[2:])
     return smooth if is_last else smooth + finest_band(content)

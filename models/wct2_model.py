@@ -8,6 +8,7 @@ together again. G_l are Gram matrices of E's features at level l. Nothing is lea
 """
 
 from argparse import ArgumentTypeError, Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,25 +213,27 @@ class WCT2Model(BaseModel):
         """
         where = self.opt.transfer_at
         x, style_x = padded(content / 2 + 0.5), padded(style / 2 + 0.5)
-        self.regions = self.padded_regions(labels)
+        exchange = partial(self.exchange, regions=self.padded_regions(labels))
 
         # what the style is
         style_feats, style_skips = self.netE(style_x)
-        style_inside = self.decoded(style_feats[-1], style_skips)
+        style_inside = self.decoded(style_feats[-1], style_skips) if "decoder" in where else {}
 
         # the content takes it on its way down, aside, and up again
         skips: Skips = {}
         for level in LEVELS:
             x = self.netE.stage(level, x, skips)
             if "encoder" in where:
-                x = self.exchange(x, style_feats[level - 1])
+                x = exchange(x, style_feats[level - 1])
         if "skip" in where:
-            skips = {level: self.exchange_skip(skips[level], style_skips[level]) for level in skips}
+            for level, skip in skips.items():
+                pairs = zip(skip.details, style_skips[level].details, strict=True)
+                skips[level] = skip.with_details([exchange(own, other) for own, other in pairs])
 
         in_decoder = {1, 2, 3} if "encoder" in where else {1, 2, 3, 4}
         for level in LEVELS[::-1]:
             if "decoder" in where and level in in_decoder:
-                x = self.exchange(x, style_inside[level])
+                x = exchange(x, style_inside[level])
             x = self.decoder.stage(level, x, skips)
         return self.shown(x, content)
 
@@ -242,17 +245,12 @@ class WCT2Model(BaseModel):
             x = self.decoder.stage(level, x, skips)
         return found
 
-    def exchange(self, content_BCHW: Tensor, style_BCHW: Tensor) -> Tensor:
+    def exchange(self, content_BCHW: Tensor, style_BCHW: Tensor, regions: Regions | None) -> Tensor:
         """A feature map of the content with the style's statistics, region by region."""
         masks = None
-        if self.regions is not None:
-            masks = self.regions.masks(content_BCHW.shape[2:], style_BCHW.shape[2:])
+        if regions is not None:
+            masks = regions.masks(content_BCHW.shape[2:], style_BCHW.shape[2:])
         return transfer(content_BCHW, style_BCHW, self.opt.alpha, masks)
-
-    def exchange_skip(self, content, style):
-        """The same for each detail of a level; the map before pooling stays as it is."""
-        details = [self.exchange(a, b) for a, b in zip(content[:3], style[:3], strict=True)]
-        return content._replace(**dict(zip(content._fields, details, strict=False)))
 
     @staticmethod
     def padded_regions(labels: tuple[Tensor, Tensor] | None) -> Regions | None:

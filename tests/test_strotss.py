@@ -328,13 +328,13 @@ def test_scales_too_narrow_for_vgg_are_left_out_or_named():
 
 def test_where_a_scale_starts():
     content, style = images()
-    first = starting_picture([], content, style, is_last=False)
+    first = starting_picture(None, content, style, is_last=False)
     for channel in range(3):
         expected = style[0, channel].mean() + finest_band(content)[0, channel]
         torch.testing.assert_close(first[0, channel], expected)
     small = torch.rand(1, 3, 10, 16)
-    later = starting_picture([small], content, style, is_last=False)
-    last = starting_picture([small], content, style, is_last=True)
+    later = starting_picture(small, content, style, is_last=False)
+    last = starting_picture(small, content, style, is_last=True)
     torch.testing.assert_close(later - last, finest_band(content))
     torch.testing.assert_close(pyramid(last, 1)[1].mean(), small.mean(), rtol=0.05, atol=0)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from data import Loader, create_loader
 from models import create_model
 from models.base_model import BaseModel
-from models.inference.progress import Progress
+from models.inference.bar import Bar
 from util.hardware.runtime import Runtime
 from util.pages.finished import Finished
 from util.pages.gallery import Gallery
@@ -56,14 +56,12 @@ def translate(opt: Namespace) -> Gallery:
     print(f"{opt.recipe}: {count} images, weights {facts['weights']}, on {runtime.describe()}")
 
     began = time.perf_counter()
-    progress = Progress(count, in_parts=model.COSTLY)
+    bar = Bar(count, in_parts=model.COSTLY)
     gallery = Gallery(result_dir(opt), opt.easy_label or opt.name, facts)
-    with gradients(model), progress, gallery:
+    with gradients(model), bar, gallery:
         finished = Finished(gallery, depends(opt, facts)) if model.COSTLY else None
-        translate_all(loader, model, runtime, gallery, progress, finished)
-        gallery.description |= {
-            f"mean {name}": f"{value:.4g}" for name, value in progress.means.items()
-        }
+        translate_all(loader, model, runtime, gallery, bar, finished)
+        gallery.description |= {f"mean {name}": f"{value:.4g}" for name, value in bar.means.items()}
 
     seconds = time.perf_counter() - began
     speed = f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)"
@@ -76,19 +74,19 @@ def translate_all(
     model: BaseModel,
     runtime: Runtime,
     gallery: Gallery,
-    progress: Progress,
+    bar: Bar,
     finished: Finished | None,
 ) -> None:
     """Every batch through the model and into the gallery, but for what is `finished`."""
     names = loader.dataset.result_names()
-    model.tell = progress.tell
+    model.tell = bar.tell
     for batch in loader.epoch(1):
         rows = [(names[index], model.sources(batch, k)) for k, index in enumerate(batch["index"])]
         if finished:
             kept = [finished.take_up(name, sources) for name, sources in rows]
             if None not in kept:
                 for figures in kept:
-                    progress.skip(figures)
+                    bar.skip(figures)
                 continue
 
         with runtime.autocast():
@@ -97,8 +95,8 @@ def translate_all(
             row = cut_row(pictures, batch, place)
             gallery.add(name, row, *model.explain(row))
             if finished:
-                finished.note(name, sources, progress.figures)
-        progress.finish(len(rows))
+                finished.note(name, sources, bar.figures)
+        bar.finish(len(rows))
 
 
 def depends(opt: Namespace, facts: Mapping[str, str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ LARGE = 30  # mean activation of a layer that is out of the range of torchvision
 
 
 class Hypercolumns(nn.Module):
-    """Colour and VGG16 features at chosen points, side by side (STROTSS, arXiv 1904.12785, section 3.1).
+    """Colour and VGG16 features at chosen points, side by side (STROTSS, arXiv 1904.12785).
 
     A layer behind l poolings is read bilinearly at (x, y) / 2^l.
 

@@ -22,7 +22,7 @@ class Bands(NamedTuple):
 
 
 class HaarPool(nn.Module):
-    """Wavelet pooling (WCT2, arXiv 1903.09760, section 3.1): four filters of 2 x 2 taps +-1/2, stride 2.
+    """Wavelet pooling (WCT2, arXiv 1903.09760): four filters of 2 x 2 taps +-1/2, stride 2.
 
         LL = 1/2 | 1 1 |    LH = 1/2 | -1 1 |    HL = 1/2 | -1 -1 |    HH = 1/2 |  1 -1 |
                  | 1 1 |             | -1 1 |             |  1  1 |             | -1  1 |

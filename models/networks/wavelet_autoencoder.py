@@ -5,6 +5,7 @@ Both run level by level, 4 levels each, so that features can be changed in betwe
 Shape legend: B images, C channels, H and W the sides of a map.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +51,15 @@ class Skip(NamedTuple):
     HH_BCHW: Tensor
     before_BCHW: Tensor | None
 
+    @property
+    def details(self) -> tuple[Tensor, Tensor, Tensor]:
+        """LH, HL and HH."""
+        return self[:3]
+
+    def with_details(self, details: Sequence[Tensor]) -> "Skip":
+        """The same with other LH, HL and HH."""
+        return Skip(*details, self.before_BCHW)
+
 
 Skips = dict[int, Skip]
 
@@ -76,7 +86,7 @@ def stages(unpool: str, thirds: int) -> dict[int, list[Layer]]:
 
 
 class WaveletEncoder(nn.Module):
-    """VGG up to relu4_1, its three max poolings replaced by Haar wavelets (WCT2, arXiv 1903.09760, section 3.2).
+    """VGG up to relu4_1, its three max poolings replaced by Haar wavelets (WCT2, arXiv 1903.09760).
 
     Reflection instead of zero padding, and a 1 x 1 convolution first that brings colours into VGG's
     range. Activations are scaled to a mean of 1 (`scale_to_unit`), at which decoders learn well and
@@ -202,7 +212,7 @@ class WaveletDecoder(nn.Module):
         for layer in self.stages[level]:
             if not layer.number:
                 skip = skips[layer.level]
-                x = self.unpool(Bands(x, *skip[:3]), skip.before_BCHW)
+                x = self.unpool(Bands(x, *skip.details), skip.before_BCHW)
                 continue
             x = self.convs[layer.name](x)
             x = x if layer == (1, 1) else F.relu(x)

@@ -20,7 +20,7 @@ def nobody_listens(part: float, figures: Mapping[str, float], note: str = "") ->
     """What `BaseModel.tell` does until test.py listens."""
 
 
-class Progress:
+class Bar:
     """A bar that counts pictures and, where the method tells (`BaseModel.tell`), parts of one.
 
     Attributes:
@@ -30,7 +30,7 @@ class Progress:
 
     def __init__(self, total: int, in_parts: bool) -> None:
         shape = PARTS_BAR if in_parts else None
-        self.bar = tqdm(total=total, unit="img", disable=None, bar_format=shape)
+        self._tqdm = tqdm(total=total, unit="img", disable=None, bar_format=shape)
         self.figures: dict[str, float] = {}
         self._done = 0
         self._skipped = 0
@@ -39,27 +39,27 @@ class Progress:
     def tell(self, part: float, figures: Mapping[str, float], note: str = "") -> None:
         """How much of the picture under way is done, 0 to 1, its figures, and a line that stays."""
         if note:
-            self.bar.write(note)
+            self._tqdm.write(note)
         self.figures = dict(figures)
-        self.bar.n = self._done + part
-        self.bar.set_postfix(self.figures, refresh=False)
-        self.bar.refresh()
+        self._tqdm.n = self._done + part
+        self._tqdm.set_postfix(self.figures, refresh=False)
+        self._tqdm.refresh()
 
     def finish(self, count: int) -> None:
         """So many pictures are done; what was told last is of each of them."""
         self._note(self.figures)
         self.figures = {}
         self._done += count
-        self.bar.update(self._done - self.bar.n)
+        self._tqdm.update(self._done - self._tqdm.n)
 
     def skip(self, figures: Mapping[str, float]) -> None:
         """A picture was there already, with these figures; it counts for no speed."""
         self._note(figures)
         self._done += 1
         self._skipped += 1
-        self.bar.initial = self._skipped
-        self.bar.n = self._done
-        self.bar.refresh()
+        self._tqdm.initial = self._skipped
+        self._tqdm.n = self._done
+        self._tqdm.refresh()
 
     @property
     def means(self) -> dict[str, float]:
@@ -69,10 +69,10 @@ class Progress:
         for name, value in figures.items():
             self._told.setdefault(name, []).append(value)
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "Bar":
         return self
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.close()
+        self._tqdm.close()
