@@ -25,7 +25,7 @@ from models.disentangled import DisentangledModel
 from models.inference.styles import OTHER
 from models.losses.reconstruction import domain_invariant_distance, l1_distance
 from models.networks.munit_autoencoder import MunitAutoencoder
-from models.networks.vgg import LAYER_NAMES, VGG16Features
+from models.networks.vgg import LAYER_NAMES, VGG16Features, describe_frozen
 from util.hardware.runtime import Runtime
 from util.parser import positive_int, weight
 
@@ -186,6 +186,5 @@ class MUNITModel(DisentangledModel):
         """The networks, and whether VGG16 knows anything."""
         if not self.is_train or not self.opt.vgg_w:
             return super().describe()
-        weights = self.opt.vgg_weights
-        warning = " (untrained: for demos and tests only)" if weights == "random" else ""
-        return f"{super().describe()}\nVGG16: frozen, {weights} weights{warning}, relu5_3"
+        vgg = describe_frozen(self.opt.vgg_weights, [RELU5_3])
+        return f"{super().describe()}\n{vgg}"

@@ -21,7 +21,7 @@ from models.losses.graph_nce import judge_levels
 from models.networks.adjacency import POOLED
 from models.networks.graph import SCORES, SOURCES, GraphHead
 from models.networks.passes import translate_and_encode
-from models.networks.vgg import LAYER_NAMES, VGG16Features
+from models.networks.vgg import LAYER_NAMES, VGG16Features, describe_frozen
 from models.one_sided import OneSidedModel, check_equal_channels
 from util.errors import UserError
 from util.hardware.runtime import Runtime
@@ -184,11 +184,8 @@ class PatchGCLModel(OneSidedModel):
         if not self.is_train or self.opt.graph_features == "generator":
             return super().describe()
 
-        weights = f"{self.opt.vgg_weights} weights"
-        if self.opt.vgg_weights == "random":
-            weights += " (untrained: for demos and tests only)"
-        layers = ", ".join(self.layer_names())
-        return f"{super().describe()}\nVGG16: frozen, {weights}, {layers}"
+        vgg = describe_frozen(self.opt.vgg_weights, self.opt.attn_layers)
+        return f"{super().describe()}\n{vgg}"
 
     def new_head(self) -> GraphHead:
         """The graph head as the options describe it."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.adversary import discriminator_terms, gradient_penalty
 from models.losses.self_similarity import MODES, self_similarity, spatial_loss
 from models.networks.adjacency import sample_positions
-from models.networks.vgg import LAYER_NAMES, VGG16Features
+from models.networks.vgg import VGG16Features, describe_frozen
 from models.one_sided import OneSidedModel, check_equal_channels, check_pool_size
 from util.errors import UserError
 from util.hardware.runtime import Runtime
@@ -113,10 +113,8 @@ class SelfSimilarModel(OneSidedModel):
         if not self.is_train:
             return super().describe()
 
-        weights = self.opt.vgg_weights
-        warning = " (untrained: for demos and tests only)" if weights == "random" else ""
-        layers = ", ".join(LAYER_NAMES[index] for index in self.opt.attn_layers)
-        return f"{super().describe()}\nVGG16: frozen, {weights} weights{warning}, {layers}"
+        vgg = describe_frozen(self.opt.vgg_weights, self.opt.attn_layers)
+        return f"{super().describe()}\n{vgg}"
 
     def forward(self) -> None:
         """Translate, and note VGG16's features of A, which more than one player may ask for."""

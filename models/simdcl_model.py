@@ -55,15 +55,18 @@ class SimDCLModel(DCLGANModel):
         DCLGANModel.check_options(opt)
         if not opt.is_train:
             return
+
         if min(opt.lambda_SIM, opt.lambda_NCE) <= 0:
             raise UserError(
                 f"--lambda_SIM {opt.lambda_SIM} --lambda_NCE {opt.lambda_NCE}: SimDCL takes positive weights; without "
                 "the similarity loss it is --model dclgan"
             )
+
         if opt.netF == "sample":
             raise UserError(
                 "--netF sample: SimDCL's heads need patches of one width for all layers; leave it out"
             )
+
         if 0 < opt.num_patches < SMALLEST:
             raise UserError(
                 f"--num_patches {opt.num_patches}: SimDCL's heads take at least {SMALLEST}"

@@ -195,7 +195,7 @@ def test_what_contradicts_itself_is_refused(tmp_path, flags, text):
 
 def test_the_run_says_what_VGG_knows_and_a_translator_has_none(tmp_path):
     built = build(tmp_path, "fsesim", None)[-1]
-    said = "VGG16: frozen, random weights (untrained: for demos and tests only), relu3_1, relu4_1"
+    said = "VGG16: frozen, random (untrained: for demos and tests only), relu3_1, relu4_1"
     assert said in built.describe()
     where = ["--model", "sc", "--name", "x", "--dataroot", "x", "--gpu_ids", "-1"]
     opt = parse(TestOptions(), [*where, "--num_test", "0"])

@@ -141,6 +141,12 @@ def describe_weights(source: str) -> str:
     return describe_file(Path(source))
 
 
+def describe_frozen(weights: str, layers: Sequence[int]) -> str:
+    """The line with which a run says what its frozen VGG16 is, and whether it knows anything."""
+    names = ", ".join(LAYER_NAMES[index] for index in layers)
+    return f"VGG16: frozen, {describe_weights(weights)}, {names}"
+
+
 def describe_file(path: Path) -> str:
     """The name of a file of weights, and its checksum."""
     with open(path, "rb") as file:
