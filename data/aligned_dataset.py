@@ -11,37 +11,50 @@ from data.image_folder import folder_names, has_domains, list_images, phase_fold
 from data.transforms import Box, Size, Source, View
 from util.errors import UserError
 
+PAIRS = ("auto", "halves", "folders")
+
 
 class AlignedDataset(BaseDataset):
     """A pair is cut at the same place and mirrored together (pix2pix, section 3.3); pairs come in random order.
 
     DATAROOT/<phase> holds files with A on the left and B on the right. Where there is no such folder, DATAROOT/<phase>A
-    and <phase>B hold the two under equal names. At test, DATAROOT/val stands in for a missing DATAROOT/test, and
-    DATAROOT may also be one such file or a folder of them.
+    and <phase>B hold the two under equal names. How the pairs of a run lie is part of its record. At test, DATAROOT/val
+    stands in for a missing DATAROOT/test; what does not lie like pairs, such as one image or a folder of images, is
+    translated whole: a photograph is halved only where --pairs halves says that it holds two.
     """
 
+    @staticmethod
+    def modify_commandline_options(parser: "OptionParser", is_train: bool) -> "OptionParser":
+        """How pairs lie."""
+        BaseDataset.modify_commandline_options(parser, is_train)
+        text = (
+            "how pairs lie: as halves of a file, A on the left, or under equal names in two folders; "
+            "auto: as the folders say"
+        )
+        parser.group("data").add("--pairs", "auto", text, choices=PAIRS)
+        return parser
+
     def __init__(self, opt: Namespace) -> None:
-        self.together = self._folder_of_halves(opt)
-        super().__init__(opt, roles="AB")
+        self.kind, self.together = self._how_pairs_lie(opt)
+        if opt.is_train:
+            opt.pairs = self.kind  # for the record
+        super().__init__(opt, roles="A" if self.kind == "none" else "AB")
         self.notes = list(dict.fromkeys(self.notes))  # both roles read the same files
 
-        if not self.together:
+        if self.kind == "folders":
             self.domains = self._paired(self.domains)
+        self.notes.append(self._describe())
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:
         rng = self.rng(epoch, index)
         view_A = self.view("A", index, epoch, rng)
-        source_A = view_A.source
+        if "B" not in self.domains:
+            return {"A": view_A}
 
+        source_A = view_A.source
         paths = self.domains["B"].paths
         source_B = self._source("B", paths[index % len(paths)], epoch, None)
-
-        size_A, _ = self._part("A", source_A.path)
-        size_B, _ = self._part("B", source_B.path)
-        if size_A != size_B:
-            raise UserError(
-                f"{source_A.path} and {source_B.path} differ in size; the images of a pair have one"
-            )
+        self._check_pair(source_A.path, source_B.path)
 
         # the same cut, also where a size was drawn at random
         source_B = replace(source_B, size=source_A.size)
@@ -56,22 +69,61 @@ class AlignedDataset(BaseDataset):
         return self.together, list_images(self.together)
 
     @staticmethod
-    def _folder_of_halves(opt: Namespace) -> str | None:
-        """Where the files with both halves are; None where the pairs are in two folders."""
+    def _how_pairs_lie(opt: Namespace) -> tuple[str, str | None]:
+        """(halves, folders or none; where the files lie if that is one folder or one file).
+
+        Raises:
+            UserError: nothing there lies like pairs, in training, or where --pairs asks for them.
+        """
         root, phase = opt.dataroot, opt.phase
         folder = phase_folder(root, phase)
-        if folder:
-            return folder
-        if any(phase_folder(root, phase, letter) for letter in "AB"):
-            return None
+        both = all(phase_folder(root, phase, letter) for letter in "AB")
+        of_run = getattr(opt, "trained_pairs", None)
 
-        if opt.is_train or not os.path.exists(root) or has_domains(root):
-            tried = " or ".join(folder_names(phase))
-            raise UserError(
-                f"--dataroot {root} has no folder {tried} with images that hold A and B "
-                f"side by side (nor {phase}A and {phase}B with pairs under equal names)"
+        if opt.pairs == "folders":
+            return "folders", None
+        if opt.pairs == "halves":
+            plain = not opt.is_train and os.path.exists(root) and not has_domains(root)
+            if not folder and not plain:
+                raise UserError(f"--pairs halves: {no_pairs(root, phase)}")
+            return "halves", folder or root
+
+        if folder and not (both and of_run == "folders"):
+            if of_run == "folders":
+                return "none", folder
+            check_holds_files(folder, phase)
+            return "halves", folder
+        if both or opt.is_train:
+            if not any(phase_folder(root, phase, letter) for letter in "AB"):
+                raise UserError(no_pairs(root, phase))
+            return "folders", None
+        return "none", None
+
+    def _describe(self) -> str:
+        """How the files are read, for the user."""
+        if self.kind == "none":
+            return "each file is one image, translated whole (--pairs halves: A and B side by side)"
+        if self.kind == "folders":
+            return "pairs are the files of equal names in " + " and ".join(
+                domain.folder for domain in self.domains.values()
             )
-        return root
+
+        sizes = set()
+        for path in self.domains["A"].paths:
+            width, height = self._part("A", path)[0]
+            sizes.add(f"{width} x {height}")
+        size = sizes.pop() if len(sizes) == 1 else "equal"
+        return f"each file is cut into two {size} halves, A on the left, B on the right"
+
+    def _check_pair(self, path_A: str, path_B: str) -> None:
+        """Raise UserError where the images of a pair differ in size."""
+        size_A, _ = self._part("A", path_A)
+        size_B, _ = self._part("B", path_B)
+        if size_A != size_B:
+            raise UserError(
+                f"{path_A} is {size_A[0]} x {size_A[1]}, {path_B} {size_B[0]} x {size_B[1]}: "
+                "the images of a pair have one size"
+            )
 
     def _paired(self, domains: dict[str, Domain]) -> dict[str, Domain]:
         """The two domains reduced to what both have; a lack is an error unless unreadable images are left out."""
@@ -119,7 +171,7 @@ class AlignedDataset(BaseDataset):
             UserError: a file whose width cannot be halved.
         """
         size = self.file_size(path)
-        if not self.together:
+        if self.kind != "halves":
             return size, None
 
         width, height = size
@@ -137,3 +189,25 @@ class AlignedDataset(BaseDataset):
         size, region = self._part(role, path)
         resized = self.preprocess.resized(size, self.load_size(epoch), rng)
         return Source(path, self.domains[role].channels, resized, region)
+
+
+def no_pairs(root: str, phase: str) -> str:
+    """That a data root holds nothing that lies like pairs, in words."""
+    tried = " or ".join(folder_names(phase))
+    return (
+        f"--dataroot {root} has no folder {tried} with images that hold A and B "
+        f"side by side (nor {phase}A and {phase}B with pairs under equal names)"
+    )
+
+
+def check_holds_files(folder: str, phase: str) -> None:
+    """Raise UserError for a folder that holds folders instead of files with two halves."""
+    with os.scandir(folder) as entries:
+        inside = [entry for entry in entries if not entry.name.startswith(".")]
+    folders = sorted(entry.name for entry in inside if entry.is_dir())
+    if folders and len(folders) == len(inside):
+        raise UserError(
+            f"{folder} holds only folders ({', '.join(folders[:3])}): pairs lie in it as files with A on the "
+            f"left and B on the right, or under equal names in {phase}A and {phase}B beside it; "
+            "where the files in these folders do hold two halves, add --pairs halves"
+        )

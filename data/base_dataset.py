@@ -39,7 +39,12 @@ class BaseDataset(ABC):
 
     Raises:
         UserError: missing, empty or (with --skip_bad_images) entirely unreadable folders; unknown --preprocess.
+
+    Attributes:
+        OWN_SIZE_AT_TEST: test.py keeps the size of images, however training has cut them.
     """
+
+    OWN_SIZE_AT_TEST = False
 
     @staticmethod
     def modify_commandline_options(parser: "OptionParser", is_train: bool) -> "OptionParser":

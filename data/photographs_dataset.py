@@ -14,8 +14,11 @@ class PhotographsDataset(ContentStyleDataset):
     """In training each sample is one photograph, of role A; an epoch shows each once.
 
     --dataroot is a folder of photographs, nested or not, or one with trainA and trainB, whose images are taken
-    together. At test samples are those of --dataset_mode content_style.
+    together. At test samples are those of --dataset_mode content_style, each at its own size: what is learned here has
+    seen parts of photographs of any scale.
     """
+
+    OWN_SIZE_AT_TEST = True
 
     @staticmethod
     def modify_commandline_options(parser, is_train: bool):

@@ -96,6 +96,14 @@ SCALERS = {
     "none": keep,
 }
 CUTTERS = ("crop", "trim")
+
+
+def scaler_of(mode: str) -> str:
+    """The word of a --preprocess that says how images are scaled; "none" where they keep their size."""
+    scalers = [word for word in mode.split("_and_") if word in SCALERS]
+    return scalers[0] if scalers else "none"
+
+
 ZOOM_RANGE = (0.8, 1.0)
 KEPT_IMAGES = 2  # per process: one of each domain
 MODES = (
@@ -129,7 +137,7 @@ class Preprocess:
         if len(scalers) > 1 or len(cutters) > 1 or len(words) != known:
             raise UserError(f"--preprocess {mode}: no such mode; there are: {MODES}")
 
-        self.scale = SCALERS[scalers[0] if scalers else "none"]
+        self.scale = SCALERS[scaler_of(mode)]
         self.needs_file_size = self.scale is not resize
         self.crop = "crop" in words
         self.trim = "trim" in words

@@ -5,14 +5,21 @@ from typing import Any
 
 import models
 from options.base_options import ARCHITECTURE, DATA, BaseOptions
+from options.test_sizes import (
+    GEOMETRY,
+    SIZES,
+    as_trained,
+    check_effect,
+    check_sizes,
+    describe_sizes,
+    size_of,
+)
 from util.errors import UserError
 from util.parser import OptionParser, size_limit
 from util.run.folder import is_other_data, run_dir, saved_record
 
 OWN_AT_TEST = (
-    "preprocess",
-    "load_size",
-    "crop_size",
+    *GEOMETRY,
     "batch_size",
     "num_threads",
     "max_dataset_size",
@@ -21,6 +28,7 @@ OWN_AT_TEST = (
     "cache",
     "skip_bad_images",
     "phase",
+    "pairs",
 )
 # a model that only applies weights may apply any run's
 CHOSEN_BY_MODEL = ("model", "preset", "dataset_mode")
@@ -43,16 +51,23 @@ class TestOptions(BaseOptions):
         group.add("--eval", False, text)
         group.add("--no_ema", False, "use the plain weights although the run kept a moving average")
 
-        parser.group(DATA).add("--phase", "test", "reads DATAROOT/<phase>A (<phase>B for BtoA)")
+        group = parser.group(DATA)
+        group.add("--phase", "test", "reads DATAROOT/<phase>A (<phase>B for BtoA)")
+        text = (
+            "at which size images are translated: scaled as in the run's last epochs, or each at its "
+            "own. Default: trained, where there is a run"
+        )
+        group.add("--size", None, text, choices=SIZES)
         parser.set_defaults(preprocess="none", load_size=parser.get_default("crop_size"))
 
     def saved_options(self, first: Namespace) -> dict[str, Any]:
         """What the training run recorded, as far as it still means something at test."""
         if not models.find_model(first.model).USES_RUN:
-            self.saved_recipe = None
+            self.saved_recipe = self.saved_pairs = None
             return {}
         record = saved_record(run_dir(first))
         self.saved_recipe = record.get("recipe")
+        self.saved_pairs = record.get("options", {}).get("pairs")
         if not record:  # published weights come without one; flags and defaults describe them
             return {}
 
@@ -74,10 +89,10 @@ class TestOptions(BaseOptions):
             for name in parser.members(group):
                 if name in options and name not in own:
                     kept[name] = options[name]
-        return kept
+        return kept | as_trained(options)
 
     def of_phase(self, published: dict[str, Any]) -> dict[str, Any]:
-        """A preset says how images are cut for training; here each keeps its own size."""
+        """A preset says how images are cut for training; at test they are whole."""
         return {name: value for name, value in published.items() if name not in OWN_AT_TEST}
 
     def resolve(
@@ -96,7 +111,15 @@ class TestOptions(BaseOptions):
                 f"{saved['direction']}; leave the flag out, or train a run for the other direction"
             )
 
+        check_sizes(given, has_record="preprocess" in saved)
+        if given.get("size") == "own":
+            saved = {name: value for name, value in saved.items() if name not in GEOMETRY}
+
         opt = super().resolve(parser, given, saved)
+        check_effect(given, opt)
+        opt.size = size_of(opt, given, saved)
+        opt.sizes = describe_sizes(opt)
+        opt.trained_pairs = self.saved_pairs
         opt.other_data = is_other_data(opt.dataroot, saved.get("dataroot"))
         opt.max_dataset_size = min(opt.max_dataset_size, opt.num_test)
         opt.recipe = self.saved_recipe or opt.recipe

@@ -28,8 +28,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from data import find_dataset
 from data.image_file import read_image
 from data.image_folder import phase_folder
+from data.transforms import Preprocess, Size
 from models.inference.translate import translate
 from options import TestOptions, parse
 from scripts import evaluate
@@ -123,7 +125,33 @@ def restore(args: Namespace, rest: Sequence[str], folder: Path) -> list[Namespac
         _require_weights(opt)
         # What a method makes of the other domain has no counterpart in the others.
         opt.test_roles = "A"
+    check_same_sizes(opts)
     return opts
+
+
+def check_same_sizes(opts: Sequence[Namespace]) -> None:
+    """Raise UserError where two runs would translate an image at different sizes."""
+    first, *others = opts
+    sizes = input_sizes(first)
+    for opt in others:
+        for path, size in input_sizes(opt).items():
+            if sizes.get(path, size) != size:
+                raise UserError(
+                    f"{first.name} translates {path} at {sizes[path][0]} x {sizes[path][1]}, "
+                    f"{opt.name} at {size[0]} x {size[1]}: give one size for all, "
+                    "with --size own or --preprocess resize --load_size N"
+                )
+
+
+def input_sizes(opt: Namespace) -> dict[str, Size]:
+    """(width, height) at which a run translates each image."""
+    dataset = find_dataset(opt.dataset_mode)(opt)
+    sizes = {}
+    for index in range(len(dataset)):
+        view = dataset.plan(1, index)["A"]
+        height, width = view.content_size
+        sizes[view.source.path] = width, height
+    return sizes
 
 
 def _require_weights(opt: Namespace) -> None:
@@ -197,11 +225,12 @@ def known_truth(runs: Iterable[dict[str, dict[str, Picture]]]) -> dict[str, Pict
 def find_truth(
     opt: Namespace, rows: dict[str, dict[str, Picture]], folder: Path
 ) -> dict[str, Picture]:
-    """The images of DATAROOT/<phase>A_truth that go with the inputs, copied into the folder; none is fine too."""
+    """The images of DATAROOT/<phase>A_truth that go with the inputs, scaled as they are; none is fine too."""
     source = Path(opt.dataroot) / f"{opt.phase}{opt.direction[0]}_truth"
     if not source.is_dir():
         return {}
 
+    steps = Preprocess(opt.preprocess, opt.crop_size, opt.size_multiple, False, no_flip=True)
     known, found = evaluate.images_by_name(source), {}
     with Gallery(folder / f"{opt.phase}_truth", "truth", {"copied from": str(source)}) as gallery:
         inside = f"{gallery.folder.name}/images/real_B"
@@ -209,7 +238,9 @@ def find_truth(
             if name not in known:
                 continue
             pixels = read_image(str(known[name]), 3)
+            pixels = pixels.resize(steps.resized(pixels.size, opt.load_size, None))
             if pixels.size != (row["real_A"].width, row["real_A"].height):
+                print(f"{known[name]} is left out as a truth: it differs from its input in size")
                 continue
 
             image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)

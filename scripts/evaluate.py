@@ -230,7 +230,7 @@ def compare_image(path: Path, truth_path: Path, input_path: Path) -> dict[str, A
     if not fake.shape == truth.shape == source.shape:
         raise UserError(
             f"{path} differs in size from its truth or input; "
-            "translate at full size (test.py's default)"
+            "translate at their own size (test.py --size own)"
         )
 
     model = metrics.errors_by_region(fake, truth, source)

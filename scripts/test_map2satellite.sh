@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Translate all test images (maps to aerial photographs; A is the photograph) at 256 pixels, as the paper does, and measure
-# FID and KID; arguments go to test.py.
+# Translate all test images (maps to aerial photographs; A is the photograph) and measure FID and KID; arguments go to
+# test.py. The files have 600 pixels; as in training, and in the paper, they are translated at 256.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-translate map2satellite maps BtoA --preprocess resize --load_size 256 "$@"
+translate map2satellite maps BtoA "$@"

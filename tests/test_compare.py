@@ -54,7 +54,7 @@ def make_run(root: Path, name: str, *flags: str, model: str = "cut", epoch: str 
 def compare(root: Path, *flags: str) -> int:
     """The command in this process."""
     where = ["--checkpoints_dir", str(root / "checkpoints"), "--results_dir", str(root / "results")]
-    return main([*where, "--gpu_ids", "-1", "--num_threads", "0", *flags])
+    return main([*where, "--gpu_ids", "-1", "--num_threads", "0", "--size", "own", *flags])
 
 
 def message(root: Path, capsys, *flags: str) -> str:
@@ -113,6 +113,8 @@ def test_each_run_writes_what_test_py_writes(world, page, tmp_path):
         "-1",
         "--num_threads",
         "0",
+        "--size",
+        "own",
     ]
     for name in ("a", ODD_RUN, "cut"):
         translate(parse(TestOptions(), ["--name", name, "--results_dir", str(tmp_path), *where]))

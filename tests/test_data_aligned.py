@@ -130,11 +130,61 @@ def test_at_test_every_pair_comes_once_whatever_the_batch(tmp_path):
             b["A_paths"] == b["B_paths"] for b in batches
         )
         assert all(batch["A"].shape == batch["B"].shape for batch in batches)
-    alone = make_loader(aligned_test(tmp_path / "val" / "wide" / "image_000.png"))
+    wide = tmp_path / "val" / "wide"  # a folder of pairs, without phases
+    alone = make_loader(aligned_test(wide / "image_000.png", pairs="halves"))
     assert next(alone.epoch(1))["A_size"] == [(48, 80)]
-    assert (
-        len(make_loader(aligned_test(tmp_path / "val" / "wide"))) == 2
-    )  # a folder of pairs, without phases
+    assert len(make_loader(aligned_test(wide, pairs="halves"))) == 2
+
+
+@pytest.mark.parametrize("trained", ["halves", "folders", None])
+def test_a_photograph_is_translated_whole(tmp_path, trained, capsys):
+    """Nothing shows that a file or a folder of files holds pairs, however those of the run lay."""
+    [photo] = make_image_folder(tmp_path / "photos", 1, size=(41, 36))
+    for root in (photo, photo.parent):
+        [batch] = make_loader(aligned_test(root, trained_pairs=trained)).epoch(1)
+        assert np.array_equal(to_bytes(batch["A"][0])[:36, :41], np.asarray(Image.open(photo)))
+        assert "B" not in batch and batch["A_size"] == [(36, 41)]
+        assert "each file is one image, translated whole" in capsys.readouterr().out
+
+
+def test_files_are_read_as_the_run_read_its_pairs(tmp_path):
+    make_image_folder(tmp_path / "photos" / "test", 2)
+    for trained, sizes in (
+        ("folders", {"A": (40, 36)}),
+        ("halves", {"A": (20, 36), "B": (20, 36)}),
+    ):
+        opt = aligned_test(tmp_path / "photos", trained_pairs=trained)
+        plan = data.find_dataset("aligned")(opt).plan(1, 0)
+        assert {role: view.source.size for role, view in plan.items()} == sizes
+    make_image_folder(tmp_path / "inputs" / "testA", 2)  # a set of which only the input is there
+    assert len(make_loader(aligned_test(tmp_path / "inputs"))) == 2
+
+
+@pytest.mark.parametrize("phase", ["train", "test"])
+def test_the_start_says_how_files_are_cut(tmp_path, phase, capsys):
+    make_pairs(tmp_path / phase, count=2)
+    make_loader((aligned if phase == "train" else aligned_test)(tmp_path))
+    assert "each file is cut into two 60 x 48 halves, A on the left" in capsys.readouterr().out
+
+
+def test_how_pairs_lie_becomes_part_of_the_record(tmp_path):
+    make_pairs(tmp_path / "halves" / "train")
+    for letter in "AB":
+        make_image_folder(tmp_path / "folders" / f"train{letter}")
+    for kind in ("halves", "folders"):
+        opt = aligned(tmp_path / kind)
+        data.find_dataset("aligned")(opt)
+        assert opt.pairs == kind
+
+
+def test_a_folder_of_folders_is_no_folder_of_halves(tmp_path):
+    for letter in "AB":
+        make_image_folder(tmp_path / "train" / letter)
+    text = message(aligned(tmp_path))
+    assert "train holds only folders (A, B)" in text and "trainA and trainB" in text
+    make_pairs(tmp_path / "train" / "A")
+    make_pairs(tmp_path / "train" / "B")
+    assert len(make_loader(aligned(tmp_path, pairs="halves")).dataset) == 10
 
 
 def message(opt) -> str:
@@ -148,7 +198,9 @@ def test_what_is_missing_is_said_in_one_line(tmp_path):
     assert "has no folder train with images that hold A and B side by side" in message(
         aligned(tmp_path)
     )
-    assert "has no folder test or val" in message(aligned_test(tmp_path / "nowhere"))
+    assert "nowhere does not exist" in message(aligned_test(tmp_path / "nowhere"))
+    nowhere = aligned_test(tmp_path / "nowhere", pairs="halves")
+    assert "has no folder test or val" in message(nowhere)
     make_image_folder(tmp_path / "trainA", count=2)
     assert "has no folder trainB" in message(aligned(tmp_path))
     make_image_folder(tmp_path / "trainB", count=3)
@@ -156,7 +208,7 @@ def test_what_is_missing_is_said_in_one_line(tmp_path):
         aligned(tmp_path)
     )
     make_image_folder(tmp_path / "trainA", count=3, size=(50, 36))
-    assert "differ in size; the images of a pair have one" in message(aligned(tmp_path))
+    assert "the images of a pair have one size" in message(aligned(tmp_path))
     make_image_folder(tmp_path / "trainA", count=3, suffix=".bmp")
     assert "names differ in the ending only" in message(aligned(tmp_path))
 

@@ -31,6 +31,7 @@ def data_options(dataroot, **changes) -> Namespace:
         "cache": "none", "preprocess": "resize_and_crop", "load_size": 36, "crop_size": 32, "no_flip": False,
         "serial_batches": False, "max_dataset_size": float("inf"), "skip_bad_images": False, "n_epochs": 2,
         "finetune_resize": True, "size_multiple": 4, "test_roles": "A",
+        "pairs": "auto", "trained_pairs": None,
     }  # fmt: skip
     assert set(changes) <= set(values)
     return Namespace(**(values | changes))

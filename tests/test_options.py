@@ -233,12 +233,7 @@ def test_testing_needs_only_the_name(tmp_path):
     opt = parse_test(tmp_path)
     assert (opt.ngf, opt.netG, opt.direction) == (4, "resnet_4blocks", "BtoA")
     assert opt.dataroot == trained.dataroot
-    assert (opt.preprocess, opt.batch_size, opt.phase, opt.preset) == (
-        "none",
-        1,
-        "test",
-        "official",
-    )
+    assert (opt.batch_size, opt.phase, opt.preset) == (1, "test", "official")
     assert (
         opt.recipe == trained.recipe
         and "preset official, float32, with netG=resnet_4blocks, ngf=4" in opt.recipe

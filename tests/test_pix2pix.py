@@ -204,7 +204,7 @@ def test_the_released_test_command_and_its_halves(run, tmp_path):
         "--direction",
         "BtoA",
     ]
-    result = run_command(["test.py", *released, *where, "--num_threads", "0"])
+    result = run_command(["test.py", *released, *where, "--num_threads", "0", "--size", "own"])
     assert result.returncode == 0, result.stderr
     images = tmp_path / "run" / "test_latest" / "images"
     assert {folder.name: len(list(folder.rglob("*.png"))) for folder in images.iterdir()} == {

@@ -243,8 +243,9 @@ def test_figures_belong_to_the_data_that_were_translated(tmp_path, trained, caps
     assert measure(tmp_path, "--name", "run", "--dataroot", other) == 2
     assert f"python test.py --name run --dataroot {other}" in capsys.readouterr().err
 
-    translate(test_options(tmp_path))
-    theirs = translate(test_options(tmp_path, "--dataroot", str(other))).folder
+    own_size = ["--size", "own"]  # that of the truth
+    translate(test_options(tmp_path, *own_size))
+    theirs = translate(test_options(tmp_path, *own_size, "--dataroot", str(other))).folder
     assert measure(tmp_path, "--name", "run", "--dataroot", other) == 0
     assert measure(tmp_path, "--name", "run") == 0
     own = json.loads((tmp_path / "results" / "run" / "test_latest" / "truth.json").read_text())

@@ -32,7 +32,7 @@ NO_PART = {
 
 
 def translate(opt: Namespace) -> Gallery:
-    """Translate every image of the phase, each at its own size; returns the gallery, written."""
+    """Translate every image of the phase, at the sizes that the options ask for; returns the gallery, written."""
     runtime = Runtime.from_options(opt)
     loader = create_loader(opt, runtime)
     model = create_model(opt, runtime)
@@ -48,12 +48,16 @@ def translate(opt: Namespace) -> Gallery:
         "weights": ", ".join(weights) or "none",
         "data": f"{opt.dataroot}, phase {opt.phase}, {opt.direction}",
         "preprocess": opt.preprocess,
+        "sizes": opt.sizes,
         **model.facts(),
         **runtime.versions(),
     }
     facts = {name: fact for name, fact in facts.items() if fact}
     count = len(loader.dataset)
     print(f"{opt.recipe}: {count} images, weights {facts['weights']}, on {runtime.describe()}")
+    print(
+        f"sizes of images: {opt.sizes}{'; --size own keeps them' if opt.size == 'trained' else ''}"
+    )
 
     began = time.perf_counter()
     bar = Bar(count, in_parts=model.COSTLY)
