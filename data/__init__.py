@@ -5,6 +5,7 @@ from argparse import Namespace
 
 from data.base_dataset import BaseDataset
 from data.cache import choose_cache
+from data.inspection import inspect
 from data.loader import Loader
 from util.errors import UserError
 from util.hardware.runtime import Runtime
@@ -45,6 +46,8 @@ def create_loader(opt: Namespace, runtime: Runtime) -> Loader:
             f"{opt.dataroot} has only {len(dataset)} images per epoch; "
             "lower --batch_size or --accumulate"
         )
+
+    dataset.notes += inspect(dataset, count)
 
     cache = choose_cache(opt.cache, dataset, runtime.device)
     if cache != "none" and not dataset.cacheable:

@@ -3,13 +3,18 @@
 import os
 from argparse import Namespace
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.base_dataset import BaseDataset, Domain
-from data.image_folder import folder_names, has_domains, list_images, phase_folder
+from data.image_folder import list_images
+from data.layout import folder_names, has_domains, phase_folder
 from data.transforms import Box, Size, Source, View
 from util.errors import UserError
+
+if TYPE_CHECKING:  # options imports this package
+    from util.parser import OptionParser
 
 PAIRS = ("auto", "halves", "folders")
 
@@ -53,7 +58,7 @@ class AlignedDataset(BaseDataset):
 
         source_A = view_A.source
         paths = self.domains["B"].paths
-        source_B = self._source("B", paths[index % len(paths)], epoch, None)
+        source_B = self.source("B", paths[index % len(paths)], epoch, None)
         self._check_pair(source_A.path, source_B.path)
 
         # the same cut, also where a size was drawn at random
@@ -66,7 +71,7 @@ class AlignedDataset(BaseDataset):
 
         if os.path.isfile(self.together):
             return os.path.dirname(self.together), [self.together]
-        return self.together, list_images(self.together)
+        return self.together, list_images(self.together, self.notes)
 
     @staticmethod
     def _how_pairs_lie(opt: Namespace) -> tuple[str, str | None]:
@@ -114,6 +119,16 @@ class AlignedDataset(BaseDataset):
             sizes.add(f"{width} x {height}")
         size = sizes.pop() if len(sizes) == 1 else "equal"
         return f"each file is cut into two {size} halves, A on the left, B on the right"
+
+    def check_file(self, role: str, number: int) -> None:
+        """Raise UserError for a width that cannot be halved, and for images of a pair that differ in size."""
+        path = self.domains[role].paths[number]
+        self._part(role, path)
+        if role == "B":
+            self._check_pair(self.domains["A"].paths[number], path)
+
+    def part_size(self, role: str, path: str) -> Size:
+        return self._part(role, path)[0]
 
     def _check_pair(self, path_A: str, path_B: str) -> None:
         """Raise UserError where the images of a pair differ in size."""
@@ -185,10 +200,10 @@ class AlignedDataset(BaseDataset):
         left = 0 if self.letter(role) == "A" else half
         return (half, height), (left, 0, half, height)
 
-    def _source(self, role: str, path: str, epoch: int, rng: np.random.Generator | None) -> Source:
+    def source(self, role: str, path: str, epoch: int, rng: np.random.Generator | None) -> Source:
         size, region = self._part(role, path)
         resized = self.preprocess.resized(size, self.load_size(epoch), rng)
-        return Source(path, self.domains[role].channels, resized, region)
+        return Source(path, self.domains[role].channels, resized, region, levels=self.levels)
 
 
 def no_pairs(root: str, phase: str) -> str:

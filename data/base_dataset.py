@@ -1,7 +1,5 @@
 """The contract of data sets: they say which views make up a sample; reading, caching and batching is done for them."""
 
-import hashlib
-import os
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from dataclasses import dataclass
@@ -11,10 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from data.image_file import find_bad_images, read_size
-from data.image_folder import find_images
+from data.image_folder import find_images, first_of
 from data.result_names import unique_names
 from data.transforms import Preprocess, Size, Source, View, cut_view, read_source
 from util.errors import UserError
+from util.run.same_data import data_print, file_sizes
 
 if TYPE_CHECKING:  # options imports this package
     from util.parser import OptionParser
@@ -65,8 +64,11 @@ class BaseDataset(ABC):
         self.preprocess = Preprocess(
             opt.preprocess, opt.crop_size, opt.size_multiple, opt.is_train, opt.no_flip
         )
+        self.levels = (
+            tuple(opt.value_range) if opt.value_range else None
+        )  # of grey files: what is black and what is white
+        self.file_sizes: dict[str, Size] = {}
         self.domains = {role: self._find_domain(role) for role in roles}
-        self._file_sizes: dict[str, Size] = {}
 
     def letter(self, role: str) -> str:
         """The letter of a role's folder: with --direction BtoA the input comes from domain B."""
@@ -76,7 +78,19 @@ class BaseDataset(ABC):
 
     def find_files(self, role: str) -> tuple[str, list[str]]:
         """The folder that a role is read from, and its images."""
-        return find_images(self.opt.dataroot, self.opt.phase, self.letter(role), self.is_train)
+        opt = self.opt
+        return find_images(opt.dataroot, opt.phase, self.letter(role), self.is_train, self.notes)
+
+    def unlike_epochs(self) -> tuple[int, ...]:
+        """Epochs that stand for all others as to the size of their images."""
+        return (1, self.opt.n_epochs + 1) if self.is_train else (1,)
+
+    def check_file(self, role: str, number: int) -> None:
+        """Raise UserError where the header of an image tells that it does not fit; its size is known."""
+
+    def part_size(self, role: str, path: str) -> Size:
+        """Width and height of what a file holds of a role."""
+        return self.file_size(path)
 
     def _find_domain(self, role: str) -> Domain:
         folder, paths = self.find_files(role)
@@ -88,13 +102,11 @@ class BaseDataset(ABC):
         return Domain(paths, folder, channels)
 
     def _without_bad(self, paths: list[str]) -> list[str]:
-        bad = find_bad_images(paths)
+        bad = find_bad_images(paths, self.levels)
         if not bad:
             return paths
 
-        shown = ", ".join(list(bad)[:3])
-        if len(bad) > 3:
-            shown += ", ..."
+        shown = first_of(list(bad))
         if len(bad) == len(paths):
             raise UserError(f"none of the {len(paths)} images can be read: {shown}; replace them")
 
@@ -110,12 +122,7 @@ class BaseDataset(ABC):
         """What tells the images of each domain from others: their number, and a checksum of their names and sizes."""
         prints = {}
         for role, domain in self.domains.items():
-            checksum = hashlib.sha256()
-            for path in domain.paths:
-                name = os.path.relpath(path, domain.folder)
-                entry = f"{name}\0{os.path.getsize(path)}\0"
-                checksum.update(entry.encode(errors="surrogateescape"))
-            prints[role] = f"{len(domain.paths)} images, {checksum.hexdigest()[:16]}"
+            prints[role] = data_print(file_sizes(domain.paths, domain.folder))
         return prints
 
     def sample(self, index: int, epoch: int = 1) -> dict[str, Tensor]:
@@ -165,14 +172,14 @@ class BaseDataset(ABC):
     def view(self, role: str, number: int, epoch: int, rng: np.random.Generator | None) -> View:
         """A view of a domain's image `number` (counted round and round), cut at random with `rng`."""
         paths = self.domains[role].paths
-        source = self._source(role, paths[number % len(paths)], epoch, rng)
+        source = self.source(role, paths[number % len(paths)], epoch, rng)
         return self.preprocess.view(source, rng)
 
     def sources(self, epoch: int) -> list[Source]:
         """All that the samples of an epoch are cut from, for caches."""
         found = []
         for role, domain in self.domains.items():
-            found += [self._source(role, path, epoch, None) for path in domain.paths]
+            found += [self.source(role, path, epoch, None) for path in domain.paths]
         return found
 
     @property
@@ -182,14 +189,15 @@ class BaseDataset(ABC):
 
     def file_size(self, path: str) -> Size:
         """Width and height of an image, read from its file once."""
-        if path not in self._file_sizes:
-            self._file_sizes[path] = read_size(path)
-        return self._file_sizes[path]
+        if path not in self.file_sizes:
+            self.file_sizes[path] = read_size(path)
+        return self.file_sizes[path]
 
-    def _source(self, role: str, path: str, epoch: int, rng: np.random.Generator | None) -> Source:
+    def source(self, role: str, path: str, epoch: int, rng: np.random.Generator | None) -> Source:
+        """An image of a role, resized as in an epoch, with `rng` at random."""
         size = None
         if self.preprocess.needs_file_size:
             size = self.file_size(path)
 
         resized = self.preprocess.resized(size, self.load_size(epoch), rng)
-        return Source(path, self.domains[role].channels, resized)
+        return Source(path, self.domains[role].channels, resized, levels=self.levels)

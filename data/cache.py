@@ -9,8 +9,8 @@ from data.base_dataset import BaseDataset
 from data.image_file import in_threads
 from data.transforms import Source, View, read_source, reflect
 from util.errors import UserError
+from util.hardware.memory import GIB, free_memory
 
-GIB = 2**30
 SHARE = 4  # --cache auto leaves all but this part of a GPU's free memory to training
 
 
@@ -118,21 +118,3 @@ def check_memory(needed: int, count: int, device: torch.device, flag: str) -> No
             f"--cache {flag} needs {needed / GIB:.2f} GiB for {count} images, "
             f"but only {free / GIB:.2f} GiB are free on {device}; use {instead}"
         )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Free bytes on a GPU, or available bytes of main memory on Linux; None where that is not known."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free
-
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
-    except OSError:
-        return None
-    if "MemAvailable" not in lines:
-        return None
-
-    kibibytes, *_ = lines["MemAvailable"].split()
-    return int(kibibytes) * 1024

@@ -5,7 +5,8 @@ from argparse import Namespace
 from itertools import product
 
 from data.base_dataset import BaseDataset
-from data.image_folder import has_domains, is_image, list_images
+from data.image_folder import is_image, list_images
+from data.layout import has_domains
 from data.result_names import unique_names
 from data.transforms import View
 from util.errors import UserError
@@ -70,7 +71,7 @@ class ContentStyleDataset(BaseDataset):
             return super().find_files(role)
 
         if os.path.isdir(style):
-            return style, list_images(style)
+            return style, list_images(style, self.notes)
         if not os.path.isfile(style) or not is_image(style):
             raise UserError(f"--style {style} is no image and no folder of images")
         return os.path.dirname(style), [style]

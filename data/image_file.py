@@ -4,12 +4,17 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+import torch
+from PIL import Image
 
+from data.pixels import Levels, to_8_bit
+from data.unreadable import check_is_file, describe_fault
 from util.errors import UserError
+from util.hardware.memory import GIB, free_memory
+
+Image.MAX_IMAGE_PIXELS = None  # what memory allows is read, see `_check_memory`
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,6 +31,10 @@ _TO_UPRIGHT = {
 }
 
 
+LARGE = 50_000_000  # pixels: of larger images the memory is asked before they are decoded
+BYTES_PER_PIXEL = 12  # while one is decoded, converted and copied
+
+
 def cpu_count() -> int:
     """CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -39,39 +48,62 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
         yield from pool.map(function, items)
 
 
-def read_size(path: str) -> tuple[int, int]:
-    """(width, height) of the upright image, from the file's header alone; raises UserError for an unreadable file."""
-    with _opened(path) as image:
+class Header(NamedTuple):
+    """What a file says of its image before it is decoded: (width, height) upright, mode, and whether more follow."""
+
+    size: tuple[int, int]
+    mode: str
+    several: bool
+
+
+def read_header(path: str) -> Header:
+    """What the file's first bytes tell; raises UserError for an unreadable file."""
+    with opened(path) as image:
         width, height = image.size
         lies_on_its_side = _orientation(image) >= 5
-        return (height, width) if lies_on_its_side else (width, height)
+        size = (height, width) if lies_on_its_side else (width, height)
+        # further pictures of MPO are previews, those of PSD layers
+        several = image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False)
+        return Header(size, image.mode, bool(several))
 
 
-def read_image(path: str, channels: int) -> Image.Image:
+def read_size(path: str) -> tuple[int, int]:
+    """(width, height) of the upright image, from the file's header alone; raises UserError for an unreadable file."""
+    return read_header(path).size
+
+
+def read_image(path: str, channels: int, levels: Levels | None = None) -> Image.Image:
     """Decode the first frame of a file, turned upright: mode "L" (luminance) for 1 channel, "RGB" for 3.
 
-    16-bit grey is scaled to 8 bits with rounding. Transparent pixels show white, as they do on a
-    page: the colours that a file stores beneath them are arbitrary.
+    16-bit grey is scaled to 8 bits with rounding. Colours become sRGB where the file has another
+    profile. Transparent pixels show white, as they do on a page: the colours that a file stores
+    beneath them are arbitrary.
+
+    Args:
+        path: the file.
+        channels: 1 or 3.
+        levels: the values of a grey file that become black and white, see `to_8_bit`.
 
     Raises:
-        UserError: the file cannot be decoded, or holds numbers whose range is not known.
+        UserError: the file cannot be decoded, holds numbers whose range is not known, or is too large for memory.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         turn = _TO_UPRIGHT.get(_orientation(image))  # asked before decoding
+        _check_memory(path, image.size)
         image.load()
 
-        pixels = _to_8_bit(image, path)
+        pixels = to_8_bit(image, path, levels)
         if turn is not None:
             pixels = pixels.transpose(turn)
         return pixels.convert("L" if channels == 1 else "RGB")
 
 
-def find_bad_images(paths: list[str]) -> dict[str, str]:
+def find_bad_images(paths: list[str], levels: Levels | None = None) -> dict[str, str]:
     """Decode every file and return what is wrong with those that fail, by path."""
 
     def fault(path: str) -> str | None:
         try:
-            read_image(path, 3)
+            read_image(path, 3, levels)
         except UserError as error:
             return str(error)
         return None
@@ -81,29 +113,32 @@ def find_bad_images(paths: list[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
+def opened(path: str) -> Iterator[Image.Image]:
+    """The image of a file, not yet decoded; raises UserError for one that cannot be, also while it is in use."""
     try:
+        check_is_file(path)
         with Image.open(path) as image:
             yield image
     except UserError:
         raise
     except Exception as error:
         # decoders raise anything (SyntaxError, struct.error, ...), always because of the file
-        reason = _reason(path, error)
+        raise UserError(describe_fault(path, error)) from error
+
+
+def _check_memory(path: str, size: tuple[int, int]) -> None:
+    """Raise UserError where an image of (width, height) is too large to be decoded."""
+    pixels = size[0] * size[1]
+    if pixels < LARGE:
+        return
+
+    needed = pixels * BYTES_PER_PIXEL
+    free = free_memory(torch.device("cpu"))
+    if free is not None and needed > free:
         raise UserError(
-            f"{path}: {reason}; replace the file, or leave it out with --skip_bad_images"
-        ) from error
-
-
-def _reason(path: str, error: Exception) -> str:
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        return "the file is empty (0 bytes)"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image, whatever its name says"
-
-    detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    in_one_line = " ".join(detail.split())
-    return f"the image cannot be read ({in_one_line})"
+            f"{path}: {size[0]} x {size[1]} pixels take {needed / GIB:.1f} GiB to read, and {free / GIB:.1f} GiB "
+            "are free; make the image smaller, or leave it out with --skip_bad_images"
+        )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -116,26 +151,3 @@ def _orientation(image: Image.Image) -> int:
         return int(Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
     except (SyntaxError, ValueError, TypeError, OSError):  # damaged EXIF in a sound image
         return 1
-
-
-def _to_8_bit(image: Image.Image, path: str) -> Image.Image:
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise UserError(
-                f"{path}: 32-bit values outside 0..65535; convert it to 8 or 16 bits per channel"
-            )
-        rounded = (values + 128) // 257
-        return Image.fromarray(rounded.astype(np.uint8))
-
-    if image.mode == "F":
-        raise UserError(
-            f"{path}: floating-point pixels have no known range; "
-            "convert it to 8 or 16 bits per channel"
-        )
-
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        page = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(page, rgba).convert("RGB")
-    return image

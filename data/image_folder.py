@@ -1,115 +1,217 @@
-"""Which image files a command means: folders are searched in depth and sorted, and what is missing is said clearly."""
+"""Which image files a command means: folders are searched in depth, and what is missing or left out is said."""
 
 import os
-import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
+from PIL import Image
+
+from data.layout import explain_layout, folder_names, means_domains, phase_folder, wanted
 from util.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm")
-_DOMAIN_FOLDER = re.compile(r"(train|test|val)[AB]")
+# what Pillow opens but cannot show, or only by another program
+NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+COMMON = (".jpg", ".png", ".webp", ".tif", ".bmp", ".gif", ".avif", ".jp2", ".tga")
+NEED_CONVERSION = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".svg", ".npy"}
+# files and folders that programs leave behind unasked
+OF_THE_SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+THUMBNAILS = {"@eadir", "__macosx", "@__thumb", ".@__thumb", "#recycle", "@recycle", "$recycle.bin"}
+SHOWN = 6  # kinds or folders that a line names
+
+
+@lru_cache(1)
+def image_suffixes() -> frozenset[str]:
+    """Endings of the files that Pillow reads, in lower case."""
+    Image.init()
+    known = Image.registered_extensions().items()
+    return frozenset(
+        suffix for suffix, kind in known if kind in Image.OPEN and kind not in NOT_READ
+    )
 
 
 def is_image(path: str) -> bool:
     """Whether the name ends like that of an image, in upper or lower case."""
-    return path.lower().endswith(SUFFIXES)
+    return _suffix(path) in image_suffixes()
 
 
-def list_images(folder: str) -> list[str]:
-    """All image files in a folder and below it, sorted by path; links are followed, hidden names are left out.
+@dataclass
+class Survey:
+    """What lies in a folder: images, in no order, and what is no image."""
+
+    folder: str
+    paths: list[str] = field(default_factory=list)
+    others: Counter = field(default_factory=Counter)  # by ending
+    thumbnails: Counter = field(default_factory=Counter)  # folders of known tools
+
+    def notes(self) -> list[str]:
+        """What a user should know about the folder, a line each; nothing where it only holds images."""
+        found = [self._left_out(), self._thumbnails(), self._by_folder(), self._equal_names()]
+        return [f"{self.folder}: {note}" for note in found if note]
+
+    def left_out(self) -> list[str]:
+        """The lines on files that are not read."""
+        found = [self._left_out(), self._thumbnails()]
+        return [f"{self.folder}: {note}" for note in found if note]
+
+    def _left_out(self) -> str:
+        if not self.others:
+            return ""
+        count = self.others.total()
+        kinds = [f"{suffix or 'no ending'} {n}" for suffix, n in self.others.most_common(SHOWN)]
+        more = ", ..." if len(self.others) > SHOWN else ""
+        text = f"left out {count} {_plural(count, 'file')}: {', '.join(kinds)}{more}"
+        lost = sorted(NEED_CONVERSION & self.others.keys())
+        if lost:
+            text += f" (to use {', '.join(lost)}, convert to .png or .jpg)"
+        return text
+
+    def _thumbnails(self) -> str:
+        if not self.thumbnails:
+            return ""
+        names = ", ".join(f"{name} {count}" for name, count in sorted(self.thumbnails.items()))
+        return f"left out folders of thumbnails or deleted files: {names}"
+
+    def _by_folder(self) -> str:
+        places = Counter(os.path.dirname(os.path.relpath(path, self.folder)) for path in self.paths)
+        if len(places) < 2:
+            return ""
+        named = [f"{place or 'the folder itself'} {n}" for place, n in places.most_common(SHOWN)]
+        more = f" and {len(places) - SHOWN} others" if len(places) > SHOWN else ""
+        return f"{len(self.paths)} images: {', '.join(named)}{more}"
+
+    def _equal_names(self) -> str:
+        """A warning where files share a name but for folder and ending, as an image and its mask do."""
+        by_stem = defaultdict(list)
+        for path in self.paths:
+            by_stem[os.path.splitext(os.path.basename(path))[0].casefold()].append(path)
+        double = sorted(sorted(paths) for paths in by_stem.values() if len(paths) > 1)
+        if not double:
+            return ""
+
+        first, second, *_ = (os.path.relpath(path, self.folder) for path in double[0])
+        return (
+            f"warning: {len(double)} {_plural(len(double), 'name')} {'comes' if len(double) == 1 else 'come'} "
+            f"more than once, such as {first} and {second}; all are used as images, "
+            "so move masks and copies elsewhere"
+        )
+
+
+def survey(folder: str) -> Survey:
+    """Look through a folder and all below it; links are followed, hidden names are left out.
 
     Raises:
-        UserError: the folder cannot be read or holds no image.
+        UserError: the folder cannot be read.
     """
+    found = Survey(folder)
     try:
-        paths = sorted(_walk(folder, ()))
+        _walk(folder, (), found)
     except OSError as error:
         raise UserError(
             f"{error.filename}: cannot read this folder ({error.strerror}); check permissions"
         ) from error
-
-    if not paths:
-        raise UserError(
-            f"{folder} holds no images; looked for {' '.join(SUFFIXES)} in it and in its subfolders"
-        )
-    return paths
-
-
-def _walk(folder: str, above: tuple[str, ...]) -> list[str]:
-    real = os.path.realpath(folder)
-    if real in above:  # a link to a folder that contains it
-        return []
-
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            # .ipynb_checkpoints, and the ._name.jpg that macOS leaves in archives
-            if entry.name.startswith("."):
-                continue
-
-            if entry.is_dir():
-                found += _walk(entry.path, (*above, real))
-            elif is_image(entry.name):
-                found.append(entry.path)
     return found
 
 
-def find_images(dataroot: str, phase: str, letter: str, is_train: bool) -> tuple[str, list[str]]:
+def list_images(folder: str, notes: list[str] | None = None) -> list[str]:
+    """All image files in a folder and below it, sorted by path.
+
+    Args:
+        folder: where to look; links are followed, hidden names are left out.
+        notes: what the user should know about the folder is added here, such as what was left out.
+
+    Raises:
+        UserError: the folder cannot be read or holds no image.
+    """
+    found = survey(folder)
+    if not found.paths:
+        left_out = "".join(f"; {note}" for note in found.left_out())
+        raise UserError(
+            f"{folder} holds no images; looked for {' '.join(COMMON)} and what else Pillow reads in it and in "
+            f"its subfolders{left_out}"
+        )
+    if notes is not None:
+        notes += found.notes()
+    return sorted(found.paths)
+
+
+def _walk(folder: str, above: tuple[str, ...], found: Survey) -> None:
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that contains it
+        return
+
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name.lower()
+            if entry.is_dir():
+                if name in THUMBNAILS:
+                    found.thumbnails[entry.name] += 1
+                elif not name.startswith("."):
+                    _walk(entry.path, (*above, real), found)
+                continue
+
+            # .DS_Store, and the ._name.jpg that macOS leaves in archives
+            if name.startswith(".") or name in OF_THE_SYSTEM:
+                continue
+            if is_image(name):
+                found.paths.append(entry.path)
+            else:
+                found.others[_suffix(name)] += 1
+
+
+def find_images(
+    dataroot: str, phase: str, letter: str, is_train: bool, notes: list[str] | None = None
+) -> tuple[str, list[str]]:
     """The folder and the images of domain `letter` ("A" or "B"): <dataroot>/<phase><letter> and all below it.
 
     For phase "test" val<letter> will do, see `folder_names`. Outside training `dataroot` may also
     be one image file or any folder of images.
 
+    Args:
+        notes: see `list_images`.
+
     Raises:
         UserError: nothing of this is there; the message says what was looked for.
     """
-    wanted = _wanted(phase, is_train)
     if not os.path.exists(dataroot):
-        raise UserError(f"--dataroot {dataroot} does not exist; give {wanted}")
+        raise UserError(f"--dataroot {dataroot} does not exist; give {wanted(phase, is_train)}")
 
-    if os.path.isfile(dataroot):
+    if not os.path.isdir(dataroot):
         if is_train:
-            raise UserError(f"--dataroot {dataroot} is a file; give {wanted}")
-        if not is_image(dataroot):
-            raise UserError(
-                f"--dataroot {dataroot} is not an image; known are {' '.join(SUFFIXES)}"
-            )
+            raise UserError(f"--dataroot {dataroot} is a file; give {wanted(phase, is_train)}")
+        check_is_image(dataroot, "--dataroot")
         return os.path.dirname(dataroot), [dataroot]
 
     folder = phase_folder(dataroot, phase, letter)
     if folder:
-        return folder, list_images(folder)
-    if is_train or has_domains(dataroot):
+        return folder, list_images(folder, notes)
+    if is_train or means_domains(dataroot):
         tried = " or ".join(folder_names(phase, letter))
-        raise UserError(f"--dataroot {dataroot} has no folder {tried}; give {wanted}")
-    return dataroot, list_images(dataroot)
+        reason = explain_layout(dataroot, phase, letter)
+        raise UserError(
+            f"--dataroot {dataroot} has no folder {tried}; {reason}give {wanted(phase, is_train)}"
+        )
+    return dataroot, list_images(dataroot, notes)
 
 
-def phase_folder(dataroot: str, phase: str, letter: str = "") -> str | None:
-    """The folder of a domain's images, without `letter` that of files with both domains; None if there is none."""
-    for name in folder_names(phase, letter):
-        folder = os.path.join(dataroot, name)
-        if os.path.isdir(folder):
-            return folder
-    return None
+def check_is_image(path: str, flag: str) -> None:
+    """Raise UserError for a file that does not end like an image."""
+    if not is_image(path):
+        kinds = " ".join(COMMON)
+        raise UserError(
+            f"{flag} {path} is not an image by its ending; known are {kinds} and what else Pillow reads"
+        )
 
 
-def folder_names(phase: str, letter: str = "") -> list[str]:
-    """What that folder may be called, the first choice first: val stands in for a missing test folder."""
-    names = [phase + letter]
-    if phase == "test":
-        names.append("val" + letter)
-    return names
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
-def has_domains(dataroot: str) -> bool:
-    """Whether this is a folder with images by domain (trainA, testB, ...), not an image or a folder of inputs alone."""
-    if not os.path.isdir(dataroot):
-        return False
-    return any(_DOMAIN_FOLDER.fullmatch(name) for name in os.listdir(dataroot))
+def _plural(count: int, word: str) -> str:
+    return word if count == 1 else f"{word}s"
 
 
-def _wanted(phase: str, is_train: bool) -> str:
-    pair = f"a folder that holds {phase}A and {phase}B, the images of the two domains"
-    if is_train:
-        return pair
-    return f"one image, a folder of images, or {pair} (only the input domain is needed)"
+def first_of(paths: Sequence[str], count: int = 3) -> str:
+    """The first few of many paths, for a line."""
+    return ", ".join(paths[:count]) + (", ..." if len(paths) > count else "")

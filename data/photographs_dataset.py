@@ -5,7 +5,8 @@ from argparse import Namespace
 
 from data.base_dataset import BaseDataset
 from data.content_style_dataset import ContentStyleDataset
-from data.image_folder import find_images, has_domains, list_images, phase_folder
+from data.image_folder import find_images, list_images
+from data.layout import has_domains, phase_folder
 from data.transforms import View
 from util.errors import UserError
 
@@ -39,12 +40,12 @@ class PhotographsDataset(ContentStyleDataset):
         if not os.path.isdir(opt.dataroot):
             raise UserError(f"--dataroot {opt.dataroot} is no folder; give one with photographs")
         if not has_domains(opt.dataroot):
-            return opt.dataroot, list_images(opt.dataroot)
+            return opt.dataroot, list_images(opt.dataroot, self.notes)
 
         there = [letter for letter in "AB" if phase_folder(opt.dataroot, opt.phase, letter)]
         paths = []
         for letter in there or "A":  # without either, find_images says what was looked for
-            paths += find_images(opt.dataroot, opt.phase, letter, is_train=True)[1]
+            paths += find_images(opt.dataroot, opt.phase, letter, True, self.notes)[1]
         return opt.dataroot, paths
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:

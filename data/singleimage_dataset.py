@@ -83,6 +83,10 @@ class SingleImageDataset(BaseDataset):
         """As they are numbered: those of a mini-batch share a zoom, and each number means another tile every epoch."""
         return list(range(len(self)))
 
+    def unlike_epochs(self) -> tuple[int, ...]:
+        """None in training: no zoom makes an image smaller than a tile."""
+        return () if self.is_train else super().unlike_epochs()
+
     def load_size(self, epoch: int) -> int:
         """Images keep their own size before the zoom."""
         return self.opt.load_size
@@ -117,7 +121,9 @@ class SingleImageDataset(BaseDataset):
         width, height = self.file_size(path)
         width = max(opt.crop_size, round(width * across))
         height = max(opt.crop_size, round(height * down))
-        return Source(path, domain.channels, (width, height), bilinear=True, kept=True)
+        return Source(
+            path, domain.channels, (width, height), bilinear=True, kept=True, levels=self.levels
+        )
 
     def _number(self, role: str, epoch: int, index: int) -> int:
         """A different number for each sample of an epoch."""

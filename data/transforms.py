@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.image_file import read_image
+from data.pixels import Levels
 from util.errors import UserError
 
 Size = tuple[int, int]  # width, height
@@ -27,6 +28,7 @@ class Source:
         region: the part of the upright file to take, in its pixels; None for all of it.
         bilinear: resize with that filter instead of the bicubic one.
         kept: many samples in a row are cut from it, so that the file is decoded once.
+        levels: of a grey file, the values that become black and white; None: all that it can hold.
     """
 
     path: str
@@ -35,6 +37,7 @@ class Source:
     region: Box | None = None
     bilinear: bool = False
     kept: bool = False
+    levels: Levels | None = None
 
     @property
     def bytes(self) -> int:
@@ -209,7 +212,7 @@ def read_source(source: Source) -> Tensor:
     """Decode and resize a source: uint8 (C, height, width). A kept one is shared, so it must not be written to."""
     if source.kept:
         return _kept_pixels(source)
-    return _pixels(source, read_image(source.path, source.channels))
+    return _pixels(source, read_image(source.path, source.channels, source.levels))
 
 
 _kept_image = lru_cache(KEPT_IMAGES)(read_image)
@@ -217,7 +220,7 @@ _kept_image = lru_cache(KEPT_IMAGES)(read_image)
 
 @lru_cache(KEPT_IMAGES)
 def _kept_pixels(source: Source) -> Tensor:
-    return _pixels(source, _kept_image(source.path, source.channels))
+    return _pixels(source, _kept_image(source.path, source.channels, source.levels))
 
 
 def _pixels(source: Source, image: Image.Image) -> Tensor:

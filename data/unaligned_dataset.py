@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from data.base_dataset import BaseDataset
-from data.image_folder import phase_folder
+from data.layout import phase_folder
 from data.transforms import View
 
 

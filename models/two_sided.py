@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from data.image_folder import has_domains
+from data.layout import has_domains
 from models.adversary import term_of_one
 from models.base_model import BaseModel
 from models.inference.modes import translate_each

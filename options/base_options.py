@@ -23,6 +23,7 @@ from util.parser import (
     show_value,
     size_limit,
     switch,
+    value_range,
 )
 from util.registry import find_by_name
 
@@ -167,6 +168,11 @@ class BaseOptions:
         images.add("--load_size", 286, text, positive_int)
         images.add("--crop_size", 256, "side of the square that is cut out", positive_int)
         images.add("--preprocess", "resize_and_crop", f"scaling and cropping: {MODES}")
+        text = (
+            "LOW,HIGH: the values of grey files that become black and white, such as 0,4095 for 12 bits "
+            "in a file of 16, or 0,18 for label numbers"
+        )
+        images.add("--value_range", None, text, value_range)
         images.add("--no_flip", False, "no random horizontal flips")
         images.add("--serial_batches", False, "take images in order, A and B by the same index")
         text = "use only the first N images of each domain"

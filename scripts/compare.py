@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from data import find_dataset
 from data.image_file import read_image
-from data.image_folder import phase_folder
+from data.layout import phase_folder
 from data.transforms import Preprocess, Size
 from models.inference.translate import translate
 from options import TestOptions, parse

@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.image_file import read_image
-from data.image_folder import list_images, phase_folder
+from data.image_folder import list_images, survey
+from data.layout import phase_folder
 from data.picture_set import PictureSet
 from util.errors import UserError, exit_status
 from util.files import atomic_path
@@ -295,6 +296,7 @@ def measure(args: argparse.Namespace) -> None:
         if not Path(folder).is_dir():
             raise UserError(f"--{flag} {folder} is not a folder")
         check_belongs(flag, Path(folder))
+        print("".join(f"{line}\n" for line in survey(folder).left_out()), end="")
 
     result, text = compare_sets(args) if args.real else compare_with_truth(args)
     facts = {

@@ -52,6 +52,16 @@ def float_list(text: str) -> list[float]:
     return [finite(str(number)) for number in _number_list(text, float)]
 
 
+def value_range(text: str) -> list[float]:
+    """Read "0,4095", a lower and a higher number, as [0.0, 4095.0]."""
+    numbers = float_list(text)
+    if len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise argparse.ArgumentTypeError(
+            f"expected two numbers, the lower one first, such as 0,4095; got {text!r}"
+        )
+    return numbers
+
+
 def positive_int(text: str) -> int:
     """Read a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:

@@ -21,6 +21,7 @@ from util.run.folder import (
     weights_in,
 )
 from util.run.progress import Progress
+from util.run.same_data import changed_parts
 from util.run.weights import atomic_save, load_weights, read_file
 
 STATE = "latest_state.pt"
@@ -125,7 +126,7 @@ class Checkpoint:
 
     def _resume_state(self, state: dict[str, Any], path: Path) -> list[str]:
         notes = compare_options(state["options"], self.opt)
-        self._compare_data(state)
+        notes += self._compare_data(state)
         for name in ("steps_per_epoch", "images_per_step"):
             then, now = state[name], getattr(self.progress, name)
             if then != now:
@@ -142,15 +143,20 @@ class Checkpoint:
             return ["already complete: nothing was trained"]
         return [f"continuing at epoch {self.progress.epoch}, image {self.progress.images}", *notes]
 
-    def _compare_data(self, state: dict[str, Any]) -> None:
-        """Raise UserError where the run has learned from other images."""
+    def _compare_data(self, state: dict[str, Any]) -> list[str]:
+        """A line on files that were mended since; raises UserError where the run has learned from other images."""
+        notes = []
         for role, then in state["data"].items():
-            if self.data.get(role, then) != then:
+            changed = changed_parts(then, self.data.get(role, then))
+            if changed is None:
                 raise UserError(
                     f"--dataroot {self.opt.dataroot} holds other images of domain {role} than "
                     f"{state['options']['dataroot']}, which the run in {self.folder} learns from: "
                     f"{another_name(self.opt)}, or --from_scratch to move that run aside"
                 )
+            if changed:
+                notes.append(f"a few files of domain {role} have changed since the last start")
+        return notes
 
     def _refuse_changes(self, saved: dict[str, Any]) -> None:
         """Raise UserError where a finished run is asked to be another."""

@@ -1,0 +1,160 @@
+"""What is looked at before the first step: the header of every image, and the values of a few."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data.base_dataset import BaseDataset, Domain
+from data.image_file import LARGE, Header, in_threads, opened, read_header, read_image
+from data.image_folder import first_of
+from data.pixels import Levels, is_grey
+from util.errors import UserError
+
+SAMPLED = 8  # images of a domain whose values are looked at
+READABLE = ("RGB", "RGBA", "LA")  # beside grey: numbers that are shown as they are
+NARROW = 4  # a range of less than this part of what the file can hold is told
+
+
+def inspect(dataset: BaseDataset, images_per_step: int) -> list[str]:
+    """Look through the images of a data set; returns what the user should know, a line each.
+
+    Raises:
+        UserError: a file that cannot be read, or an image that does not fit the options, its partner or its batch.
+    """
+    notes = []
+    for domain in dataset.domains.values():
+        headers = read_headers(domain.paths)
+        for path, header in zip(domain.paths, headers, strict=True):
+            dataset.file_sizes[path] = header.size
+            if header.mode == "F" and not dataset.levels:
+                read_image(path, domain.channels)  # says that their range is not known
+        notes += note_several(domain, headers)
+
+    check_sizes(dataset, images_per_step)
+    return list(
+        dict.fromkeys(notes + note_values(dataset))
+    )  # both domains may be of the same files
+
+
+def read_headers(paths: Sequence[str]) -> list[Header]:
+    """The headers of all files; raises UserError for the first that has none, with the number of others."""
+
+    def look(path: str) -> Header | UserError:
+        try:
+            return read_header(path)
+        except UserError as error:
+            return error
+
+    headers = list(in_threads(look, paths))
+    faults = [header for header in headers if isinstance(header, UserError)]
+    if not faults:
+        return headers
+    others = f" ({len(faults) - 1} more like it)" if len(faults) > 1 else ""
+    raise UserError(f"{faults[0]}{others}")
+
+
+def note_several(domain: Domain, headers: Sequence[Header]) -> list[str]:
+    """A line on files with several pages or frames."""
+    found = [path for path, header in zip(domain.paths, headers, strict=True) if header.several]
+    if not found:
+        return []
+    return [
+        f"{domain.folder}: {len(found)} of {len(headers)} files hold several pictures, of which the first is "
+        f"read: {first_of(found)}"
+    ]
+
+
+def check_sizes(dataset: BaseDataset, images_per_step: int) -> None:
+    """Raise UserError for an image too small for its crop, in any epoch, or of another size than its batch."""
+    for role, domain in dataset.domains.items():
+        by_size = {}
+        for number, path in enumerate(domain.paths):
+            dataset.check_file(role, number)
+            by_size.setdefault(dataset.part_size(role, path), path)
+
+        for epoch in dataset.unlike_epochs():
+            cut = {}
+            for path in by_size.values():
+                view = dataset.preprocess.view(dataset.source(role, path, epoch, None), None)
+                cut.setdefault(view.box[2:], path)
+            if dataset.is_train and dataset.cacheable and images_per_step > 1 and len(cut) > 1:
+                (one, path), (other, second), *_ = cut.items()
+                raise UserError(
+                    f"images of one batch differ in size: {path} is {one[0]}x{one[1]}, {second} is "
+                    f"{other[0]}x{other[1]}; use --preprocess resize_and_crop or "
+                    "scale_shortside_and_crop, or --batch_size 1"
+                )
+
+
+class Values(NamedTuple):
+    """The range of values of an image, the largest that its kind of file can hold, and whether anything shows."""
+
+    low: float
+    high: float
+    full: float
+    grey: bool
+    visible: bool
+
+
+def note_values(dataset: BaseDataset) -> list[str]:
+    """Warnings on images that come out nearly black, nearly white or of one colour; a few of each domain are read."""
+    notes, any_grey = [], False
+    for domain in dataset.domains.values():
+        count = min(SAMPLED, len(domain.paths))
+        chosen = [domain.paths[index * len(domain.paths) // count] for index in range(count)]
+        found = [values for values in in_threads(read_values, chosen) if values]
+        notes += [f"warning: {domain.folder}: {text}" for text in judge(found, dataset.levels)]
+        any_grey = any_grey or any(values.grey for values in found)
+
+    if dataset.levels and not any_grey:
+        notes.append(
+            "warning: --value_range is for grey files, and none was found: it has no effect"
+        )
+    return notes
+
+
+def read_values(path: str) -> Values | None:
+    """What an image holds; None for a file that cannot be read, which is told when its turn comes."""
+    try:
+        with opened(path) as image:
+            if image.mode not in READABLE and not is_grey(image):
+                return None
+            if image.width * image.height > LARGE:
+                return None
+            array = np.asarray(image)
+            grey = is_grey(image)
+            has_alpha = image.mode in ("LA", "RGBA")
+    except UserError:
+        return None
+
+    visible = not has_alpha or bool(array[..., -1].any())
+    values = array[..., :-1] if has_alpha else array
+    full = {"uint8": 255.0, "bool": 1.0}.get(str(array.dtype), 65535.0)
+    return Values(float(np.nanmin(values)), float(np.nanmax(values)), full, grey, visible)
+
+
+def judge(found: Sequence[Values], levels: Levels | None) -> Iterator[str]:
+    """What a user should know of the values of a domain's images."""
+    hidden = [values for values in found if not values.visible]
+    if hidden:
+        yield (
+            f"{len(hidden)} of {len(found)} images looked at are transparent everywhere, which shows white: "
+            "remove their alpha channel"
+        )
+
+    for grey in (True, False):
+        alike = [values for values in found if values.grey == grey and values.visible]
+        if not alike:
+            continue
+        low, high = min(values.low for values in alike), max(values.high for values in alike)
+        full = max(values.full for values in alike)
+        if grey and levels:
+            if low < levels[0] or high > levels[1]:
+                yield f"values {low:g}..{high:g} reach beyond --value_range, and are cut off there"
+        elif high - low < full / NARROW and full > 1:
+            how = f"--value_range {low:g},{high:g}" if grey else "stretch them before training"
+            yield (
+                f"the images looked at hold values {low:g}..{high:g} of 0..{full:g}, so that they are nearly of one "
+                f"tone (label numbers, or 12 bits in a file of 16?): {how}"
+            )
