@@ -39,8 +39,8 @@ from scripts.comparing.facts import differing_options, measured, training_facts
 from scripts.comparing.made import made_column
 from scripts.comparing.page import Column, write_comparison
 from util.errors import UserError, exit_status
+from util.pages.files import Picture
 from util.pages.gallery import Gallery
-from util.pages.html import Picture
 from util.parser import OptionParser
 from util.run.folder import run_dir, saved_record
 

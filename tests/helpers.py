@@ -57,6 +57,14 @@ def run_command(
     )
 
 
+def without(folder: Path, *packages: str) -> dict[str, str]:
+    """An environment for `run_command` in which these packages cannot be imported; `folder` gets a file for it."""
+    names = ", ".join(map(repr, packages))
+    text = f"import sys\nsys.modules.update(dict.fromkeys([{names}]))\n"
+    (folder / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": str(folder)}
+
+
 def start_command(args: list, env: dict[str, str] | None = None) -> subprocess.Popen:
     """Start `python ARGS` from the repository root, standard error joined to its output."""
     command = [sys.executable, *map(str, args)]

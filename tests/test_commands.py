@@ -10,7 +10,14 @@ import torch
 from PIL import Image
 
 from models.networks import create_generator
-from tests.helpers import free_port, make_image_folder, run_command, start_command, train_flags
+from tests.helpers import (
+    free_port,
+    make_image_folder,
+    run_command,
+    start_command,
+    train_flags,
+    without,
+)
 
 SCHEDULE = [
     "--n_epochs",
@@ -386,3 +393,28 @@ def test_two_processes_train_as_one(tmp_path):
         [*launch, "train.py", *train_flags(tmp_path, "--name", "odd", "--batch_size", "3")]
     )
     assert odd.returncode != 0 and "cannot be shared by 2 processes" in odd.stderr
+
+
+def test_only_pages_need_the_library_of_pages(tmp_path):
+    """Without dominate and visdom a run trains, translates and says in a line each that it wrote no page."""
+    env = without(tmp_path, "dominate", "visdom")
+    flags = train_flags(tmp_path, "--max_steps", "1")
+    result = run_command(["train.py", *flags], env=env)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("dominate is not installed") == 1
+    assert "warning: web page is off for the rest of this run: dominate is not" in result.stdout
+    assert "pip install dominate, or" in result.stdout and "--no_html" in result.stdout
+    quiet = run_command(["train.py", *flags, "--no_html", "--from_scratch"], env=env)
+    assert quiet.returncode == 0 and "dominate" not in quiet.stdout + quiet.stderr
+
+    where = ["--name", "run", "--checkpoints_dir", tmp_path / "checkpoints", "--gpu_ids", "-1"]
+    result = run_command(["test.py", *where, "--results_dir", tmp_path / "results"], env=env)
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "results" / "run" / "test_latest"
+    assert "no page: dominate is not installed; pip install dominate\n4 images in" in result.stdout
+    assert result.stdout.rstrip().endswith(str(folder))
+    assert len(list(folder.glob("images/fake_B/*.png"))) == 4 and (folder / "facts.json").is_file()
+    assert not list(folder.glob("*.html"))
+
+    result = run_command(["scripts/benchmark.py", "--help"], env=env)
+    assert result.returncode == 0, result.stderr

@@ -21,8 +21,8 @@ from scripts.comparing.page import Column, write_comparison
 from tests.browser import Browser, needs_browser
 from tests.helpers import TINY, make_dataset, make_image_folder, run_command
 from util.hardware.runtime import Runtime
+from util.pages.files import Picture
 from util.pages.gallery import Gallery
-from util.pages.html import Picture
 from util.run.folder import save_record
 
 ODD_RUN = "run 'b' \"50%\" <i>é#"

@@ -8,14 +8,15 @@ from PIL import Image
 
 from tests.browser import Browser, needs_browser
 from util.pages import html
+from util.pages.files import Picture, remove_pages_after, write_page
 
 ODD = 'it\'s "#1" 50% & <b>? 雪;+=:.png'
 
 
-def draw(path) -> html.Picture:
+def draw(path) -> Picture:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 6), (200, 30, 30)).save(path)
-    return html.Picture("label <i> & 雪", path.name, 8, 6)
+    return Picture("label <i> & 雪", path.name, 8, 6)
 
 
 def points(chart: str, kind: str) -> list[tuple[float, float]]:
@@ -31,7 +32,7 @@ def chart(images, values) -> str:
 def test_urls_and_text_are_escaped():
     assert html.url("a b/#%?\"'&.png") == "a%20b/%23%25%3F%22%27%26.png"
     text = html.page(
-        "<run>", "s", [html.picture_rows([("<h>", [html.Picture("<l>", "x.png", 1, 1)])], 10)]
+        "<run>", "s", [html.picture_rows([("<h>", [Picture("<l>", "x.png", 1, 1)])], 10)]
     )
     assert "&lt;run&gt;" in text and "&lt;h&gt;" in text and "&lt;l&gt;" in text
     assert text.count("<img") == text.count('loading="lazy"') == 1
@@ -120,7 +121,7 @@ def test_smoothing_keeps_a_constant_and_steadies_noise():
 def test_numbered_pages_beyond_the_last_are_removed(tmp_path):
     for name in ("page_001.html", "page_002.html", "page_010.html", "page_mine.html", "index.html"):
         (tmp_path / name).touch()
-    html.remove_pages_after(tmp_path, 1)
+    remove_pages_after(tmp_path, 1)
     assert {path.name for path in tmp_path.iterdir()} == {
         "page_001.html",
         "page_mine.html",
@@ -137,7 +138,7 @@ def test_a_browser_shows_odd_names_and_draws_the_chart(tmp_path):
         html.loss_charts([100, 200, 300], {"G <GAN>": [1.0, 2.0, 1.5]}),
         html.picture_rows([("row <1> & more", [picture])], 256),
     ]
-    html.write_page(folder / "index.html", html.page('run "<b>" 雪', "summary", body))
+    write_page(folder / "index.html", html.page('run "<b>" 雪', "summary", body))
     with Browser() as browser:
         browser.open(folder / "index.html")
         assert browser.images() == [

@@ -69,7 +69,9 @@ def translate(opt: Namespace) -> Gallery:
 
     seconds = time.perf_counter() - began
     speed = f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)"
-    print(f"{speed}: {gallery.folder / 'index.html'}")
+    if gallery.no_page:
+        print(f"no page: {gallery.no_page}")
+    print(f"{speed}: {gallery.folder if gallery.no_page else gallery.folder / 'index.html'}")
     return gallery
 
 
@@ -94,13 +96,29 @@ def translate_all(
                 continue
 
         with runtime.autocast():
-            pictures = model.show(batch)
+            pictures = show(model, batch)
         for place, (name, sources) in enumerate(rows):
             row = cut_row(pictures, batch, place)
             gallery.add(name, row, *model.explain(row))
             if finished:
                 finished.note(name, sources, bar.figures)
         bar.finish(len(rows))
+
+
+def show(model: BaseModel, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The model's pictures of a batch, half by half where it does not fit into the GPU's memory as a whole."""
+    try:
+        return model.show(batch)
+    except torch.OutOfMemoryError:
+        count = len(batch["index"])
+        if count == 1:
+            raise
+
+    torch.cuda.empty_cache()
+    halves = []
+    for part in (slice(0, count // 2), slice(count // 2, count)):
+        halves.append(show(model, {key: entry[part] for key, entry in batch.items()}))
+    return {label: torch.cat([half[label] for half in halves]) for label in halves[0]}
 
 
 def depends(opt: Namespace, facts: Mapping[str, str]) -> dict[str, Any]:

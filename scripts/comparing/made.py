@@ -8,8 +8,8 @@ from pathlib import Path
 from data.image_file import read_size
 from scripts.comparing.page import Column
 from util.errors import UserError
+from util.pages.files import Picture
 from util.pages.gallery import FACTS
-from util.pages.html import Picture
 
 LEFT_OUT = ("command", "recipe", "python", "torchvision", "data", "preprocess")
 

@@ -9,7 +9,8 @@ from dominate.util import raw
 
 from scripts.comparing.facts import best
 from util.pages import html
-from util.pages.html import Picture, printable
+from util.pages.files import Picture, write_page
+from util.pages.html import printable
 
 ASSETS = Path(__file__).resolve().parent
 COLOURS = 8  # as many as the style has, then again from the first
@@ -76,7 +77,7 @@ def write_comparison(
         tags.div(*inputs, cls="rows"),
         tags.script(raw(script)),
     ]
-    html.write_page(path, html.page(title, summary, body))
+    write_page(path, html.page(title, summary, body))
     return path
 
 

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from dominate.tags import div, h2
-
 from util.images import save_png
 from util.logs.log_files import append, keep_until
 from util.logs.sink import Frame
-from util.pages import html
+from util.pages.files import (
+    Picture,
+    numbered_page,
+    remove_pages_after,
+    why_no_pages,
+    write_page,
+)
 
 ROWS_PER_PAGE = 200
 NO_FILE_NAME = str.maketrans("/\\\0", "___")  # what a file name cannot hold
@@ -39,11 +43,18 @@ class TrainingPage:
         self.rows: list[dict] = []
 
     def start(self, records: Sequence[dict], images_done: int) -> None:
-        """Take over the losses and the rows of a resumed run and forget rows beyond `images_done`."""
+        """Take over the losses and the rows of a resumed run and forget rows beyond `images_done`.
+
+        Raises RuntimeError where no page can be written.
+        """
+        reason = why_no_pages()
+        if reason:
+            raise RuntimeError(f"{reason}, or silence this with `--no_html`")
+
         self.folder.mkdir(parents=True, exist_ok=True)
         self.records = list(records)
         self.rows = keep_until(self.rows_path, images_done)
-        html.remove_pages_after(self.folder, len(self.rows) // ROWS_PER_PAGE)
+        remove_pages_after(self.folder, len(self.rows) // ROWS_PER_PAGE)
         self._write_index()
 
     def losses(self, records: Sequence[dict]) -> None:
@@ -61,7 +72,7 @@ class TrainingPage:
             file = f"images/epoch{frame.epoch:03d}_{frame.images}_{safe_label}.png"
             save_png(array, self.folder / file)
             height, width = array.shape[:2]
-            pictures.append(html.Picture(label, file, width, height))
+            pictures.append(Picture(label, file, width, height))
 
         row = {
             "epoch": frame.epoch,
@@ -75,49 +86,51 @@ class TrainingPage:
         number, rest = divmod(len(self.rows), ROWS_PER_PAGE)
         if rest == 0:
             full_page = self._page(self.rows[-ROWS_PER_PAGE:], number)
-            html.write_page(self.folder / html.numbered_page(number), full_page)
+            write_page(self.folder / numbered_page(number), full_page)
 
     def close(self) -> None:
         """Draw the last losses."""
         self._write_index()
 
     def _write_index(self) -> None:
-        html.write_page(self.folder / "index.html", self._page(self.rows[-ROWS_PER_PAGE:], None))
+        write_page(self.folder / "index.html", self._page(self.rows[-ROWS_PER_PAGE:], None))
 
     def _page(self, rows: Sequence[Mapping], number: int | None) -> str:
         """Return index.html (`number` None: charts and newest rows) or the numbered page of older rows."""
+        from util.pages import html
+
         logs = {"loss_log.txt": "../loss_log.txt", "metrics.jsonl": "../metrics.jsonl"}
         body = [html.links(logs)]
         if self.facts:
             body.append(html.fact_table(self.facts))
         if number is None and self.records:
-            body += [h2("Losses over images"), self._charts()]
+            body += [html.heading("Losses over images"), html.loss_charts(*self._curves())]
 
-        body.append(h2("Pictures"))
+        body.append(html.heading("Pictures"))
         places = {"newest": "index.html"}
         for index in range(len(self.rows) // ROWS_PER_PAGE, 0, -1):
-            places[f"older pictures {index}"] = html.numbered_page(index)
+            places[f"older pictures {index}"] = numbered_page(index)
         if len(places) > 1:
             current = "newest" if number is None else f"older pictures {number}"
             body.append(html.links(places, current))
 
         cards = []
         for row in reversed(rows):
-            pictures = [html.Picture(**picture) for picture in row["pictures"]]
+            pictures = [Picture(**picture) for picture in row["pictures"]]
             cards.append((f"epoch {row['epoch']}, images {row['images']}", pictures))
         body.append(html.picture_rows(cards, self.size))
 
         return html.page(self.title, self._summary(), body)
 
-    def _charts(self) -> div:
-        """A chart per loss, in the order in which they came up."""
+    def _curves(self) -> tuple[list[int], dict[str, list[float | None]]]:
+        """Images seen at each record, and the losses in the order in which they came up."""
         names = dict.fromkeys(name for record in self.records for name in record["losses"])
         images = [record["images"] for record in self.records]
 
         losses = {}
         for name in names:
             losses[name] = [record["losses"].get(name) for record in self.records]
-        return html.loss_charts(images, losses)
+        return images, losses
 
     def _summary(self) -> str:
         newest = [records[-1]["images"] for records in (self.records, self.rows) if records]

@@ -8,8 +8,8 @@ from typing import Any
 
 from util.errors import UserError
 from util.files import atomic_path
+from util.pages.files import Picture
 from util.pages.gallery import Gallery
-from util.pages.html import Picture
 
 RECORD = "finished.json"
 

@@ -12,10 +12,17 @@ from torch import Tensor
 
 from util.errors import UserError
 from util.files import atomic_path
+from util.hardware.cores import cpu_count
 from util.images import save_png, to_uint8
-from util.pages import html
+from util.pages.files import (
+    Picture,
+    numbered_page,
+    remove_pages_after,
+    why_no_pages,
+    write_page,
+)
 
-WRITERS = 4
+WRITERS = cpu_count()  # a core encodes about a hundred pictures of 256 x 256 a second
 WAITING_PICTURES = 64  # so many may wait for the disk; then `add` waits, and memory stays bounded
 ROWS_PER_PAGE = 500
 FACTS = "facts.json"
@@ -33,6 +40,9 @@ class Gallery:
     Figures go to `folder/figures/<label>/<name>.png`, arrays to `folder/arrays/<name>.npz`.
     A folder with results of an earlier run is fine: files are replaced one by one, others move to `folder/earlier`.
     As a context manager it closes itself; after an exception in the block it only waits for the files under way.
+
+    Attributes:
+        no_page: why pictures get no page here, None where they do.
     """
 
     def __init__(
@@ -43,8 +53,9 @@ class Gallery:
         self.title = title
         self.description = dict(description)
         self.size = size
+        self.no_page = why_no_pages()
 
-        self.rows: list[tuple[str, list[html.Picture]]] = []
+        self.rows: list[tuple[str, list[Picture]]] = []
         self.files: set[str] = set()
 
         self.error: tuple[Path, Exception] | None = None
@@ -83,14 +94,14 @@ class Gallery:
             is_figure = label in figures
             array = to_uint8(figures[label] if is_figure else images[label])
             height, width = array.shape[:2]
-            row.append(html.Picture(label, file, width, height, is_figure))
+            row.append(Picture(label, file, width, height, is_figure))
             self._queue(save_png, array, file)
 
         if arrays:
             self._queue(save_npz, arrays, numbers)
         self.rows.append((name, row))
 
-    def keep(self, name: str, row: Sequence[html.Picture], others: Sequence[str] = ()) -> None:
+    def keep(self, name: str, row: Sequence[Picture], others: Sequence[str] = ()) -> None:
         """Show a row whose files lie there already; `others` are files of it that no page shows."""
         self.files |= {*(picture.file for picture in row), *others}
         self.rows.append((name, list(row)))
@@ -106,7 +117,8 @@ class Gallery:
         self._raise_write_error()
         try:
             self._set_aside_earlier()
-            self._write_pages()
+            if self.no_page is None:
+                self._write_pages()
             self._write_facts()
         except OSError as error:
             raise self._user_error(self.folder, error) from error
@@ -178,13 +190,15 @@ class Gallery:
 
     def _write_pages(self) -> None:
         """Write index.html and, beyond ROWS_PER_PAGE rows, further pages that link to each other."""
+        from util.pages import html
+
         rows = sorted(self.rows, key=lambda row: row[0])
         pages, targets = [], {}
         for start in range(0, max(len(rows), 1), ROWS_PER_PAGE):
             chunk = rows[start : start + ROWS_PER_PAGE]
             number = len(pages) + 1
             span = f"{start + 1}-{start + len(chunk)}"
-            targets[span] = "index.html" if number == 1 else html.numbered_page(number)
+            targets[span] = "index.html" if number == 1 else numbered_page(number)
             pages.append((span, chunk))
 
         pictures = sum(len(row) for _, row in rows)
@@ -193,6 +207,6 @@ class Gallery:
             facts = html.fact_table(self.description)
             navigation = [html.links(targets, current=span)] if len(pages) > 1 else []
             body = [facts, *navigation, html.picture_rows(chunk, self.size), *navigation]
-            html.write_page(self.folder / targets[span], html.page(self.title, summary, body))
+            write_page(self.folder / targets[span], html.page(self.title, summary, body))
 
-        html.remove_pages_after(self.folder, len(pages))
+        remove_pages_after(self.folder, len(pages))

@@ -3,8 +3,6 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import quote
 
 import dominate
@@ -12,7 +10,7 @@ import numpy as np
 from dominate import svg, tags
 from dominate.util import raw
 
-from util.files import atomic_path
+from util.pages.files import Picture
 
 CSS = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --text: #1b1e26; --muted: #646b7a; --rule: #e2e5eb;
@@ -62,17 +60,6 @@ CHART_POINTS = 300  # a run of any length is drawn with at most this many points
 SMOOTHING = 12  # span of the smoothed curve, in drawn points
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image of a page: its caption, its file relative to the page, its size in pixels; a figure needs all of it."""
-
-    label: str
-    file: str
-    width: int
-    height: int
-    is_figure: bool = False
-
-
 def url(path: str) -> str:
     """Quote a relative file path for src and href, whatever characters (or undecodable bytes) its name has."""
     return quote(os.fsencode(path), safe="/")
@@ -95,23 +82,9 @@ def page(title: str, summary: str, body: Iterable[tags.html_tag]) -> str:
     return document.render(pretty=False)
 
 
-def write_page(path: Path, text: str) -> None:
-    """Put `text` at `path` so that a browser that reloads meanwhile gets the old page or the new one."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def numbered_page(number: int) -> str:
-    """Return the file name of page `number` of those beside index.html."""
-    return f"page_{number:03d}.html"
-
-
-def remove_pages_after(folder: Path, number: int) -> None:
-    """Remove the numbered pages of an earlier run that lie beyond page `number`."""
-    for path in folder.glob("page_*.html"):
-        digits = path.stem.removeprefix("page_")
-        if digits.isdigit() and int(digits) > number:
-            path.unlink()
+def heading(text: str) -> tags.h2:
+    """Return the heading of a part of the page."""
+    return tags.h2(text)
 
 
 def links(targets: Mapping[str, str], current: str | None = None) -> tags.nav:
