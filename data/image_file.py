@@ -1,6 +1,5 @@
 """Reads one image file into 8-bit grey or RGB, upright, or says in one line what is wrong with it."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from PIL import Image
 from data.pixels import Levels, to_8_bit
 from data.unreadable import check_is_file, describe_fault
 from util.errors import UserError
+from util.hardware.cores import cpu_count
 from util.hardware.memory import GIB, free_memory
 
 Image.MAX_IMAGE_PIXELS = None  # what memory allows is read, see `_check_memory`
@@ -33,13 +33,6 @@ _TO_UPRIGHT = {
 
 LARGE = 50_000_000  # pixels: of larger images the memory is asked before they are decoded
 BYTES_PER_PIXEL = 12  # while one is decoded, converted and copied
-
-
-def cpu_count() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from data.base_dataset import BaseDataset
 from data.cache import PixelCache
 from data.deferred import Deferred
-from data.image_file import cpu_count
 from data.transforms import View, cut_view, read_source
 from util.errors import UserError
+from util.hardware.cores import cpu_count
 from util.hardware.runtime import Runtime
 
 Keys = list[tuple[int, int]]  # (epoch, index) of each sample of a batch

@@ -162,7 +162,8 @@ class BaseOptions:
         images.add("--dataset_mode", "unaligned", text)
         text = "which domain is translated into which"
         images.add("--direction", "AtoB", text, choices=("AtoB", "BtoA"))
-        images.add("--batch_size", 1, "images per step; the paper uses 1", positive_int)
+        text = "images per step; the paper uses 1. test.py translates 8 at once on a GPU"
+        images.add("--batch_size", 1, text, positive_int)
 
         text = "images are scaled to this size, before the crop"
         images.add("--load_size", 286, text, positive_int)

@@ -15,6 +15,7 @@ from options.test_sizes import (
     size_of,
 )
 from util.errors import UserError
+from util.hardware.runtime import plans_gpu
 from util.parser import OptionParser, size_limit
 from util.run.folder import is_other_data, run_dir, saved_record
 
@@ -30,6 +31,8 @@ OWN_AT_TEST = (
     "phase",
     "pairs",
 )
+# images that share a pass on a GPU unless --batch_size says otherwise: one alone does not fill it
+TOGETHER = 8
 # a model that only applies weights may apply any run's
 CHOSEN_BY_MODEL = ("model", "preset", "dataset_mode")
 
@@ -123,4 +126,8 @@ class TestOptions(BaseOptions):
         opt.other_data = is_other_data(opt.dataroot, saved.get("dataroot"))
         opt.max_dataset_size = min(opt.max_dataset_size, opt.num_test)
         opt.recipe = self.saved_recipe or opt.recipe
+
+        model = models.find_model(opt.model)
+        if "batch_size" not in given and not model.COSTLY and plans_gpu(opt.gpu_ids):
+            opt.batch_size = TOGETHER
         return opt

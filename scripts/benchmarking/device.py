@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from util.errors import UserError
+from util.hardware.cores import cpu_count
 
 SMI_FIELDS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
 SMI_FIELDS += ("utilization.gpu", "driver_version")
@@ -138,7 +139,7 @@ class Device:
         """What this machine is."""
         facts: dict[str, Any] = {
             "cpu": _cpu_name(),
-            "cores": _usable_cores(),
+            "cores": cpu_count(),
             "threads": torch.get_num_threads(),
             "simd": torch.backends.cpu.get_cpu_capability(),
         }
@@ -157,12 +158,6 @@ def _smi(query: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def _usable_cores() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _cpu_name() -> str:

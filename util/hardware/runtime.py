@@ -78,9 +78,14 @@ def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:
     return PRECISIONS["off"]
 
 
+def plans_gpu(gpu_ids: str | None) -> bool:
+    """Whether --gpu_ids leads to a GPU; nothing is started."""
+    return gpu_ids != "-1" and torch.cuda.is_available()
+
+
 def planned_precision(gpu_ids: str | None, amp: str, tf32: bool) -> str:
     """In words, the precision in which networks will run that are asked for like this; nothing is started."""
-    on_gpu = gpu_ids != "-1" and torch.cuda.is_available()
+    on_gpu = plans_gpu(gpu_ids)
     dtype = choose_precision(amp, torch.device("cuda" if on_gpu else "cpu"))
     if dtype is None and on_gpu and tf32:
         return "float32 with TF32 convolutions"
