@@ -79,6 +79,7 @@ def run_epochs(
             if ending:
                 return ending
 
+        batch = None  # may hold the images of a cache that the next epoch makes anew
         model.end_epoch()
         progress.finish_epoch()
         for report in reports:

@@ -22,7 +22,9 @@ from util.hardware.runtime import Runtime
 
 Keys = list[tuple[int, int]]  # (epoch, index) of each sample of a batch
 Batch = dict[str, Any]
-Cut = Callable[[Sequence[View]], Tensor | Deferred]  # views of equal size -> uint8 (B, C, H, W)
+# views of equal size -> uint8 (B, C, H, W), now or later
+Cut = Callable[[Sequence[View]], Tensor | list[View]]
+PLANNED = 1024  # batches whose cuts go to the device in one message
 
 
 class Loader:
@@ -137,19 +139,30 @@ class Loader:
             self._cached_size = size
             self._say(f"cache {self._cache_kind}: {self._cache.describe()}")
 
-        cut = self._cut_on_device if on_device else partial(cut_views, self._cache.pixels)
-        for batch in keys:
-            raw = make_batch(self.dataset, batch, cut)
-            if self._pin and not on_device:
-                raw = raw.pin_memory()
-            yield raw
+        if on_device:
+            yield from self._cut_on_device(keys)
+            return
 
-    def _cut_on_device(self, views: Sequence[View]) -> Tensor | Deferred:
+        for batch in keys:
+            raw = make_batch(self.dataset, batch, partial(cut_views, self._cache.pixels))
+            yield raw.pin_memory() if self._pin else raw
+
+    def _cut_on_device(self, keys: list[Keys]) -> Iterator["RawBatch"]:
+        """Many batches are planned at a time, so that a step waits for no plan to reach the device."""
+        for first in range(0, len(keys), PLANNED):
+            batches = [make_batch(self.dataset, k, list) for k in keys[first : first + PLANNED]]
+            parts = [views for batch in batches for views in batch.pixels.values()]
+            plans = self._cache.plan([view for views in parts for view in views])
+
+            plans = iter(plans.split([len(views) for views in parts]))
+            for batch in batches:
+                cut = {role: self._cut(next(plans), v) for role, v in batch.pixels.items()}
+                yield RawBatch(cut, batch.facts)
+
+    def _cut(self, plan: Tensor, views: Sequence[View]) -> Tensor | Deferred:
         first = views[0]
         _, _, width, height = first.box
         size = (first.source.channels, height, width)
-
-        plan = self._cache.plan(views)
         if self._deferred:
             return Deferred(plan, size, self._cache, self._runtime.images)
         return self._cache.cut(plan, size)
@@ -179,9 +192,12 @@ class Loader:
 
 @dataclass
 class RawBatch:
-    """A batch before its bytes become numbers: uint8 (B, C, H, W) by role, and what is known about each image."""
+    """A batch before its bytes become numbers: uint8 (B, C, H, W) by role, and what is known about each image.
 
-    pixels: dict[str, Tensor | Deferred]
+    `pixels` may still be what they will be cut from.
+    """
+
+    pixels: dict[str, Tensor | Deferred | list[View]]
     facts: dict[str, list]
 
     def pin_memory(self) -> "RawBatch":

@@ -123,6 +123,16 @@ def test_penalty_of_a_linear_discriminator_depends_on_its_weights_only(batch):
     assert penalty.item() == pytest.approx(3 * (slope.norm().item() - 0.5) ** 2, rel=1e-5)
 
 
+def test_the_penalty_of_half_precision_images_is_that_of_the_same_images_in_full():
+    """G leaves bfloat16 under autocast, the real image is float32; the two are not mixed as they are."""
+    real, fake = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4).bfloat16()
+    eps = torch.rand(2, 1, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradient_penalty(torch.square, real, fake, eps=eps)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, gradient_penalty(torch.square, real, fake.float(), eps=eps))
+
+
 def test_penalty_is_taken_between_real_and_fake_image_by_image():
     real, fake = torch.randn(3, 1, 2, 2), torch.randn(3, 1, 2, 2)
     eps = torch.tensor([0.0, 0.3, 1.0])

@@ -178,6 +178,7 @@ def test_resume_reproduces_the_next_losses(tmp_path, name, preset):
     torch.manual_seed(99)  # resuming must bring its own random state
     Checkpoint(opt, runtime, again, progress).resume()
     assert (progress.epoch, progress.step) == (1, 2)
+    assert again.learning_rate == model.learning_rate == opt.lr
     for batch, wanted in zip(batches[2:4], expected, strict=True):
         found = step(again, batch)  # of a cycle, only what its steps have computed since
         assert found and found == {key: wanted[key] for key in found}

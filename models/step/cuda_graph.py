@@ -34,12 +34,14 @@ class CudaRecorder:
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record the work without doing it; what is returned does it, on the same memory each time."""
         graph, random = torch.cuda.CUDAGraph(), torch.cuda.get_rng_state()
+        stream = torch.cuda.current_stream()
 
         try:
             # other threads, such as the one that pins pictures, may go on asking the driver for memory
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 work()
         except Exception:
+            torch.cuda.set_stream(stream)  # a recording that fails leaves its own behind
             renew_generator(random)
             raise
 

@@ -97,6 +97,26 @@ def precision_name(dtype: torch.dtype | None) -> str:
     return str(dtype or torch.float32).removeprefix("torch.")
 
 
+def draw_as_plain_code() -> None:
+    """Let compiled code draw the random numbers that plain code would draw, so that the two can be compared."""
+    from torch._inductor import config  # slow to import, so only where something is compiled
+
+    config.fallback_random = True
+
+
+def recorded_memory() -> int:
+    """Bytes that recorded steps keep for their next replay, which torch does not count as allocated.
+
+    Each recording has a pool of its own. What its tensors need stays reserved there, although torch calls most of it
+    free once the step is recorded.
+    """
+    kept = 0
+    for segment in torch.cuda.memory_snapshot():
+        if tuple(segment["segment_pool_id"]) != (0, 0):
+            kept += segment["total_size"] - segment["allocated_size"]
+    return kept
+
+
 class Runtime:
     """Where and how the program runs; a null object on one CPU.
 
@@ -139,6 +159,8 @@ class Runtime:
 
         self.compile = on_gpu if compile == "auto" else compile == "on"
         self.compiled: list[Compilable] = []
+        if self.compile:
+            draw_as_plain_code()
 
         self.capture = on_gpu and self.world_size == 1 and cuda_graph != "off"
         self.no_capture = None
@@ -194,7 +216,9 @@ class Runtime:
 
         if self.world_size > 1:
             for tensor in module.state_dict().values():
-                dist.broadcast(tensor, src=0)
+                whole = tensor.contiguous()  # NCCL takes no other; of most layouts that is a copy
+                dist.broadcast(whole, src=0)
+                tensor.copy_(whole)
         return module
 
     def keep_graphs(self) -> None:
@@ -305,11 +329,11 @@ class Runtime:
         return f"{self.device} ({', '.join(facts)})"
 
     def memory(self) -> dict[str, float]:
-        """The most GPU memory in use since the last call, in GB; nothing on a CPU."""
+        """The most GPU memory in use since the last call, in GB, that of recorded steps included; nothing on a CPU."""
         if self.device.type != "cuda":
             return {}
 
-        peak = torch.cuda.max_memory_allocated(self.device) / 1e9
+        peak = (torch.cuda.max_memory_allocated(self.device) + recorded_memory()) / 1e9
         torch.cuda.reset_peak_memory_stats(self.device)
         return {"memory": peak}
 
