@@ -3,9 +3,10 @@
     python scripts/benchmark.py --device cpu --size 128 --iters 3
     python scripts/benchmark.py --official ../PatchGCL --part step,parts,head --json result.json
 
-Nothing is called faster before it was shown to compute the same (scripts/benchmarking/checks.py). Exit status 0; 1 when
-such a check fails, and then no ratio of that step is printed; 2 for a command line that cannot be followed. What is
-measured and how, with results: docs/benchmarks.md.
+Nothing is called faster before it was shown to compute the same (scripts/benchmarking/checks.py). Results are written
+after each section, so that an error in one loses no other. Exit status 0; 1 when a check fails, and then no ratio of
+that step is printed, or when a section has no figure; 2 for a command line that cannot be followed. What is measured,
+how, and with which results: docs/benchmarks.md.
 """
 
 import argparse
@@ -13,7 +14,9 @@ import json
 import shlex
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +41,8 @@ from scripts.benchmarking.step import (
     Contest,
     Turns,
     measure_parts,
-    require_admitted,
 )
+from scripts.benchmarking.survival import Failures, Sections
 from util.errors import UserError
 from util.hardware.provenance import git_commit
 from util.parser import int_list, positive_int
@@ -110,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     # checks, and a limit
     text = "largest relative difference of losses in float32"
     add("--loss_tolerance", type=float, default=LOSS, help=text)
-    text = "leave out a step whose check fails, measure the others, exit with 1"
+    text = "leave out what fails a check or cannot run, measure the rest, exit with 1"
     add("--keep_going", action="store_true", help=text)
     add("--limit", type=float, default=240, help="seconds for each process of memory and sweep")
 
@@ -146,13 +149,15 @@ def main(argv: list[str] | None = None) -> int:
             print(json.dumps(found))
             return 0
 
-        contest = Contest(settings, Agreements(args.loss_tolerance), args.keep_going)
+        contest = Contest(settings, Agreements(args.loss_tolerance), Failures(args.keep_going))
         result = {"facts": gather_facts(args, settings, release)}
-        measure(args, settings, turns, release, contest, result)
-        result["facts"]["after"] = device.state()
+        sections = Sections(result, partial(publish, args), args.keep_going)
+        measure(args, settings, turns, release, contest, sections)
 
+        result["facts"]["after"] = device.state()
         publish(args, result)
-        require_admitted(contest)
+        print(report.to_markdown(result))
+        require_complete(sections, contest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, Refused) else 2
@@ -221,52 +226,73 @@ def measure(
     turns: Turns,
     release: Release | None,
     contest: Contest,
-    result: dict[str, Any],
+    sections: Sections,
 ) -> None:
     """Measure each part that was asked for."""
     on_gpu = settings.device.on_gpu
     variants = args.variants or list(ON_GPU if on_gpu else ON_CPU)
     batches = args.batches or BATCHES[settings.device.torch.type]
 
-    # contestants in this process, in turns
-    if "step" in args.part:
-        contest.admit(variants, release, args.batch, list(RELEASED) if on_gpu else BASELINES)
-        result["step"] = measure_step(args, contest, turns)
-    elif "parts" in args.part:
-        contest.admit([], release, args.batch, [AS_PUBLISHED])
-    if "parts" in args.part:
-        result["parts"] = measure_parts(contest, turns.rounds if not on_gpu else 20)
+    def section(name: str, work: Callable[..., Any], *given: Any) -> None:
+        if name in args.part:
+            sections.measure(name, partial(work, *given))
 
+    # contestants in this process, in turns
+    section("step", measure_step, args, contest, turns, variants, release)
+    section("parts", take_apart, args, contest, turns, release)
     contest.contestants.clear()  # their memory is needed
     if on_gpu:
         torch.cuda.empty_cache()
-    if "levers" in args.part:
-        result["levers"] = levers.measure_levers(settings, turns)
+    section("levers", measure_levers, settings, turns, args.keep_going)
 
     # steps in processes of their own
     shared = shared_flags(args)
-    if "memory" in args.part:
-        baselines = BASELINES if release else ()
-        steps = dict.fromkeys([REFERENCE, *variants, *baselines])
-        result["memory"] = [alone(args, shared, name, 1) for name in steps]
-    if "sweep" in args.part:
-        result["sweep"] = [alone(args, shared, variants[-1], batch) for batch in batches]
+    steps = dict.fromkeys([REFERENCE, *variants, *(BASELINES if release else ())])
+    section("memory", lambda: [alone(args, shared, name, 1) for name in steps])
+    steady = uncompiled(variants)
+    section("sweep", lambda: [alone(args, shared, steady, batch) for batch in batches])
 
     # what surrounds the step
-    if "head" in args.part:
-        result["head"] = measure_head(args, settings, turns, release)
-    if "files" in args.part:
-        threads = args.loader_threads
-        result["files"] = sweep.measure_files(
-            settings, variants[-1], args.dataroot, threads, release, turns
-        )
-    if "translation" in args.part:
-        sizes = args.batches or [1, 8]
-        result["translation"] = sweep.measure_translation(settings, variants[-1], sizes, turns)
+    section("head", measure_head, args, settings, turns, release)
+    threads = args.loader_threads
+    section("files", sweep.measure_files, settings, steady, args.dataroot, threads, release, turns)
+    sizes = args.batches or [1, 8]
+    section("translation", sweep.measure_translation, settings, steady, sizes, turns)
 
 
-def measure_step(args: Namespace, contest: Contest, turns: Turns) -> dict[str, Any]:
+def uncompiled(variants: Sequence[str]) -> str:
+    """The last of the variants that is not compiled, where there is one: each batch size would be compiled anew."""
+    plain = [name for name in variants if "compile" not in name]
+    return (plain or list(variants))[-1]
+
+
+def take_apart(
+    args: Namespace, contest: Contest, turns: Turns, release: Release | None
+) -> dict[str, Any]:
+    """The parts of a step, of the contestants that are there or else of the two that can be taken apart."""
+    if REFERENCE not in contest.contestants:
+        contest.admit([], release, args.batch, [AS_PUBLISHED])
+    on_gpu = contest.settings.device.on_gpu
+    return measure_parts(contest, 20 if on_gpu else turns.rounds)
+
+
+def measure_levers(settings: Settings, turns: Turns, keep_going: bool) -> dict[str, Any]:
+    """Each lever beside the form that it replaces."""
+    failures = Failures(keep_going)
+    forms = levers.measure_levers(settings, turns, failures)
+    return {"forms": forms, "failed": dict(failures), "turns": asdict(turns)}
+
+
+def measure_step(
+    args: Namespace,
+    contest: Contest,
+    turns: Turns,
+    variants: Sequence[str],
+    release: Release | None,
+) -> dict[str, Any]:
     """The ladder."""
+    on_gpu = contest.settings.device.on_gpu
+    contest.admit(variants, release, args.batch, list(RELEASED) if on_gpu else BASELINES)
     counts = contest.count()
     timings = contest.time(turns)
 
@@ -278,7 +304,7 @@ def measure_step(args: Namespace, contest: Contest, turns: Turns) -> dict[str, A
         "density": contest.reference.density(),
         "precisions": precisions,
         "checks": contest.agreements.found,
-        "failed": contest.failed,
+        "failed": dict(contest.failed),
         "counts": counts,
         "timings": {name: timing.summary() for name, timing in timings.items()},
         "first_step_s": contest.first,
@@ -291,15 +317,20 @@ def measure_head(
 ) -> dict[str, Any]:
     """The head alone."""
     ours, agreements = Ours(REFERENCE, settings), Agreements(args.loss_tolerance)
-    batches = sorted(args.head_batches)
-    found = {"growth": head.measure_growth(ours, settings, batches, turns, agreements)}
+    failures, found = Failures(args.keep_going), {}
+    with failures.around("growth"):
+        batches = sorted(args.head_batches)
+        found["growth"] = head.measure_growth(ours, settings, batches, turns, agreements)
 
     if release is not None:
-        released = Released(AS_PUBLISHED, release, ours)
-        copy_weights(ours, released)
-        found["released"] = head.compare_with_released(ours, released, settings, turns, agreements)
+        with failures.around("released head"):
+            released = Released(AS_PUBLISHED, release, ours)
+            copy_weights(ours, released)
+            both = head.compare_with_released(ours, released, settings, turns, agreements)
+            found["released"] = both
 
-    return found | {"checks": agreements.found, "turns": asdict(turns)}
+    found |= {"checks": agreements.found, "turns": asdict(turns)}
+    return found | {"failed": dict(failures)}
 
 
 def shared_flags(args: Namespace) -> list[str]:
@@ -326,15 +357,22 @@ def alone(args: Namespace, flags: list[str], name: str, batch: int) -> dict[str,
 
 
 def publish(args: Namespace, result: dict[str, Any]) -> None:
-    """Print the tables, and write what was asked for."""
-    text = report.to_markdown(result)
-    print(text)
-
+    """Write what was asked for."""
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     if args.markdown:
-        report.insert(args.markdown, args.section, text)
+        report.insert(args.markdown, args.section, report.to_markdown(result))
+
+
+def require_complete(sections: Sections, contest: Contest) -> None:
+    """Raises Refused with the first reason why something has no figure."""
+    result = sections.result
+    missing = dict(sections.failures) | dict(contest.failed)
+    for name in ("levers", "head"):
+        missing |= result.get(name, {}).get("failed", {})
+    for name, why in missing.items():
+        raise Refused(why if why.startswith(name) else f"{name}: {why}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from scripts.benchmarking.counting import HostReads, LiveMemory, count
 from scripts.benchmarking.device import Device
 from scripts.benchmarking.ours import Ours
 from scripts.benchmarking.release import Release
+from scripts.benchmarking.survival import Failures
 from scripts.benchmarking.timing import Timing, quartiles, speed_up
 from tests.helpers import run_command
 from tests.recorder import CpuRecorder
@@ -164,6 +165,66 @@ def test_the_others_can_be_measured_all_the_same(monkeypatch, capsys, tmp_path):
     assert "| nhwc | no figure: nhwc: " in out and err.count("\n") == 1
 
 
+SECTIONS = {
+    "step": "measure_step", "parts": "take_apart", "levers": "measure_levers", "memory": "alone", "sweep": "alone",
+    "head": "measure_head", "files": "measure_files", "translation": "measure_translation",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_error_in_one_section_loses_no_other(section, monkeypatch, capsys, tmp_path):
+    """Results are on the disk after each section; the one that fails says why, and the status is 1."""
+    path, written = tmp_path / "result.json", []
+
+    def found(*_):
+        written.append(json.loads(path.read_text()) if path.exists() else {})
+        return {}
+
+    def fail(*_):
+        raise IndexError("list index out of range")
+
+    for name in SECTIONS.values():
+        place = benchmark if hasattr(benchmark, name) else benchmark.sweep
+        monkeypatch.setattr(place, name, found)
+    place = benchmark if hasattr(benchmark, SECTIONS[section]) else benchmark.sweep
+    monkeypatch.setattr(place, SECTIONS[section], fail)
+    monkeypatch.setattr(benchmark, "gather_facts", lambda *_: {"rates": {}})
+    monkeypatch.setattr(report, "to_markdown", lambda result: "tables")
+
+    parts = ["--part", ",".join(SECTIONS), "--dataroot", "photos", "--json", str(path)]
+    assert benchmark.main([*QUICK, *parts]) == 1
+    failing = {name for name, function in SECTIONS.items() if function == SECTIONS[section]}
+    result = json.loads(path.read_text())
+    assert result["failed"] == dict.fromkeys(failing, "IndexError: list index out of range")
+    assert result.keys() - {"facts", "failed"} == SECTIONS.keys() - failing
+    assert len(written[-1]) >= len(SECTIONS) - len(failing), "published at the end only"
+    out, err = capsys.readouterr()
+    assert out == "tables\n" and err.count("Traceback") == len(failing)
+    assert err.endswith(": IndexError: list index out of range\n")
+
+
+def test_a_step_that_breaks_while_it_is_timed_leaves_the_others(settings, monkeypatch):
+    contest = step.Contest(settings, checks.Agreements(), Failures(keep_going=True))
+    contest.contestants = {"fp32": Ours("fp32", settings), "control": Ours("control", settings)}
+    monkeypatch.setattr(contest.contestants["control"], "run_on", lambda batch: 1 // 0)
+    timings = contest.time(step.Turns(iterations=1, rounds=2, warm_up=1))
+    assert list(timings) == ["fp32"] and len(timings["fp32"].wall) == 2
+    assert contest.failed["control"].startswith("ZeroDivisionError: ")
+    assert list(contest.count()) == ["fp32"]
+
+
+def test_translation_is_measured_in_the_precision_that_it_is_named_after(settings):
+    pictures = [sweep.translation(settings, v, 1)()["fake_B"].float() for v in ("fp32", "bf16")]
+    difference = (pictures[0] - pictures[1]).abs().max()
+    assert 1e-4 < difference < 0.1, "bfloat16 rounds to 8 bits"
+
+
+def test_batches_are_swept_without_compiling():
+    """Each batch size would be compiled anew."""
+    assert benchmark.uncompiled(ours.ON_GPU) == "bf16+nhwc+graph"
+    assert benchmark.uncompiled(["compile"]) == "compile"
+
+
 def test_a_ratio_needs_a_check(settings):
     contest = step.Contest(settings, checks.Agreements())
     timing = Timing(wall=[1.0], process=[1.0])
@@ -234,7 +295,8 @@ def test_levers_are_measured_beside_equal_forms_only(settings):
     assert all(
         row["ms"] > 0 and row["ratio"]["ratio"] > 0 for forms in found.values() for row in forms[1:]
     )
-    shown = report.show_levers(found)
+    shown = report.show_levers({"forms": found, "failed": {"blur": "IndexError: 3"}})
+    assert "| blur | no figure: IndexError: 3 |" in shown
     assert shown.count("| ours |") == 8 and "transposed convolution" in shown
     down = levers.BlurDown(4)
     forms = {"a": down, "b": lambda x: levers.sliced(down, 1.001 * x)}

@@ -223,7 +223,7 @@ class Contestant:
             loss.backward()
 
         def backward(both: Tensor) -> None:
-            both.backward(torch.ones_like(both))
+            both.backward(torch.ones_like(both), retain_graph=True)  # a recording reads it again
 
         def move(_: None) -> None:
             for optimizer in self.optimizers():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scripts.benchmarking.captured import Captured
 from scripts.benchmarking.checks import LOSS, Agreements, largest
 from scripts.benchmarking.contest import Contestant, Settings
 from scripts.benchmarking.counting import peak_memory
@@ -91,12 +92,15 @@ def measure_growth(
 
     device = settings.device
     work = {str(batch): partial(run_head, ours, feats, 2 * batch) for batch in batches}
-    timings = time_in_turns(device, work, turns.iterations, turns.rounds, turns.warm_up)
+    ways = {batch: Captured(device, run) for batch, run in work.items()}
+    replays = {batch: way.run for batch, way in ways.items()}
+    timings = time_in_turns(device, replays, turns.iterations, turns.rounds, turns.warm_up)
     rows = []
     for batch in batches:
         agreements.require(f"head at batch {batch}")
         memory = peak_memory(work[str(batch)], device.on_gpu)
         row = {"batch": batch, "pairs": 2 * batch, "memory_mb": memory / 1e6}
+        row["recorded"] = ways[str(batch)].recorded
         rows.append(row | timings[str(batch)].summary())
 
     for before, row in itertools.pairwise(rows):
@@ -170,16 +174,21 @@ def compare_with_released(
             results.append(run_head(contestant, feats, 2))
     compare_heads("released head", *results, agreements)
 
-    work = {
-        "ours": partial(run_head, ours, feats, 2),
-        AS_PUBLISHED: partial(run_head, released, feats, 2),
-    }
-    timings = time_in_turns(settings.device, work, turns.iterations, turns.rounds, turns.warm_up)
+    device = settings.device
+    ways = {}
+    for name, contestant in (("ours", ours), (AS_PUBLISHED, released)):
+        contestant.enter()
+        ways[name] = Captured(device, partial(run_head, contestant, feats, 2))
+    work = {name: way.run for name, way in ways.items()}
+    timings = time_in_turns(device, work, turns.iterations, turns.rounds, turns.warm_up)
     agreements.require("released head")
 
     return {
         "graph_path": released.release.graph_path,
         "density": ours.density(),
-        "heads": {name: timing.summary() for name, timing in timings.items()},
+        "heads": {
+            name: {"recorded": ways[name].recorded, **timing.summary()}
+            for name, timing in timings.items()
+        },
         "ratio": speed_up(timings[AS_PUBLISHED], timings["ours"]),
     }

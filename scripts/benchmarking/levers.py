@@ -13,9 +13,11 @@ from models.networks.blocks import InstanceNorm, standardize
 from models.networks.chain import Chain
 from models.networks.resampling import BlurDown, BlurUp, _Double, _Reflect, double, halve_by_slices
 from models.networks.vgg import BLOCKS, VGG16Features
+from scripts.benchmarking.captured import Captured
 from scripts.benchmarking.checks import Refused
 from scripts.benchmarking.contest import Settings
 from scripts.benchmarking.step import Turns
+from scripts.benchmarking.survival import Failures
 from scripts.benchmarking.timing import Timing, speed_up, time_in_turns
 
 CLOSE = 1e-3  # largest relative difference of results in float32
@@ -23,44 +25,60 @@ Form = Callable[[Tensor], Tensor | list[Tensor]]
 LAST = sum(count for count, _ in BLOCKS) - 1  # of VGG16's layers
 
 
-def measure_levers(settings: Settings, turns: Turns) -> dict[str, list[dict[str, Any]]]:
+def measure_levers(
+    settings: Settings, turns: Turns, failures: Failures | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Lever -> its forms, ours first: milliseconds, and how many times as fast ours is.
 
-    On a GPU in bfloat16 and channels last, on a CPU in float32, as training runs by default; shapes are those of a
-    step at batch 1 with the identity term.
+    On a GPU in bfloat16, channels last and recorded, on a CPU in float32, as training runs by default; shapes are those
+    of a step at batch 1 with the identity term.
+
+    Args:
+        failures: takes the levers that have no figure; without it the first one is raised.
 
     Raises:
         Refused: two forms do not compute the same in float32.
     """
+    failures = Failures(keep_going=False) if failures is None else failures
     device = settings.device
     place = {"device": device.torch}
     if device.on_gpu:
         place["memory_format"] = torch.channels_last
 
     def compared(work: dict[str, Callable[[], None]]) -> list[dict[str, Any]]:
-        return rows(time_in_turns(device, work, turns.iterations, turns.rounds, turns.warm_up))
+        ways = {form: Captured(device, run) for form, run in work.items()}
+        timings = time_in_turns(
+            device,
+            {form: way.run for form, way in ways.items()},
+            turns.iterations,
+            turns.rounds,
+            turns.warm_up,
+        )
+        return rows(timings, ways)
 
     found = {}
     for name, (shape, forms) in levers(settings.size, place).items():
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(**place)
-        require_equal(name, x, forms)
+        with failures.around(name):
+            x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(**place)
+            require_equal(name, x, forms)
 
-        timed = {}
-        for form, work in forms.items():
-            timed[form] = partial(forward_and_backward, work, x, device.on_gpu)
-        found[name] = compared(timed)
+            timed = {}
+            for form, work in forms.items():
+                timed[form] = partial(forward_and_backward, work, x, device.on_gpu)
+            found[name] = compared(timed)
 
-    netG = create_generator("resnet_9blocks", 3, 3, 64).to(device.torch)
-    found["Adam on G"] = compared(optimizers(netG))
+    with failures.around("Adam on G"):
+        netG = create_generator("resnet_9blocks", 3, 3, 64).to(device.torch)
+        found["Adam on G"] = compared(optimizers(netG, recordable=device.on_gpu))
     return found
 
 
-def rows(timings: dict[str, Timing]) -> list[dict[str, Any]]:
+def rows(timings: dict[str, Timing], ways: dict[str, Captured]) -> list[dict[str, Any]]:
     """Forms of a lever, the first beside each other one."""
     ours, *_ = timings.values()
     found = []
     for form, timing in timings.items():
-        row = {"form": form, **timing.summary()}
+        row = {"form": form, "recorded": ways[form].recorded, **timing.summary()}
         if timing is not ours:
             row["ratio"] = speed_up(timing, ours)
         found.append(row)
@@ -178,8 +196,8 @@ def require_equal(name: str, x: Tensor, forms: dict[str, Form]) -> None:
                 raise Refused(f"{name}: {first} and {form} differ by {worst:.2g}, relative")
 
 
-def optimizers(netG: nn.Module) -> dict[str, Callable[[], None]]:
-    """Ways to let Adam step a generator."""
+def optimizers(netG: nn.Module, recordable: bool) -> dict[str, Callable[[], None]]:
+    """Ways to let Adam step a generator; recordable ones keep their count of steps on the device."""
     for parameter in netG.parameters():
         parameter.grad = torch.randn_like(parameter)
 
@@ -190,5 +208,6 @@ def optimizers(netG: nn.Module) -> dict[str, Callable[[], None]]:
     }
     steps = {}
     for kind, how in kinds.items():
-        steps[kind] = torch.optim.Adam(netG.parameters(), lr=1e-6, **how).step
+        adam = torch.optim.Adam(netG.parameters(), lr=1e-6, capturable=recordable, **how)
+        steps[kind] = adam.step
     return steps

@@ -71,8 +71,7 @@ def show_step(found: dict[str, Any], rates: dict[str, float]) -> str:
         against = [ratios.get(name, {}).get(base) for base in bases]
         shown = [_range(ratio) if ratio else "1" for ratio in against]
         rows.append([name, *(row[key] for key in keys), *shown])
-    for name, reason in found["failed"].items():
-        rows.append([name, f"no figure: {reason}"] + [""] * (len(head) - 2))
+    rows += _missing(found["failed"], len(head))
 
     work = show_work(found, counts, timings, rates)
     return "\n".join([table(head, rows), "", _conditions(found), "", work])
@@ -115,10 +114,10 @@ def show_work(found: dict[str, Any], counts: dict, timings: dict, rates: dict[st
 
     rows = []
     for name, row in timings.items():
-        work, check = counts[name], found["checks"].get(name, {})
+        work, check = counts.get(name, {}), found["checks"].get(name, {})
 
         # what it does
-        flops = work.get("flops", counts[REFERENCE]["flops"])
+        flops = work.get("flops", counts.get(REFERENCE, {}).get("flops", 0))
         rate = rates.get(MATMUL[found["precisions"][name]], rates["matmul_fp32_tflops"])
         share = flops / (row["ms"] / 1e3) / (rate * 1e12)
         moved = work["bytes"] / 1e9 if "bytes" in work else None
@@ -127,7 +126,7 @@ def show_work(found: dict[str, Any], counts: dict, timings: dict, rates: dict[st
 
         # what its first steps cost, and what it computes
         first = found["first_step_s"].get(name, 0.0) + row["setup_s"]
-        paid = _break_even(first, row, timings[REFERENCE])
+        paid = _break_even(first, row, timings[REFERENCE]) if REFERENCE in timings else None
         cosine = f"{check['cosine']:.6f}" if "cosine" in check else None
 
         cells = [name, flops / 1e9, f"{share:.0%}", moved, work.get("operators")]
@@ -145,7 +144,7 @@ def _break_even(first: float, row: dict[str, Any], reference: dict[str, Any]) ->
 
 def show_parts(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     """The step taken apart."""
-    names = list(next(iter(parts.values())))
+    names = list(next(iter(parts.values()), {}))
     shown = {"ms": "ms", "gflop": "GFLOP", "gbytes": "GB", "operators": "operators"}
 
     head = ["part"]
@@ -161,39 +160,47 @@ def show_parts(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     return table(head, rows)
 
 
-def show_levers(levers: dict[str, list[dict[str, Any]]]) -> str:
+def show_levers(levers: dict[str, Any]) -> str:
     """Each lever beside the form that it replaces."""
     head = ["lever", "form", "ms (median)", "least", "IQR", "ours is so many times as fast"]
     keys = ("form", "ms", "ms_min", "ms_iqr")
 
     rows = []
-    for lever, forms in levers.items():
+    for lever, forms in levers["forms"].items():
         ours, *others = forms
         rows.append([lever, *(ours[key] for key in keys), "ours"])
         for form in others:
             rows.append(["", *(form[key] for key in keys), _range(form["ratio"])])
+    rows += _missing(levers["failed"], len(head))
     return table(head, rows)
+
+
+def _missing(failed: dict[str, str], columns: int) -> list[list[str]]:
+    """Rows of what could not be measured."""
+    return [[name, f"no figure: {why}"] + [""] * (columns - 2) for name, why in failed.items()]
 
 
 def show_alone(rows: Sequence[dict[str, Any]]) -> str:
     """Steps in processes of their own: memory, and throughput by batch."""
-    head = ["step", "batch", "peak allocated GB", "reserved GB", "ms", "ms a pair", "pairs/s"]
-    keys = ("allocated_gb", "reserved_gb", "ms", "ms_per_pair", "pairs_per_s")
+    head = ["step", "batch", "peak GB", "of them recorded", "reserved GB"]
+    head += ["ms", "ms a pair", "pairs/s"]
+    keys = ("allocated_gb", "recorded_gb", "reserved_gb", "ms", "ms_per_pair", "pairs_per_s")
 
     cells = []
     for row in rows:
         found = [row.get(key) for key in keys]
         if "failed" in row:
-            found = [f"no figure: {row['failed']}", *[None] * 4]
+            found = [f"no figure: {row['failed']}", *[None] * (len(keys) - 1)]
         cells.append([row["step"], row["batch"], *found])
     return table(head, cells)
 
 
 def show_head(head: dict[str, Any]) -> str:
     """Growth of the head with the batch, and beside the released one."""
-    text = _head_growth(head["growth"])
+    text = _head_growth(head["growth"]) if "growth" in head else []
     if "released" in head:
         text += ["", *_head_beside_released(head["released"])]
+    text += [f"{name}: no figure: {why}" for name, why in head["failed"].items()]
     return "\n".join(text)
 
 
@@ -257,10 +264,12 @@ def to_markdown(result: dict[str, Any]) -> str:
     """All that was measured."""
     text = [show_facts(result["facts"])]
     for key, (title, show) in SECTIONS.items():
-        if key not in result:
-            continue
-        more = (result["facts"]["rates"],) if key == "step" else ()
-        text += [f"**{title}**", show(result[key], *more)]
+        reason = result.get("failed", {}).get(key)
+        if reason:
+            text += [f"**{title}**", f"No figure: {reason}"]
+        if key in result:
+            more = (result["facts"]["rates"],) if key == "step" else ()
+            text += [f"**{title}**", show(result[key], *more)]
     return "\n\n".join(text) + "\n"
 
 

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from scripts.benchmarking import checks
-from scripts.benchmarking.checks import Agreements, Refused
+from scripts.benchmarking.captured import Captured
+from scripts.benchmarking.checks import Agreements
 from scripts.benchmarking.contest import Contestant, Settings
 from scripts.benchmarking.counting import count, count_syncs, trace_kernels
 from scripts.benchmarking.official import Released
 from scripts.benchmarking.ours import Ours
 from scripts.benchmarking.release import Release
+from scripts.benchmarking.survival import Failures
 from scripts.benchmarking.timing import SETUP_STEPS, Timing, speed_up, time_in_turns
-from util.errors import UserError
 
 REFERENCE = "fp32"
 AS_PUBLISHED, WITH_OUR_HEAD = "released (A)", "released, our head (B)"
@@ -44,15 +45,14 @@ class Contest:
     """All contestants, the reference first, and what the checks say of them.
 
     Attributes:
-        failed: contestant -> why it takes no part.
+        failed: contestant -> why it takes no part, where the contest goes on without it.
         first: contestant -> seconds of its very first step, in which code is compiled (for later contestants too).
     """
 
     settings: Settings
     agreements: Agreements
-    keep_going: bool = False
+    failed: Failures = field(default_factory=lambda: Failures(keep_going=False))
     contestants: dict[str, Contestant] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
     first: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -84,12 +84,8 @@ class Contest:
                 self._admit(name, self._released, release, ids, wanted, exact, wanted_in_double)
 
     def _admit(self, name: str, build: Callable[..., Contestant], *given: Any) -> None:
-        try:
+        with self.failed.around(name):
             self.contestants[name] = build(name, *given)
-        except (UserError, RuntimeError) as error:
-            if not self.keep_going:
-                raise
-            self.failed[name] = str(error).splitlines()[0][:300]
 
     def _variant(self, name: str, batch: int, ids: list[Tensor], wanted: checks.Probe) -> Ours:
         contestant = Ours(name, self.settings, batch)
@@ -126,30 +122,25 @@ class Contest:
         """What each contestant does in a step; operators of compiled and recorded steps cannot be seen from Python."""
         found = {}
         for name, contestant in self.contestants.items():
-            contestant.enter()
-            contestant.step()
-
-            row: dict[str, Any] = {}
-            if _is_plain(contestant):
-                row |= count(contestant.step)
-            else:
-                for _ in range(SETUP_STEPS):
-                    contestant.step()
-
-            row["synchronisations"] = count_syncs(contestant.step)
-            row |= trace_kernels(contestant.step)
-            found[name] = row
+            with self.failed.around(name):
+                found[name] = count_step(contestant)
         return found
 
     def time(self, turns: Turns) -> dict[str, Timing]:
         """Time all that were admitted, in turns."""
-        work = {name: _entering(contestant) for name, contestant in self.contestants.items()}
+        work = {
+            name: _entering(contestant)
+            for name, contestant in self.contestants.items()
+            if name not in self.failed
+        }
         device = self.settings.device
-        return time_in_turns(device, work, turns.iterations, turns.rounds, turns.warm_up)
+        return time_in_turns(
+            device, work, turns.iterations, turns.rounds, turns.warm_up, self.failed
+        )
 
     def ratios(self, timings: dict[str, Timing]) -> dict[str, dict[str, dict[str, float | None]]]:
         """How many times as fast as each baseline; raises Refused where a comparison is missing."""
-        bases = [REFERENCE, *(name for name in BASELINES if name in timings)]
+        bases = [name for name in (REFERENCE, *BASELINES) if name in timings]
         found: dict[str, dict] = {}
         for name, timing in timings.items():
             for base in bases:
@@ -157,6 +148,22 @@ class Contest:
                     self.agreements.require(name, base)
                     found.setdefault(name, {})[base] = speed_up(timings[base], timing)
         return found
+
+
+def count_step(contestant: Contestant) -> dict[str, Any]:
+    """What a contestant does in a step."""
+    contestant.enter()
+    contestant.step()
+
+    row: dict[str, Any] = {}
+    if _is_plain(contestant):
+        row |= count(contestant.step)
+    else:
+        for _ in range(SETUP_STEPS):
+            contestant.step()
+
+    row["synchronisations"] = count_syncs(contestant.step)
+    return row | trace_kernels(contestant.step)
 
 
 def _is_plain(contestant: Contestant) -> bool:
@@ -177,7 +184,8 @@ def _entering(contestant: Contestant) -> Any:
 def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
     """Part -> contestant -> milliseconds, GFLOP, GB moved and operators; only plain steps can be taken apart.
 
-    The parts of a step are timed one by one, each after a wait for the device, so that their sum is not the step.
+    The parts of a step are timed one by one, each after a wait for the device, so that their sum is not the step. On a
+    GPU a part that can be is recorded, since its launches would take longer than its kernels.
     """
     device = contest.settings.device
     known = contest.contestants
@@ -186,14 +194,21 @@ def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str
 
     found: dict[str, dict[str, Any]] = {}
     for parts in zip(*taken_apart, strict=True):
+        # how each is run
+        ways: dict[str, Captured] = {}
+        for contestant, part in zip(chosen, parts, strict=True):
+            contestant.enter()
+            ways[contestant.name] = Captured(device, part.work, part.prepare)
+
         # time, in turns
         times: dict[str, list[float]] = {contestant.name: [] for contestant in chosen}
         for turn in range(rounds + 1):
             for contestant, part in zip(chosen, parts, strict=True):
                 contestant.enter()
-                given = part.prepare()
+                way = ways[contestant.name]
+                run = way.run if way.recorded else partial(part.work, part.prepare())
                 with device.measure() as span:
-                    part.work(given)
+                    run()
                 if turn:  # the first one warms up
                     times[contestant.name].append(1e3 * span.best)
 
@@ -202,16 +217,10 @@ def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str
             counted = count(partial(part.work, part.prepare()))
             row = {
                 "ms": float(torch.tensor(times[contestant.name]).median()),
+                "recorded": ways[contestant.name].recorded,
                 "gflop": counted["flops"] / 1e9,
                 "gbytes": counted["bytes"] / 1e9,
                 "operators": counted["operators"],
             }
             found.setdefault(part.name, {})[contestant.name] = row
     return found
-
-
-def require_admitted(contest: Contest) -> None:
-    """Raises Refused with the first reason why a contestant took no part."""
-    if contest.failed:
-        name, reason = next(iter(contest.failed.items()))
-        raise Refused(reason if reason.startswith(name) else f"{name}: {reason}")

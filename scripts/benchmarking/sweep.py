@@ -5,12 +5,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data import create_loader
 from data.loader import Loader
@@ -21,6 +22,7 @@ from scripts.benchmarking.ours import LADDER, Ours, create_translator
 from scripts.benchmarking.release import Release
 from scripts.benchmarking.step import REFERENCE, RELEASED, Turns
 from scripts.benchmarking.timing import time_in_turns
+from util.hardware.runtime import recorded_memory
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmark.py"
 
@@ -30,8 +32,8 @@ def measure_alone(
 ) -> dict[str, float]:
     """Time and memory of a step in this process, which should be a fresh one.
 
-    On a GPU: the peak of allocated memory in steady training, and what torch keeps reserved then (the memory of a
-    recorded step among it). On a CPU: the peak of all living tensors, weights included.
+    On a GPU: the peak of allocated memory in steady training together with what recorded steps keep for themselves,
+    that alone, and what torch keeps reserved. On a CPU: the peak of all living tensors, weights included.
     """
     device = settings.device
 
@@ -62,14 +64,23 @@ def measure_alone(
         with device.measure():
             for _ in range(3):
                 contestant.step()
-        found = {"allocated_gb": torch.cuda.max_memory_allocated() / 1e9}
-        found["reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
+        found = gpu_memory()
 
     return {
         **found,
         "ms": 1e3 * seconds,
         "ms_per_pair": 1e3 * seconds / batch,
         "pairs_per_s": batch / seconds,
+    }
+
+
+def gpu_memory() -> dict[str, float]:
+    """The peak since it was last forgotten, in GB, recorded steps included; what they keep; what torch has reserved."""
+    kept = recorded_memory()
+    return {
+        "allocated_gb": (torch.cuda.max_memory_allocated() + kept) / 1e9,
+        "recorded_gb": kept / 1e9,
+        "reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
     }
 
 
@@ -147,18 +158,24 @@ def measure_files(
     return rows
 
 
+def translation(settings: Settings, variant: str, batch: int) -> Callable[[], dict[str, Tensor]]:
+    """A batch of pictures through what test.py translates with, in its precision."""
+    model, images = create_translator(settings, variant, batch)
+
+    def translate() -> dict[str, Tensor]:
+        with torch.inference_mode(), model.runtime.autocast():
+            return model.show({"A": images})
+
+    return translate
+
+
 def measure_translation(
     settings: Settings, variant: str, batches: Sequence[int], turns: Turns
 ) -> list[dict[str, Any]]:
     """Images a second through what test.py translates with, without reading and writing files."""
     rows = []
     for batch in batches:
-        model, images = create_translator(settings, variant, batch)
-
-        def translate(model=model, images=images) -> None:
-            with torch.inference_mode():
-                model.show({"A": images})
-
+        translate = translation(settings, variant, batch)
         timings = time_in_turns(
             settings.device, {"": translate}, turns.iterations, turns.rounds, turns.warm_up
         )

@@ -3,8 +3,10 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from scripts.benchmarking.device import Device, Span
+from scripts.benchmarking.survival import Failures
 
 SETUP_STEPS = 5  # those in which libraries choose, code is compiled and a step is recorded
 
@@ -53,25 +55,37 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def time_in_turns(
-    device: Device, work: dict[str, Callable[[], None]], iterations: int, rounds: int, warm_up: int
+    device: Device,
+    work: dict[str, Callable[[], Any]],
+    iterations: int,
+    rounds: int,
+    warm_up: int,
+    failures: Failures | None = None,
 ) -> dict[str, Timing]:
-    """Rounds A B C A B C ... of so many iterations each, after a warm-up."""
+    """Rounds A B C A B C ... of so many iterations each, after a warm-up; what fails has no timing."""
+    failures = Failures(keep_going=False) if failures is None else failures
     timings = {name: Timing() for name in work}
     first = min(SETUP_STEPS, warm_up)
     for name, run in work.items():
-        with device.measure() as span:
-            for _ in range(first):
+        with failures.around(name):
+            with device.measure() as span:
+                for _ in range(first):
+                    run()
+            timings[name].setup = span.wall
+            for _ in range(warm_up - first):
                 run()
-        timings[name].setup = span.wall
-        for _ in range(warm_up - first):
-            run()
 
     for _ in range(rounds):
         for name, run in work.items():
-            with device.measure() as span:
-                for _ in range(iterations):
-                    run()
-            timings[name].add(span, iterations)
+            if name in failures:
+                continue
+            with failures.around(name):
+                with device.measure() as span:
+                    for _ in range(iterations):
+                        run()
+                timings[name].add(span, iterations)
+
+    timings = {name: timing for name, timing in timings.items() if name not in failures}
 
     # what the first steps took beyond steps that are set up
     for timing in timings.values():
