@@ -77,6 +77,7 @@ class Contestant:
 
     Attributes:
         precision: what convolutions compute in: fp32, tf32 or bf16.
+        model: whose step it is; a subclass sets it.
     """
 
     name: str
@@ -169,6 +170,16 @@ class Contestant:
     def head_losses(self, feats_out: list[Tensor], feats_in: list[Tensor]) -> Tensor:
         """The graph head and its losses on feature maps: one value for each pair of images."""
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """Let go of what the last step computed, and so of its autograd graph.
+
+        As long as it lives, later backward passes add to weights on the stream that it was made on, which a recording
+        on another one does not allow.
+        """
+        for name, value in list(vars(self.model).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                delattr(self.model, name)
 
     def clear(self) -> None:
         """Let go of all gradients."""

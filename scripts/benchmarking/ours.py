@@ -68,6 +68,7 @@ class Ours(Contestant):
 
     def restart(self, plain: bool = False) -> None:
         """Forget what was recorded; `plain` steps are run by Python whatever the flags say."""
+        self.forget()
         if plain:
             self.stepper = PlainStep(self.model)
         else:

@@ -198,6 +198,7 @@ def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str
         ways: dict[str, Captured] = {}
         for contestant, part in zip(chosen, parts, strict=True):
             contestant.enter()
+            contestant.forget()
             ways[contestant.name] = Captured(device, part.work, part.prepare)
 
         # time, in turns
@@ -213,11 +214,14 @@ def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str
                     times[contestant.name].append(1e3 * span.best)
 
         # work
+        recorded = {name: way.recorded for name, way in ways.items()}
+        ways.clear()
         for contestant, part in zip(chosen, parts, strict=True):
+            contestant.forget()
             counted = count(partial(part.work, part.prepare()))
             row = {
                 "ms": float(torch.tensor(times[contestant.name]).median()),
-                "recorded": ways[contestant.name].recorded,
+                "recorded": recorded[contestant.name],
                 "gflop": counted["flops"] / 1e9,
                 "gbytes": counted["bytes"] / 1e9,
                 "operators": counted["operators"],
