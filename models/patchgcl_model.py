@@ -247,11 +247,16 @@ class PatchGCLModel(OneSidedModel):
 
     def log_notes(self, layers: list[dict[str, Tensor]]) -> None:
         """Log what `judge_levels` tells: the density layer by layer, the rest as means over layers."""
-        for name, notes in zip(self.layer_names(), layers, strict=True):
-            self.log(f"density_{name}", notes["density"])
-        for name in layers[0]:
-            if name != "density":
-                self.log(name, torch.stack([notes[name] for notes in layers]).mean())
+        notes_LKB = torch.stack([torch.stack(list(notes.values())) for notes in layers])
+        note_LK = notes_LKB.mean(2)
+        note_K = note_LK.mean(0)
+
+        for k, name in enumerate(layers[0]):
+            if name == "density":
+                for density_K, layer in zip(note_LK, self.layer_names(), strict=True):
+                    self.log(f"density_{layer}", density_K[k])
+            else:
+                self.log(name, note_K[k])
 
     def layer_names(self) -> list[str]:
         """What the feature layers with graphs are called, in order."""

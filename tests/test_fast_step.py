@@ -306,7 +306,7 @@ def test_an_overflow_in_float16_skips_one_step_and_training_goes_on(tmp_path):
 def pretend_to_compile(monkeypatch, between_convolutions):
     """What stands for the compiled code between convolutions; the graph head runs as it is."""
     monkeypatch.setattr(chain_module, "run_compiled", lambda: between_convolutions)
-    monkeypatch.setattr(graph_module, "run_compiled", lambda: graph_module.run_layer)
+    monkeypatch.setattr(graph_module, "run_compiled", lambda: graph_module.run_layers)
 
 
 def raising(layers, x, residual):

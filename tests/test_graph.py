@@ -11,6 +11,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from models.losses.graph_nce import graph_nce_loss, judge_levels, multi_level_loss
+from models.networks import graph as graph_module
 from models.networks.adjacency import (
     gather_patches,
     induced,
@@ -339,6 +340,55 @@ def test_documented_defaults_are_those_of_the_presets():
             value = opt.pool_hop if row[0] == "pool_hop" else getattr(opt, row[0])
             shown = "as `--num_hop`" if value is None else show_value(value)
             assert shown.replace("1.0", "1") == written, row[0]
+
+
+JOINED = {
+    "official": {**OFFICIAL, "pooling_num": 2},
+    "paper": PAPER,
+    "features": {**PAPER, "adjacency_from": "features", "bias": False},
+    "both scores": {**PAPER, "pool_score": "both", "detach_input": False},
+}
+
+
+@pytest.mark.parametrize("case", JOINED)
+def test_layers_joined_into_one_batch_compute_the_same(case, monkeypatch):
+    """Losses, notes and all gradients; the third of four layers has fewer nodes, so that it stays by itself."""
+    settings = {**COMMON, **JOINED[case]}
+    options = {k: v for k, v in settings.items() if k not in LOSS_ONLY}
+    head = GraphHead([5, 3, 4, 5], width=4, num_patches=12, **options).double()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.7)
+
+    shapes = [(5, 4, 5), (3, 4, 4), (4, 2, 3), (5, 4, 5)]
+    outs, ins = ([torch.randn(2, *shape, dtype=torch.float64) for shape in shapes] for _ in "oi")
+    ids = [sample_positions(2, h * w, 12, torch.device("cpu")) for _, h, w in shapes]
+    judge = partial(judge_levels, temperature=0.07, symmetric=True, ratio=(1.0, 0.5), average=True)
+
+    results, calls, run = [], [], graph_module.run_layers
+
+    def noted(head, layers, *rest):
+        calls.append(layers)
+        return run(head, layers, *rest)
+
+    monkeypatch.setattr(graph_module, "run_layers", noted)
+
+    for join in (False, True):
+        monkeypatch.setattr(graph_module, "joining_pays", lambda x, join=join: join)
+        leaves = [x.clone().requires_grad_() for x in (*outs, *ins)]
+        judged = head(leaves[:4], leaves[4:], ids, finish=judge)
+
+        losses_LB = torch.stack([loss_B for loss_B, _ in judged])
+        weights_LB = torch.arange(1.0, 9, dtype=torch.float64).view(4, 2)
+        head.zero_grad()
+        (losses_LB * weights_LB).sum().backward()
+
+        grads = [x.grad for x in (*leaves, *head.parameters()) if x.grad is not None]
+        notes = [note_B for _, notes in judged for note_B in notes.values()]
+        results.append([losses_LB, *notes, *grads])
+
+    assert calls == [[0], [1], [2], [3], [0, 1, 3], [2]]
+    assert len(results[0]) == len(results[1]) > 40
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")

@@ -166,7 +166,8 @@ class MapHead(GraphHead):
         similarity, sources = [], []
         for feat_BCHW in (in_BCHW, out_BCHW):
             feat_BNC = gather_patches(full_precision(feat_BCHW), level.position_BN)
-            source_BND = self.compared(feat_BNC, embed(feat_BNC))
+            by_embedding = self.adjacency_from == "embedding"
+            source_BND = embed(feat_BNC) if by_embedding else feat_BNC
             sources.append(source_BND)
             unit_ND = unit(source_BND[0])
             similarity.append(unit_ND @ unit_ND[query])

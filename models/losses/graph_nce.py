@@ -74,11 +74,11 @@ def judge_levels(
     ratio: Sequence[float],
     average: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`multi_level_loss`, and what a log tells of the layer, 0-d: its topology, each level's loss without weight."""
+    """`multi_level_loss`, and what a log tells of each graph (B,): its topology, each level's loss without weight."""
     losses = [graph_nce_loss(g.node_in_BND, g.node_out_BND, temperature, symmetric) for g in levels]
     loss_B = weigh_levels(losses, ratio, average)
 
     notes = levels[0].statistics()
     for p, of_level_B in enumerate(losses):
-        notes[f"level_{p}"] = of_level_B.detach().mean()
+        notes[f"level_{p}"] = of_level_B.detach()
     return loss_B, notes

@@ -21,8 +21,12 @@ from models.networks.adjacency import (
     take_nodes,
     unit,
 )
+from models.networks.joined_layers import alike, joined_linear, rows, taken_apart
+from models.networks.passes import joining_pays
 from util.hardware.precision import full_precision
 
+Encode = Callable[[Tensor, Tensor], Tensor]  # nodes and propagation -> nodes
+LayerMaps = tuple[Tensor, Tensor, Tensor]  # out_BCHW, in_BCHW and position_BN of a feature layer
 Finish = Callable[[list["GraphLevel"]], Any]
 SOURCES = ("embedding", "features")  # values of adjacency_from
 SCORES = ("input", "both")  # of pool_score
@@ -41,10 +45,15 @@ class TAGConv(nn.Module):
 
     def forward(self, x_BND: Tensor, prop_BNN: Tensor) -> Tensor:
         """(B,N,D), (B,N,N) normalised adjacency -> (B,N,out_width)."""
-        hops = [x_BND]
-        for _ in range(self.hops):
-            hops.append(prop_BNN @ hops[-1])
-        return self.lin(torch.cat(hops, dim=2))
+        return self.lin(walk(x_BND, prop_BNN, self.hops))
+
+
+def walk(x_BND: Tensor, prop_BNN: Tensor, hops: int) -> Tensor:
+    """P^l X for l = 0..hops, side by side: (B,N,(hops+1)*D)."""
+    steps = [x_BND]
+    for _ in range(hops):
+        steps.append(prop_BNN @ steps[-1])
+    return torch.cat(steps, dim=2)
 
 
 class Embedding(nn.Module):
@@ -58,6 +67,12 @@ class Embedding(nn.Module):
         """(B,N,C) -> (B,N,D), rows of length 1."""
         return unit(self.linear(feat_BNC))
 
+    @staticmethod
+    def joined(embeddings: Sequence["Embedding"], feats_BNC: Sequence[Tensor]) -> Tensor:
+        """Features of L layers, each through its own embedding: (L*B,N,D)."""
+        linears = [embedding.linear for embedding in embeddings]
+        return unit(rows([linear(x) for linear, x in zip(linears, feats_BNC, strict=True)]))
+
 
 class GraphEncoder(nn.Module):
     """A TAGConv whose output is scaled to unit length (eq. 2 on nodes)."""
@@ -70,6 +85,16 @@ class GraphEncoder(nn.Module):
         """(B,N,D), (B,N,N) -> (B,N,D), rows of length 1."""
         return unit(self.conv1(x_BND, prop_BNN))
 
+    @staticmethod
+    def joined(encoders: Sequence["GraphEncoder"]) -> Encode:
+        """Encoders of L layers as one: (L*B,N,D), (L*B,N,N) -> (L*B,N,D)."""
+        if len(encoders) == 1:
+            return encoders[0]
+
+        hops = encoders[0].conv1.hops
+        linear = joined_linear([encoder.conv1.lin for encoder in encoders])
+        return lambda x_BND, prop_BNN: unit(linear(walk(x_BND, prop_BNN, hops)))
+
 
 class NodeScore(nn.Module):
     """The pooling score sigma(p^T z + b) of a node (eqs 5, 12, 13)."""
@@ -81,6 +106,15 @@ class NodeScore(nn.Module):
     def forward(self, node_BND: Tensor) -> Tensor:
         """(B,N,D) -> (B,N), in (0,1)."""
         return self.proj(node_BND).squeeze(2).sigmoid()
+
+    @staticmethod
+    def joined(scores: Sequence["NodeScore"]) -> Callable[[Tensor], Tensor]:
+        """Scores of L layers as one: (L*B,N,D) -> (L*B,N)."""
+        if len(scores) == 1:
+            return scores[0]
+
+        linear = joined_linear([score.proj for score in scores])
+        return lambda node_BND: linear(node_BND).squeeze(2).sigmoid()
 
 
 @dataclass(frozen=True)
@@ -100,7 +134,7 @@ class GraphLevel:
     position_BN: Tensor
 
     def statistics(self) -> dict[str, Tensor]:
-        """The topology in numbers, 0-d, means over the graphs; self loops do not count.
+        """The topology of each graph in numbers, (B,); self loops do not count.
 
         density: share of pairs of nodes that are edges; degree: neighbours of a node; isolated: share of nodes that
         have none. A graph that is complete (density 1) or empty (isolated 1) has no topology to teach.
@@ -108,9 +142,9 @@ class GraphLevel:
         others = max(self.adj_BNN.shape[1] - 1, 1)
         degree_BN = (self.adj_BNN != 0).sum(2).float() - 1
 
-        degree = degree_BN.mean()
-        isolated = (degree_BN == 0).float().mean()
-        return {"density": degree / others, "degree": degree, "isolated": isolated}
+        degree_B = degree_BN.mean(1)
+        isolated_B = (degree_BN == 0).float().mean(1)
+        return {"density": degree_B / others, "degree": degree_B, "isolated": isolated_B}
 
 
 class GraphHead(nn.Module):
@@ -192,19 +226,26 @@ class GraphHead(nn.Module):
     ) -> list[list[GraphLevel]] | list[Any]:  # fmt: skip
         """Features (B,C,H,W) per layer of output and input -> per layer, per pooling level, the pair of graphs.
 
-        `ids` fixes the sampled positions, ids_BN per layer; without it they are drawn afresh. `finish` is applied to
-        the levels of each layer, and compiled with them where the head is. Computed in float32 at least, whatever
-        autocast says: cosines near the threshold decide the graph.
+        `ids` fixes the sampled positions, ids_BN per layer; without it they are drawn afresh. `finish` makes of a
+        layer's levels what is wanted: a tensor, or a tuple or dict of tensors, with a row for each graph. It is
+        compiled with them where the head is. Computed in float32 at least, whatever autocast says: cosines near the
+        threshold decide the graph.
         """
-        run = run_compiled() if self.compiled else run_layer
+        run = run_compiled() if self.compiled else run_layers
 
-        results = []
-        for i, (out_BCHW, in_BCHW) in enumerate(zip(feats_out, feats_in, strict=True)):
-            with torch.autocast(out_BCHW.device.type, enabled=False):
-                position_BN = self.draw(in_BCHW) if ids is None else ids[i]
-                feats = full_precision(out_BCHW), full_precision(in_BCHW)
-                results.append(run(self, i, *feats, position_BN, finish))
-        return results
+        with torch.autocast(feats_in[0].device.type, enabled=False):
+            positions = [self.draw(feat) for feat in feats_in] if ids is None else ids
+            maps = list(zip(feats_out, feats_in, positions, strict=True))
+
+            groups = [[i] for i in range(len(maps))]
+            if finish is not None and joining_pays(feats_in[0]):
+                groups = alike(positions)
+
+            results: dict[int, Any] = {}
+            for layers in groups:
+                together = run(self, layers, [maps[i] for i in layers], finish)
+                results |= zip(layers, taken_apart(together, len(layers)), strict=True)
+        return [results[i] for i in range(len(maps))]
 
     def draw(self, feat_BCHW: Tensor) -> Tensor:
         """Positions of the nodes in one layer, drawn on its device: position_BN."""
@@ -215,29 +256,38 @@ class GraphHead(nn.Module):
         """From now on compile what follows the drawing of positions; or run it as it is again."""
         self.compiled = on
 
-    def layer_graphs(
-        self, i: int, out_BCHW: Tensor, in_BCHW: Tensor, position_BN: Tensor
-    ) -> list[GraphLevel]:
-        """All levels of layer i."""
-        embed, gnn = self.get_submodule(f"embed_{i}"), self.get_submodule(f"gnn_{i}")
-        feat_in_BNC = gather_patches(in_BCHW, position_BN)
-        feat_out_BNC = gather_patches(out_BCHW, position_BN)
-        embed_in_BND, embed_out_BND = embed(feat_in_BNC), embed(feat_out_BNC)
+    def layer_graphs(self, layers: Sequence[int], maps: Sequence[LayerMaps]) -> list[GraphLevel]:
+        """All levels of layers with equally many nodes, joined: B graphs of the first, then B of the second, ..."""
+        feats_out = [full_precision(gather_patches(out, position)) for out, _, position in maps]
+        feats_in = [
+            full_precision(gather_patches(source, position)) for _, source, position in maps
+        ]
+        position_BN = rows([position for _, _, position in maps])
+
+        embeddings = self.parts("embed", layers)
+        embed_in_BND = Embedding.joined(embeddings, feats_in)
+        embed_out_BND = Embedding.joined(embeddings, feats_out)
 
         # the graph of all sampled patches, on the input's topology
-        adj_BNN = self.adjacency(self.compared(feat_in_BNC, embed_in_BND))
+        if self.adjacency_from == "embedding":
+            adj_BNN = self.adjacency(embed_in_BND)
+        else:
+            adj_BNN = rows([self.adjacency(feat_BNC) for feat_BNC in feats_in])
+        gnn = GraphEncoder.joined(self.parts("gnn", layers))
         levels = [self.level(gnn, embed_in_BND, embed_out_BND, adj_BNN, position_BN)]
+
         # smaller graphs of the nodes that each pooling keeps
         keep = position_BN.shape[1] // self.down_scale
-        scores, gnns = self.get_submodule(f"pools_{i}"), self.get_submodule(f"gnn_pools_{i}")
-        for score, pooled_gnn in zip(scores, gnns, strict=True):
+        scores, gnns = self.parts("pools", layers), self.parts("gnn_pools", layers)
+        for of_level in zip(zip(*scores, strict=True), zip(*gnns, strict=True), strict=True):
+            score, pooled_gnn = NodeScore.joined(of_level[0]), GraphEncoder.joined(of_level[1])
             levels.append(self.pool(levels[-1], score, pooled_gnn, keep))
             keep //= self.pool_shrink
         return levels
 
-    def compared(self, feat_BNC: Tensor, embed_BND: Tensor) -> Tensor:
-        """What nodes are compared by to find edges."""
-        return embed_BND if self.adjacency_from == "embedding" else feat_BNC
+    def parts(self, name: str, layers: Sequence[int]) -> list[nn.Module]:
+        """What is called so in each of some layers."""
+        return [self.get_submodule(f"{name}_{i}") for i in layers]
 
     def adjacency(self, source_BND: Tensor) -> Tensor:
         """Edges between similar nodes: adj_BNN (eq. 1)."""
@@ -276,20 +326,15 @@ class GraphHead(nn.Module):
         return self.level(gnn, in_BKD, out_BKD, adj_BKK, position_BK)
 
 
-def run_layer(
-    head: GraphHead,
-    i: int,
-    out_BCHW: Tensor,
-    in_BCHW: Tensor,
-    position_BN: Tensor,
-    finish: Finish | None,
+def run_layers(
+    head: GraphHead, layers: Sequence[int], maps: Sequence[LayerMaps], finish: Finish | None
 ) -> Any:
-    """All levels of layer i, or what `finish` makes of them."""
-    levels = head.layer_graphs(i, out_BCHW, in_BCHW, position_BN)
+    """All levels of layers that are joined, or what `finish` makes of them."""
+    levels = head.layer_graphs(layers, maps)
     return levels if finish is None else finish(levels)
 
 
 @cache
 def run_compiled() -> Callable[..., Any]:
-    """`run_layer`, compiled once for each layer and shape."""
-    return torch.compile(run_layer, dynamic=False)
+    """`run_layers`, compiled once for each group of layers and shape."""
+    return torch.compile(run_layers, dynamic=False)
