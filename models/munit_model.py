@@ -93,7 +93,7 @@ class MUNITModel(DisentangledModel):
         self.netD_A = self.add_network("D_A", self.new_multiscale_discriminator(opt.input_nc))
         self.netD_B = self.add_network("D_B", self.new_multiscale_discriminator(opt.output_nc))
         if opt.vgg_w:
-            self.vgg = runtime.place(VGG16Features([RELU5_3], opt.vgg_weights))
+            self.vgg = runtime.place(VGG16Features([RELU5_3], opt.vgg_weights, runtime.amp_dtype))
 
         self.add_optimizer("G", self.netG_A, self.netG_B, weight_decay=opt.weight_decay)
         self.add_optimizer("D", self.netD_A, self.netD_B, weight_decay=opt.weight_decay)

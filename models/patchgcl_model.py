@@ -156,7 +156,8 @@ class PatchGCLModel(OneSidedModel):
 
         if self.is_train or self.explains:
             if opt.graph_features == "vgg":
-                self.vgg = runtime.place(VGG16Features(opt.attn_layers, opt.vgg_weights))
+                dtype = runtime.amp_dtype if self.is_train else None
+                self.vgg = runtime.place(VGG16Features(opt.attn_layers, opt.vgg_weights, dtype))
             self.netF = self.add_network("F", self.new_head())
 
         if self.is_train:

@@ -106,7 +106,9 @@ class SelfSimilarModel(OneSidedModel):
             pool_size=opt.pool_size if training else 0,
         )
         if training:
-            self.vgg = runtime.place(VGG16Features(opt.attn_layers, opt.vgg_weights))
+            self.vgg = runtime.place(
+                VGG16Features(opt.attn_layers, opt.vgg_weights, runtime.amp_dtype)
+            )
 
     def describe(self) -> str:
         """The networks, and whether VGG16 knows anything."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from models.networks import chain as chain_module
 from models.networks import create_discriminator, create_generator
-from models.networks.blocks import InstanceNorm, standardize
+from models.networks.blocks import InstanceNorm, standardize, standardized
 from models.networks.chain import Chain
 from models.networks.resampling import (
     BlurDown,
@@ -34,21 +34,34 @@ def gradient(function, x, weights):
     return x.grad
 
 
-@pytest.mark.parametrize("width", [1, 3])
-@pytest.mark.parametrize("size", [(4, 5), (7, 4)])
-def test_reflection_from_slices_is_torchs(width, size):
-    x = image(2, 3, *size)
-    expected = F.pad(x, (width,) * 4, mode="reflect")
-    assert torch.equal(_Reflect.apply(x, width), expected)
-    weights = image(*expected.shape, seed=1)
-    torch.testing.assert_close(
-        gradient(lambda x: _Reflect.apply(x, width), x, weights),
-        gradient(lambda x: reflect_pad(x, width), x, weights),
-    )
-    small = image(1, 1, 4, 4).requires_grad_()
+@pytest.mark.parametrize("compiling", [False, True])
+@pytest.mark.parametrize(
+    ("width", "size"),
+    [(1, (4, 5)), (1, (7, 4)), (1, (2, 3)), (1, (3, 2)), (3, (4, 5)), (3, (7, 4))],
+)
+def test_reflection_from_slices_is_torchs(monkeypatch, width, size, compiling):
+    """Written in place, and as compiled code joins it; both layouts, first and second derivatives."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = image(2, 3, *size).to(memory_format=layout)
+        expected = F.pad(x, (width,) * 4, mode="reflect")
+        padded = _Reflect.apply(x, width)
+        assert torch.equal(padded, expected) and padded.is_contiguous(memory_format=layout)
+
+        weights = image(*expected.shape, seed=1)
+        torch.testing.assert_close(
+            gradient(lambda x: _Reflect.apply(x, width), x, weights),
+            gradient(lambda x: reflect_pad(x, width), x, weights),
+        )
+    small = image(1, 1, *size).requires_grad_()
     assert torch.autograd.gradgradcheck(
         lambda x: _Reflect.apply(x, width) ** 2, small
     )  # gradient penalties need it
+
+
+def test_a_map_too_small_to_mirror_is_refused():
+    with pytest.raises(ValueError, match="a map of 1 x 4 pixels cannot mirror 1 of them"):
+        _Reflect.apply(image(1, 2, 4, 1), 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (4, 5)])
@@ -83,6 +96,27 @@ def test_instance_norm_written_out_is_torchs_and_keeps_the_layout():
     torch.testing.assert_close(
         half, standardize(x.bfloat16().float(), 1e-5).bfloat16()
     )  # statistics in float32
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_instance_norm_written_out_is_the_derived_one(layout):
+    """First derivatives, and second ones, which gradient penalties need."""
+    x = (3 + 2 * image(2, 5, 6, 7)).to(memory_format=layout)
+    weights = image(2, 5, 6, 7, seed=1).to(memory_format=layout)
+    found = gradient(lambda x: standardize(x, 1e-5), x, weights)
+    expected = gradient(lambda x: standardized(x, 1e-5), x, weights)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert found.is_contiguous(memory_format=layout)
+
+    # half precision: one rounding, of the result
+    found = gradient(lambda x: standardize(x, 1e-5), x.bfloat16(), weights.bfloat16())
+    expected = gradient(
+        lambda x: standardized(x, 1e-5), x.bfloat16().double(), weights.bfloat16().double()
+    )
+    torch.testing.assert_close(found.double(), expected, rtol=0.004, atol=1e-5)
+
+    small = image(1, 2, 2, 3).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: standardize(x, 1e-5), small)
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])

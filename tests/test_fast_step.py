@@ -309,14 +309,14 @@ def pretend_to_compile(monkeypatch, between_convolutions):
     monkeypatch.setattr(graph_module, "run_compiled", lambda: graph_module.run_layers)
 
 
-def raising(layers, x, residual):
+def raising(*arguments):
     raise RuntimeError(
         "backend='inductor' raised:\n  no compiler was found\n\nset VERBOSE=1 for more"
     )
 
 
-def spoiling(layers, x, residual):
-    return run_layers(layers, x, residual) + 3
+def spoiling(*arguments):
+    return run_layers(*arguments) + 3
 
 
 @pytest.mark.parametrize(
@@ -350,9 +350,9 @@ def test_compiled_code_that_fails_or_computes_something_else_is_not_used(
 def test_compiled_code_that_rounds_otherwise_is_used_from_the_first_step_on(tmp_path, monkeypatch):
     calls = []
 
-    def rounding(layers, x, residual):
+    def rounding(layers, *rest):
         calls.append(len(layers))
-        return (1 + 1e-6) * run_layers(layers, x, residual)
+        return (1 + 1e-6) * run_layers(layers, *rest)
 
     pretend_to_compile(monkeypatch, rounding)
     _, runtime, loader, model = build(tmp_path, "patchgcl", None, "--compile")

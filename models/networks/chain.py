@@ -1,6 +1,6 @@
 """Layers in a row: taps between them, no additions that cannot matter, compiled code between convolutions."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.blocks import InstanceNorm
+from models.networks.half_copies import CONVOLUTIONS, half_copy
 
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 COMPILED_VARIANTS = 256  # of the code between convolutions: one per kind and shape
 _differentiated_twice = False
 
@@ -38,7 +38,7 @@ class Chain(nn.Sequential):
         """Outputs, for x (B,C,H,W), of the layers with the `wanted` indices, in that order; none after them runs."""
         outputs = {}
         for part, last in self._parts(max(wanted) + 1, wanted):
-            x = self._run(part, x, last, None, keep_bias=last in wanted)
+            x = self._run(part, x, last, None, wanted)
             outputs[last] = x
         return [outputs[index] for index in wanted]
 
@@ -56,9 +56,22 @@ class Chain(nn.Sequential):
         return [layer.bias for index, layer in enumerate(self) if self._has_dead_bias(index)]
 
     def _has_dead_bias(self, index: int) -> bool:
-        layers = list(self)[index : index + 2]
-        convolution = isinstance(layers[0], CONVOLUTIONS) and layers[0].bias is not None
-        return convolution and len(layers) == 2 and isinstance(layers[1], InstanceNorm)
+        follows = index + 1 < len(self) and isinstance(self[index + 1], InstanceNorm)
+        return follows and self._has_bias(index)
+
+    def _hands_bias_on(self, index: int) -> bool:
+        """Whether the part after a convolution adds its bias: compiled code does so at no cost."""
+        if not self._runs_compiled or not self._has_bias(index) or self._has_dead_bias(index):
+            return False
+        return index + 1 < len(self) and not self.heavy[index + 1]
+
+    def _has_bias(self, index: int) -> bool:
+        layer = self[index]
+        return isinstance(layer, CONVOLUTIONS) and layer.bias is not None
+
+    @property
+    def _runs_compiled(self) -> bool:
+        return self.compiled and not _differentiated_twice
 
     def _parts(self, stop: int, wanted: Collection[int]) -> Iterator[tuple[list[nn.Module], int]]:
         """The layers before `stop` in parts, with the index of each part's last: a layer with weights to convolve by
@@ -77,16 +90,27 @@ class Chain(nn.Sequential):
         x: Tensor,
         last: int,
         residual: Tensor | None,
-        keep_bias: bool = False,
+        wanted: Collection[int] = (),
     ) -> Tensor:
+        """One of the `_parts`, which ends with layer `last`."""
         if self.heavy[last]:
-            bare = not keep_bias and self._has_dead_bias(last)
-            x = convolve_bare(part[0], x) if bare else part[0](x)
+            bare = last not in wanted and (self._has_dead_bias(last) or self._hands_bias_on(last))
+            convolution = isinstance(part[0], CONVOLUTIONS)
+            x = convolve(part[0], x, bare) if convolution else part[0](x)
             return x if residual is None else x + residual
 
-        compiled = self.compiled and not _differentiated_twice
-        run = run_compiled() if compiled else run_layers
-        return run(part, x, residual)
+        before, bias = last - len(part), None
+        if before >= 0 and before not in wanted and self._hands_bias_on(before):
+            bias = half_copy(self[before].bias)
+
+        run = run_compiled() if self._runs_compiled else run_layers
+        return run(part, x, residual, bias)
+
+
+def dead_biases(nets: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """The biases that normalisations cancel, of all chains in some networks."""
+    chains = [module for net in nets for module in net.modules() if isinstance(module, Chain)]
+    return [bias for chain in chains for bias in chain.dead_biases()]
 
 
 @contextmanager
@@ -105,22 +129,31 @@ def is_heavy(layer: nn.Module) -> bool:
     return any(isinstance(module, CONVOLUTIONS) for module in layer.modules())
 
 
-def convolve_bare(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """The convolution of (B,C,H,W) without its bias."""
+def convolve(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor, bare: bool = False) -> Tensor:
+    """The convolution of (B,C,H,W), `bare` without its bias."""
+    weight = half_copy(layer.weight)
+    if weight is layer.weight and not bare:
+        return layer(x)
+
     shape = {
         "stride": layer.stride,
         "padding": layer.padding,
         "dilation": layer.dilation,
         "groups": layer.groups,
     }
+    bias = None if bare else half_copy(layer.bias)
     if isinstance(layer, nn.Conv2d):
-        return F.conv2d(x, layer.weight, **shape)
+        return F.conv2d(x, weight, bias, **shape)
 
-    return F.conv_transpose2d(x, layer.weight, output_padding=layer.output_padding, **shape)
+    return F.conv_transpose2d(x, weight, bias, output_padding=layer.output_padding, **shape)
 
 
-def run_layers(layers: Sequence[nn.Module], x: Tensor, residual: Tensor | None) -> Tensor:
-    """(B,C,H,W) through layers, plus `residual` where there is one."""
+def run_layers(
+    layers: Sequence[nn.Module], x: Tensor, residual: Tensor | None, bias: Tensor | None = None
+) -> Tensor:
+    """(B,C,H,W), plus a `bias` (C,) of the convolution before, through layers, plus `residual` where there is one."""
+    if bias is not None:
+        x = x + bias.to(x.dtype)[:, None, None]
     for layer in layers:
         x = layer(x)
     return x if residual is None else x + residual

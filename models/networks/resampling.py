@@ -33,31 +33,99 @@ def reflect_pad(x: Tensor, width: int) -> Tensor:
 
 
 class _Reflect(torch.autograd.Function):
-    """Reflection padding put together from slices, one axis after the other; layout is kept."""
+    """Reflection padding put together from slices, one axis after the other; layout is kept.
+
+    Compiled code joins slices, which fuses with its neighbours. Plain code writes borders in place, which takes half as
+    many operators.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, width: int) -> Tensor:
         """(B,C,H,W) -> (B,C,H+2*width,W+2*width)."""
         ctx.width = width
-        for dim in (2, 3):
-            before = x.narrow(dim, 1, width).flip(dim)
-            after = x.narrow(dim, x.shape[dim] - 1 - width, width).flip(dim)
-            x = torch.cat([before, x, after], dim)
-        return x
+        return join_borders(x, width) if torch.compiler.is_compiling() else write_borders(x, width)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         """Fold the mirrored borders back, each onto the pixels that it came from."""
-        width = ctx.width
-        for dim in (3, 2):
-            size = grad.shape[dim] - 2 * width
-            before = grad.narrow(dim, 0, width).flip(dim)
-            after = grad.narrow(dim, width + size, width).flip(dim)
+        fold = fold_slices if torch.compiler.is_compiling() else fold_borders
+        return fold(grad, ctx.width), None
 
-            grad = grad.narrow(dim, width, size).clone()
-            grad.narrow(dim, 1, width).add_(before)
-            grad.narrow(dim, size - 1 - width, width).add_(after)
-        return grad, None
+
+def join_borders(x: Tensor, width: int) -> Tensor:
+    """Reflection padding as joined slices."""
+    for dim in (2, 3):
+        before = x.narrow(dim, 1, width).flip(dim)
+        after = x.narrow(dim, x.shape[dim] - 1 - width, width).flip(dim)
+        x = torch.cat([before, x, after], dim)
+    return x
+
+
+def fold_slices(grad: Tensor, width: int) -> Tensor:
+    """The adjoint of `join_borders`."""
+    for dim in (3, 2):
+        size = grad.shape[dim] - 2 * width
+        before = grad.narrow(dim, 0, width).flip(dim)
+        after = grad.narrow(dim, width + size, width).flip(dim)
+
+        grad = grad.narrow(dim, width, size).clone()
+        grad.narrow(dim, 1, width).add_(before)
+        grad.narrow(dim, size - 1 - width, width).add_(after)
+    return grad
+
+
+def write_borders(x: Tensor, width: int) -> Tensor:
+    """Reflection padding written in place: the map, then the columns beside it, then the rows above and below."""
+    height, columns = x.shape[2:]
+    if width >= min(height, columns):
+        raise ValueError(f"a map of {columns} x {height} pixels cannot mirror {width} of them")
+
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    size = (*x.shape[:2], height + 2 * width, columns + 2 * width)
+    padded = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
+
+    inner(padded, width).copy_(x)
+    for dim in (3, 2):
+        for border, source in mirrors(padded, dim, width):
+            border.copy_(backwards(source, dim, width))
+    return padded
+
+
+def fold_borders(grad: Tensor, width: int) -> Tensor:
+    """The adjoint of `write_borders`."""
+    folded = grad.clone()
+    for dim in (2, 3):
+        for border, source in mirrors(folded, dim, width):
+            source.add_(backwards(border, dim, width))
+    return inner(folded, width)
+
+
+def inner(padded: Tensor, width: int) -> Tensor:
+    """What a border of this width surrounds."""
+    return padded[:, :, width:-width, width:-width]
+
+
+def mirrors(padded: Tensor, dim: int, width: int) -> list[tuple[Tensor, Tensor]]:
+    """The borders along an axis, and the pixels that each one mirrors back to front.
+
+    Both borders of one pixel are one view, so that one operator writes them; maps of three pixels and fewer, whose
+    borders mirror the same pixel or cross, are left apart.
+    """
+    size = padded.shape[dim]
+    if width == 1 and size >= 6:
+        whole = [slice(None)] * dim
+        border = padded[(*whole, slice(0, size, size - 1))]
+        return [(border, padded[(*whole, slice(2, size - 2, size - 5))])]
+
+    before = padded.narrow(dim, 0, width), padded.narrow(dim, width + 1, width)
+    after = padded.narrow(dim, size - width, width), padded.narrow(dim, size - 2 * width - 1, width)
+    return [before, after]
+
+
+def backwards(strip: Tensor, dim: int, width: int) -> Tensor:
+    """Borders of this width back to front; those of one pixel are so already."""
+    return strip if width == 1 else strip.flip(dim)
 
 
 def binomial_filter(taps: Sequence[float], channels: int, gain: float = 1.0) -> Tensor:

@@ -33,6 +33,7 @@ class VGG16Features(nn.Module):
             relu4_3, with 256, 512, 512 channels at 1/4, 1/8, 1/8 of the image's size.
         weights: "imagenet" (torchvision's, downloaded once), "random" (always the same draw, for demos and tests), or
             the path of a torchvision state dict, of which only the layers in use need be there.
+        dtype: what convolutions compute in; half precision is what autocast would cast weights to in each pass.
 
     Attributes:
         channels: width of each feature.
@@ -41,7 +42,9 @@ class VGG16Features(nn.Module):
         UserError: unknown layer, or weights that are missing or do not fit.
     """
 
-    def __init__(self, layers: Sequence[int], weights: str = "imagenet") -> None:
+    def __init__(
+        self, layers: Sequence[int], weights: str = "imagenet", dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         wrong = [index for index in layers if not 0 <= index < len(LAYER_NAMES)]
         if wrong or not layers:
@@ -54,6 +57,7 @@ class VGG16Features(nn.Module):
         ):  # neither memory nor random numbers for weights that are replaced at once
             self.features = _convolutions(max(layers) + 1)
         self.load_state_dict(_read_weights(weights, self.state_dict()), assign=True)
+        self.features.to(dtype)
         self.requires_grad_(False)
         relus = [index for index, layer in enumerate(self.features) if isinstance(layer, nn.ReLU)]
         self.taps = [relus[index] for index in layers]
@@ -71,10 +75,9 @@ class VGG16Features(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B,3,H,W) or (B,1,H,W) in [-1,1] -> one (B,C,h,w) per layer, in the order asked."""
-        normalized = (
-            x * self.scale + self.shift
-        )  # (B,3,H,W): broadcasting repeats a grey image's one channel
-        return self.features.collect(normalized, self.taps)
+        # (B,3,H,W): broadcasting repeats a grey image's one channel
+        normalized = x * self.scale + self.shift
+        return self.features.collect(normalized.to(self.features[0].weight.dtype), self.taps)
 
 
 def _convolutions(count: int) -> Chain:

@@ -5,6 +5,7 @@ What a step changes on the host, the count of steps, changes in `finish_step`, w
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from data.deferred import images_of
+from models.networks.chain import dead_biases
+from models.networks.half_copies import HalfCopies
 from util.errors import UserError
 from util.hardware.loss_scale import create_loss_scale
 from util.hardware.runtime import Runtime
@@ -68,6 +71,7 @@ class TrainingStep:
         self._clip_norm: dict[str, float] = {}
         self._micro_batches: list[dict[str, Any]] = []
         self._loaded: int | None = None  # which micro-batch the last forward saw
+        self._half_copies: HalfCopies | None = None
         self._loss_scale = create_loss_scale(runtime.amp_dtype, self.device)
 
         self._not_finite: dict[str, NotFinite] = {}
@@ -153,19 +157,32 @@ class TrainingStep:
         for index, batch in enumerate(self._micro_batches):
             if self._loaded != index:
                 self.load(batch)
-                with self.runtime.autocast():
+                with self._autocast():
                     self.forward()
                 self._loaded = index
             yield index
 
     def _go_backward(self, move: Move) -> None:
         with _Frozen(self._others(move.players)):
-            with self.runtime.autocast():
+            with self._autocast():
                 terms = move.loss()
             total = sum(terms.values())
             share = self._loss_scale.scale(total / len(self._micro_batches))
             share.backward(retain_graph=move.keep_graph)
         self._record(move.players[0], terms, total.detach())
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        """Where networks run: in the precision of --amp, weights cast network by network."""
+        if self.runtime.amp_dtype is None:
+            yield
+            return
+
+        if self._half_copies is None:
+            nets = self.networks.values()
+            self._half_copies = HalfCopies(nets, dead_biases(nets))
+        with self.runtime.autocast(), self._half_copies.in_use():
+            yield
 
     def _others(self, players: Sequence[str]) -> list[nn.Module]:
         moving = {id(net) for name in players for net in self._trained_by[name]}
