@@ -14,8 +14,8 @@ from util.logs.visualizer import Visualizer
 from util.run.checkpoint import Checkpoint
 from util.run.folder import describe_options, run_dir
 from util.run.progress import Progress
-from util.run.reports import Report, Run, create_reports
-from util.run.stop import Ending, Stop
+from util.run.reports import Report, Run, reporting
+from util.run.stop import Ending, NoBatch, Stop
 
 
 def main() -> int:
@@ -27,33 +27,30 @@ def main() -> int:
 
 def train(opt: Namespace) -> int:
     """Train until the last epoch, a limit, or a signal that asks to stop; returns the exit status."""
-    # build
-    runtime = Runtime.from_options(opt)
-    loader = create_loader(opt, runtime)
-    model = create_model(opt, runtime)
-    progress = Progress.from_options(opt, loader, loader.images_per_step)
-    checkpoint = Checkpoint(opt, runtime, model, progress, loader.dataset.fingerprint())
+    with Runtime.from_options(opt) as runtime:
+        # build
+        loader = create_loader(opt, runtime)
+        model = create_model(opt, runtime)
+        progress = Progress.from_options(opt, loader, loader.images_per_step)
+        checkpoint = Checkpoint(opt, runtime, model, progress, loader.dataset.fingerprint())
 
-    # begin, or go on
-    notes = checkpoint.begin()
-    model.prepare_once(loader.dataset)
-    visualizer = Visualizer(opt, run_dir(opt), progress.total_images, enabled=runtime.is_main)
-    visualizer.start(progress.images)
-    size = f"{len(loader.dataset)} images per epoch, on {runtime.describe()}"
-    for line in (model.describe(), size, *notes):
-        visualizer.message(line)
+        # begin, or go on
+        notes = checkpoint.begin()
+        model.prepare_once(loader.dataset)
+        visualizer = Visualizer(opt, run_dir(opt), progress.total_images, enabled=runtime.is_main)
+        visualizer.start(progress.images)
+        size = f"{len(loader.dataset)} images per epoch, on {runtime.describe()}"
+        for line in (model.describe(), size, *notes):
+            visualizer.message(line)
 
-    # train
-    run = Run(opt, runtime, model, progress, checkpoint, visualizer)
-    step = create_step(model, runtime, visualizer.message)
-    reports = create_reports(run)
-    try:
-        with Stop(opt, runtime, progress) as stop:
-            ending = run_epochs(loader, model, step, progress, reports, stop)
-    finally:
-        for report in reports:
-            report.close()
-        run.close()
+        # train
+        step = create_step(model, runtime, visualizer.message)
+        run = Run(opt, runtime, model, progress, checkpoint, visualizer)
+        with reporting(run) as reports, Stop(opt, runtime, progress) as stop:
+            try:
+                ending = run_epochs(loader, model, step, progress, reports, stop)
+            except NoBatch as reason:
+                ending = end_between_steps(reason, reports, stop)
 
     print_once(ending.text)
     return ending.status
@@ -69,7 +66,8 @@ def run_epochs(
 ) -> Ending:
     """The training loop; returns why it ended."""
     for epoch in progress.epochs():
-        for batch in progress.timed(loader.epoch(epoch, start=progress.step)):
+        batches = progress.timed(loader.epoch(epoch, start=progress.step))
+        for batch in stop.fetch(batches):
             step(batch)
             progress.advance()
 
@@ -86,6 +84,15 @@ def run_epochs(
             report.after_epoch(epoch)
 
     return stop.final()
+
+
+def end_between_steps(reason: NoBatch, reports: Sequence[Report], stop: Stop) -> Ending:
+    """Save what has been done, where there is no next batch; returns why, or raises what a user must mend."""
+    for report in reports:
+        report.between_steps()
+    if reason.error:
+        raise reason.error
+    return stop.asked()
 
 
 if __name__ == "__main__":

@@ -10,15 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.base_dataset import BaseDataset
 from data.cache import PixelCache
 from data.deferred import Deferred
 from data.transforms import View, cut_view, read_source
+from data.workers import (
+    check_shared_memory,
+    raise_lost_worker,
+    shared_memory_is_short,
+    stop_workers,
+)
 from util.errors import UserError
 from util.hardware.cores import cpu_count
 from util.hardware.runtime import Runtime
+from util.run.stop import SIGNALS
 
 Keys = list[tuple[int, int]]  # (epoch, index) of each sample of a batch
 Batch = dict[str, Any]
@@ -121,13 +128,20 @@ class Loader:
 
     def _fetch_decoded(self, keys: list[Keys]) -> Iterator["RawBatch"]:
         self._host.sampler.keys = keys
+        if self._host.num_workers and self._host._iterator is None and keys:
+            check_shared_memory(self.dataset, keys[0], self._host)
         with signals_held():
             batches = iter(self._host)  # starts the workers, the first time
+            # Torch would raise the loss of a worker anywhere in a step; asked for a batch it raises it as well.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
-        for batch in batches:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            for batch in batches:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except (RuntimeError, OSError, EOFError) as error:  # a batch cannot be had from the dead
+            raise_lost_worker(self._host, error)
 
     def _fetch_cached(self, epoch: int, keys: list[Keys]) -> Iterator["RawBatch"]:
         on_device = self._cache_kind == "device"
@@ -205,6 +219,17 @@ class RawBatch:
         pinned = {role: pixels.pin_memory() for role, pixels in self.pixels.items()}
         return RawBatch(pinned, self.facts)
 
+    def share(self) -> "RawBatch":
+        """The same in memory that other processes can read; raises UserError where there is too little of it.
+
+        A worker's queue would do so too, but on a thread, whose error reaches nobody: the batch would never come.
+        """
+        try:
+            shared = {role: pixels.share_memory_() for role, pixels in self.pixels.items()}
+        except (RuntimeError, OSError) as error:
+            raise UserError(shared_memory_is_short(str(error).splitlines()[0])) from error
+        return RawBatch(shared, self.facts)
+
 
 def make_batch(dataset: BaseDataset, keys: Keys, cut: Cut) -> RawBatch:
     """Plan the samples, and cut each domain's views to one tensor.
@@ -250,7 +275,8 @@ class HostBatches(Dataset):
     def __getitem__(self, keys: Keys) -> RawBatch | UserError:
         """The batch; or the user's error as a value, because raised in a worker it would arrive inside a traceback."""
         try:
-            return make_batch(self.dataset, keys, partial(cut_views, read_source))
+            batch = make_batch(self.dataset, keys, partial(cut_views, read_source))
+            return batch.share() if get_worker_info() else batch
         except UserError as error:
             return error
 
@@ -268,13 +294,10 @@ class KeySampler:
         return len(self.keys)
 
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block ends, here and in processes started in it: see `ignore_signals`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    """Signals to stop wait until the block ends, here and in processes started in it: see `ignore_signals`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -282,16 +305,10 @@ def signals_held() -> Iterator[None]:
 
 
 def ignore_signals(worker: int) -> None:
-    """Workers leave Ctrl-C and SIGTERM, which reach the whole process group, to the main process: it stops them.
+    """Workers leave signals to stop, which reach the whole process group, to the main process: it stops them.
 
-    A worker is born with both held back, so that none can end it before this line is reached.
+    A worker is born with all of them held back, so that none can end it before this line is reached.
     """
-    for number in STOP_SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-
-
-def stop_workers(host: DataLoader) -> None:
-    """End the worker processes: on request, when the loader is gone, or at exit (which would wait for them forever)."""
-    if host._iterator is not None:
-        host._iterator._shutdown_workers()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

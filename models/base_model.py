@@ -13,8 +13,10 @@ from models.inference.bar import Tell, nobody_listens
 from models.networks import create_discriminator, create_generator, initialize_weights
 from models.networks.image_pool import ImagePool
 from models.step.training_step import TrainingStep
+from util.errors import UserError
+from util.hardware.batch_norm import has_batch_norm
 from util.hardware.runtime import Runtime
-from util.run.schedule import BY_STEP, create_scheduler
+from util.run.schedule import BY_STEP, create_scheduler, rate_now
 
 
 class BaseModel(TrainingStep, ABC):
@@ -80,19 +82,33 @@ class BaseModel(TrainingStep, ABC):
             str, dict[str, Any]
         ] = {}  # what was asked for, whatever a saved state says
         self._prepared = False
+        self._followers: set[str] = set()  # memories that are the same on all processes
         self.tell: Tell = nobody_listens
 
     # -- building --------------------------------------------------------------------------------------------------
 
     def add_network(self, name: str, net: nn.Module, average: bool = False) -> nn.Module:
-        """Register a network on the device; `average` keeps its moving average too where --ema asks for one."""
+        """Register a network on the device; `average` keeps its moving average too where --ema asks for one.
+
+        Raises:
+            UserError: --accumulate with batch normalisation.
+        """
+        if self._accumulate > 1 and has_batch_norm(net):
+            raise UserError(
+                f"--accumulate {self._accumulate}: net{name} has batch normalisation, whose statistics would be those "
+                "of each part of the batch, not of a batch that is larger; give --accumulate 1, or --normG instance "
+                "--normD instance"
+            )
         self.networks[name] = self.runtime.place(net)
+        if self.is_train:
+            self.runtime.share_statistics(net)
         if average and self._ema:
             self.averages[name] = copy.deepcopy(net).requires_grad_(False)
         return net
 
     def add_follower(self, name: str, net: nn.Module) -> nn.Module:
         """Register a network that never trains but follows another (`follow`): part of the state, on the device."""
+        self._followers.add(name)
         return self.add_memory(name, self.runtime.place(net).requires_grad_(False))
 
     def add_optimizer(
@@ -298,7 +314,7 @@ class BaseModel(TrainingStep, ABC):
         return {
             "networks": {name: net.state_dict() for name, net in self.networks.items()},
             "averages": {name: net.state_dict() for name, net in self.averages.items()},
-            "memories": {name: module.state_dict() for name, module in self.memories.items()},
+            "memories": self.runtime.gather(self._own_memories()),
             "optimizers": {
                 name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
             },
@@ -311,11 +327,27 @@ class BaseModel(TrainingStep, ABC):
             "prepared": self._prepared,
         }
 
+    def _own_memories(self) -> dict[str, Any]:
+        """What this process remembers; what is the same on all, only on the main one."""
+        kept = {}
+        for name, module in self.memories.items():
+            if self.runtime.is_main or name not in self._followers:
+                kept[name] = module.state_dict()
+        return kept
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; a learning rate, momenta or --ema that the options changed take effect."""
-        for kind in ("networks", "optimizers", "schedulers", "memories"):
+        for kind in ("networks", "optimizers", "schedulers"):
             for name, part in getattr(self, kind).items():
                 part.load_state_dict(state[kind][name])
+
+        # of several processes each has memories of its own; a further one starts from those of another
+        first, own = (
+            state["memories"][0],
+            state["memories"][self.runtime.rank % len(state["memories"])],
+        )
+        for name, module in self.memories.items():
+            module.load_state_dict(own.get(name, first[name]))
         for name, average in self.averages.items():
             average.load_state_dict(state["averages"].get(name, state["networks"][name]))
 
@@ -330,13 +362,15 @@ class BaseModel(TrainingStep, ABC):
         self.steps, self._prepared = state["steps"], state["prepared"]
 
     def _renew_optimizer(self, name: str, asked: dict[str, Any]) -> None:
-        """What the options ask for wins over a loaded state; moments take the layout that the weights have here."""
-        optimizer = self.optimizers[name]
+        """What the options ask for wins over a loaded state; moments take the layout that the weights have here.
+
+        The rate is that of the schedule as it is now: its length may have changed since the state was saved.
+        """
+        optimizer, scheduler = self.optimizers[name], self.schedulers[name]
         for group in optimizer.param_groups:
-            change = asked["initial_lr"] / group["initial_lr"]  # exactly 1 where nothing changed
-            rate = float(group["lr"]) * change
+            rate = rate_now(scheduler, group, asked["initial_lr"])
             group.update(asked, lr=self.runtime.learning_rate(rate))
-        self.schedulers[name].base_lrs = [asked["initial_lr"]]
+        scheduler.base_lrs = [asked["initial_lr"]]
 
         for parameter, moments in optimizer.state.items():
             for key, value in moments.items():

@@ -44,6 +44,8 @@ PAPER = {
     "average_terms": False,
 }
 
+LEVELS = 32  # of pooling at most: halving even 2^32 patches ends there
+
 
 class PatchGCLModel(OneSidedModel):
     """One-sided translation A -> B with generator G, discriminator D and graph head F."""
@@ -141,6 +143,11 @@ class PatchGCLModel(OneSidedModel):
         """The identity term needs B to be a possible input."""
         if opt.is_train and opt.gnn_idt:
             check_equal_channels(opt, "--gnn_idt needs", "give --gnn_idt false")
+        if opt.pooling_num > LEVELS:
+            raise UserError(
+                f"--pooling_num {opt.pooling_num}: a graph of {opt.num_patches} patches has no more than one node left "
+                f"long before; give at most {LEVELS}"
+            )
         if opt.nce_T <= 0:
             raise UserError(f"--nce_T {opt.nce_T}: a temperature is positive (1 for none)")
         if abs(opt.nonzero_th) > 1:

@@ -97,6 +97,9 @@ class TrainOptions(BaseOptions):
         text = "keep a set of weights, named by the image count, at each --save_latest_freq"
         group.add("--save_by_iter", False, text)
 
+        text = "delete the weights of all but the last N epochs and image counts that were kept"
+        group.add("--keep_last", None, text, positive_int, metavar="N")
+
         text = "go on from weights alone (an interrupted run continues without this flag)"
         group.add("--continue_train", False, text)
         text = "first epoch, when training goes on from weights alone"

@@ -124,6 +124,9 @@ class FakeModel:
     def check_finite(self, last):
         pass
 
+    def check_weights(self, last):
+        pass
+
 
 def checkpoint(tmp_path, *flags, progress=None):
     opt = train_options(tmp_path, *flags)

@@ -60,6 +60,7 @@ def test_the_commit_is_recorded():
 
 TWO_PROCESSES = """
 import torch
+from util.errors import UserError
 from util.hardware.runtime import Runtime
 
 runtime = Runtime("-1", seed=1)
@@ -80,6 +81,29 @@ torch.distributed.all_reduce(total)
 assert torch.allclose(total, 2 * weights)
 states = runtime.rng_state()
 assert len(states) == 2 and not torch.equal(states[0]["cpu"], states[1]["cpu"])
+assert runtime.gather(rank) == ([0, 1] if runtime.is_main else [])
+
+whole = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(1)) + torch.arange(4)[:, None, None, None]
+plain, shared = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
+runtime.share_statistics(shared)
+image = whole.clone().requires_grad_()
+part = whole[2 * rank : 2 * rank + 2].clone().requires_grad_()
+all_out, own_out = plain(image), shared(part)
+(all_out ** 3).mean().backward()
+(own_out ** 3).mean().backward()
+runtime.average_gradients(shared.parameters())
+torch.testing.assert_close(own_out, all_out[2 * rank : 2 * rank + 2])
+torch.testing.assert_close(part.grad / 2, image.grad[2 * rank : 2 * rank + 2])
+torch.testing.assert_close(shared.weight.grad, plain.weight.grad)
+for a, b in zip(shared.state_dict().values(), plain.state_dict().values(), strict=True):
+    torch.testing.assert_close(a, b)
+
+said = []
+try:
+    runtime.as_one(lambda: (_ for _ in ()).throw(UserError("no folder")))
+except UserError as error:
+    said.append(str(error))
+assert said == ["no folder"]
 runtime.barrier()
 runtime.close()
 print(f"rank {rank} agrees", flush=True)

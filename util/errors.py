@@ -1,19 +1,55 @@
 """The error that a user can mend: shown as one line, without a traceback."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 
 BAD_INPUT = 2  # of a command that a user's error ended
 
+# What the system says about disks, folders and names, whatever the program does right.
+OF_THE_SYSTEM = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
+)
+
+
+INTERRUPTED = 130  # as a shell has it for Ctrl-C
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that torchrun has started, or the only one; it alone speaks."""
+    return int(os.environ.get("RANK", 0)) == 0
+
 
 class UserError(Exception):
-    """Bad input from outside (a flag, a file, a folder). The message names the culprit and the remedy."""
+    """Bad input from outside (a flag, a file, a folder). The message names the culprit and the remedy.
+
+    Attributes:
+        shown: whether this process prints it; None: the main process does, since all have found the same.
+    """
+
+    shown: bool | None = None
 
 
 def exit_status(command: Callable[[], int | None]) -> int:
-    """Run a command; returns its exit status. A `UserError` becomes one line on standard error."""
+    """Run a command; returns its exit status. A `UserError` becomes one line on standard error.
+
+    So does what the system says of a disk, a folder or a name.
+    """
     try:
         return command() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        shown = is_main_process() if error.shown is None else error.shown
+        if shown:
+            print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        if error.errno not in OF_THE_SYSTEM:
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"error: {name}{error.strerror}; see to that disk or folder", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command starts again", file=sys.stderr)
+        return INTERRUPTED

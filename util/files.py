@@ -1,8 +1,10 @@
 """Files written whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,3 +32,34 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+MEGABYTE = 1e6
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def explain_os_error(error: OSError, folder: Path | str) -> str:
+    """An error of the system in words; a full disk with the space that is free in `folder`."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno not in FULL:
+        return reason
+    free = free_bytes(folder)
+    return reason if free is None else f"{reason} ({free / MEGABYTE:.0f} MB are free)"
+
+
+def free_bytes(folder: Path | str) -> int | None:
+    """Bytes that may be written in a folder, or in the nearest one above it that exists; None where nobody knows."""
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        return shutil.disk_usage(place).free
+    except OSError:
+        return None
+
+
+def try_folder(folder: Path) -> None:
+    """Make a folder and write into it, as a save will; raises OSError where that cannot be done."""
+    with atomic_path(folder / ".tried") as temporary:
+        temporary.write_bytes(b"\0" * 4096)
+    (folder / ".tried").unlink()

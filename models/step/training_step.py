@@ -296,6 +296,22 @@ class TrainingStep:
                 f"{last_checkpoint}. Look at the input images, or lower --lr; the same command continues from there"
             )
 
+    def check_weights(self, last_checkpoint: str) -> None:
+        """Raise UserError where a weight, an average or a statistic is not finite, on any process."""
+        bad = {}
+        for name, net in {**self.networks, **self.averages}.items():
+            found = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
+            if found:
+                largest = torch.stack(torch._foreach_norm(found, ord=torch.inf))
+                bad[f"net{name}"] = (~torch.isfinite(largest)).any().float()
+
+        names = [name for name, value in self.runtime.mean(bad).items() if value]
+        if names:
+            raise UserError(
+                f"weights of {', '.join(names)} are not finite and were not saved. Last good state: "
+                f"{last_checkpoint}. Lower --lr, or set --amp off; the same command then continues from there"
+            )
+
 
 class _Frozen:
     """While entered, the given networks' parameters get no gradients (those of the input still flow through)."""

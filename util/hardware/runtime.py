@@ -3,10 +3,11 @@
 On one CPU everything here does nothing or the plain thing, so that models and the loop are written once.
 """
 
+import contextlib
 import os
 import platform
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,8 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
-from util.errors import UserError
+from util.errors import UserError, is_main_process
 from util.hardware import provenance
+from util.hardware.batch_norm import share_batch_norms
+from util.hardware.watch import LostProcess, Watch, lost_text
 
 # values of --amp
 PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
@@ -29,15 +32,11 @@ class Compilable(Protocol):
         """From now on run compiled code, or plain code again; values change by rounding alone."""
 
 
-def is_main_process() -> bool:
-    """Whether this is the first of the processes that torchrun has started, or the only one."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
 def print_once(*lines: str) -> None:
     """Print lines on the main process alone, at once."""
     if is_main_process():
-        print(*lines, sep="\n", flush=True)
+        with contextlib.suppress(OSError):  # the terminal may have been closed
+            print(*lines, sep="\n", flush=True)
 
 
 def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
@@ -173,8 +172,12 @@ class Runtime:
             # ours have none of these.
             torch.use_deterministic_algorithms(True, warn_only=True)
 
+        self.watch: Watch | None = None
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if on_gpu else "gloo")
+            self.watch = Watch(self.rank, self.world_size)
+            dist.barrier()
+            self.watch.start()
         torch.manual_seed(seed + self.rank)
 
     @classmethod
@@ -188,6 +191,55 @@ class Runtime:
             # could make up for in a small test set.
             speed |= {"compile": "on" if opt.compile == "on" else "off", "cuda_graph": "off"}
         return cls(opt.gpu_ids, opt.seed, opt.deterministic, **speed)
+
+    def __enter__(self) -> "Runtime":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Leave the other processes; an error that ends this one ends them too, and is told once."""
+        if error is None:
+            self.close()
+        elif self.watch is not None:
+            first = self.watch.fail(" ".join(str(error).split()) or type(error).__name__)
+            if isinstance(error, UserError):
+                error.shown = first
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what all processes do together: raises LostProcess where that fails since one of them is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            who = self.watch.explain() if self.watch else None
+            if who is None:
+                raise
+            raise LostProcess(lost_text(who)) from error
+
+    def as_one(self, action: Callable[[], None]) -> None:
+        """Let the main process do something while the others wait; raises on all of them what it raises there."""
+        error: Exception | None = None
+        if self.is_main:
+            try:
+                action()
+            except (UserError, OSError) as raised:
+                error = raised
+        if self.world_size > 1:
+            found = [error if error is None else str(error)]
+            with self.together():
+                dist.broadcast_object_list(found, src=0)
+            if error is None and found[0] is not None:
+                error = UserError(found[0])
+        if error is not None:
+            raise error
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes by rank, on the main one; elsewhere nothing."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size if self.is_main else None
+        with self.together():
+            dist.gather_object(value, values)
+        return values or []
 
     def autocast(self) -> torch.autocast:
         """The context in which networks run: convolutions and matrix products in `amp_dtype`, weights in float32."""
@@ -215,11 +267,17 @@ class Runtime:
                 self.compiled.append(part)
 
         if self.world_size > 1:
-            for tensor in module.state_dict().values():
-                whole = tensor.contiguous()  # NCCL takes no other; of most layouts that is a copy
-                dist.broadcast(whole, src=0)
-                tensor.copy_(whole)
+            with self.together():
+                for tensor in module.state_dict().values():
+                    whole = tensor.contiguous()  # NCCL takes no other; of most layouts that is a copy
+                    dist.broadcast(whole, src=0)
+                    tensor.copy_(whole)
         return module
+
+    def share_statistics(self, module: nn.Module) -> None:
+        """Let batch normalisation in a module that trains see the batch of all processes."""
+        if self.world_size > 1:
+            share_batch_norms(module)
 
     def keep_graphs(self) -> None:
         """Compile so that a later backward pass may go through the same graph (`Move.keep_graph`).
@@ -245,7 +303,8 @@ class Runtime:
 
         grads = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([grad.flatten() for grad in grads])
-        dist.all_reduce(flat)
+        with self.together():
+            dist.all_reduce(flat)
         flat /= self.world_size
 
         parts = flat.split([grad.numel() for grad in grads])
@@ -260,7 +319,8 @@ class Runtime:
     def any(self, flags: Tensor) -> Tensor:
         """Element-wise "on any process" of a 0/1 tensor, or the largest number on any, in place."""
         if self.world_size > 1:
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+            with self.together():
+                dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return flags
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
@@ -270,14 +330,16 @@ class Runtime:
 
         stacked = torch.stack([value.detach().float() for value in values.values()])
         if self.world_size > 1:
-            dist.all_reduce(stacked)
+            with self.together():
+                dist.all_reduce(stacked)
             stacked /= self.world_size
         return dict(zip(values, stacked.tolist(), strict=True))
 
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.world_size > 1:
-            dist.barrier()
+            with self.together():
+                dist.barrier()
 
     def agree(self, number: int, confer: bool) -> int:
         """The number, the largest of all processes; several compare theirs only when `confer`, else it is 0."""
@@ -296,7 +358,8 @@ class Runtime:
             return [state]
 
         states: list[Any] = [None] * self.world_size
-        dist.all_gather_object(states, state)
+        with self.together():
+            dist.all_gather_object(states, state)
         return states
 
     def set_rng_state(self, states: list[dict[str, Tensor]]) -> None:
@@ -342,6 +405,9 @@ class Runtime:
         return provenance.versions(self.describe())
 
     def close(self) -> None:
-        """Leave the process group."""
-        if self.world_size > 1:
+        """Leave the other processes, once all have come so far."""
+        if self.world_size > 1 and dist.is_initialized():
+            self.barrier()
+            if self.watch is not None:
+                self.watch.leave()
             dist.destroy_process_group()

@@ -1,11 +1,16 @@
 """The text files of a run: loss_log.txt for people, metrics.jsonl for programs."""
 
+import contextlib
 import json
+import os
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
 from util.files import atomic_path
+
+WAITING_LINES = 100_000  # that could not be written; further ones push out the oldest
 
 
 def keep_until(path: Path, images_done: int) -> list[dict]:
@@ -29,9 +34,18 @@ def keep_until(path: Path, images_done: int) -> list[dict]:
 
 
 def append(path: Path, line: str) -> None:
-    """Add one line to a text file; it is on its way to the disk when this returns."""
-    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(line + "\n")
+    """Add one line to a text file, all of it or nothing; it is on its way to the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
+    before = None
+    try:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            before = file.tell()
+            file.write(line + "\n")
+    except OSError:
+        if before is not None:
+            with contextlib.suppress(OSError):
+                os.truncate(path, before)  # a full disk takes a part of it
+        raise
 
 
 def numbers_of(record: Mapping) -> dict[str, float | None]:
@@ -44,13 +58,18 @@ def numbers_of(record: Mapping) -> dict[str, float | None]:
 
 
 class RunLog:
-    """The text files: written in the training loop itself, because they are cheap and must not be lost."""
+    """The text files: written in the training loop itself, because they are cheap and must not be lost.
+
+    Lines that cannot be written now, on a full disk say, wait for the next one.
+    """
 
     name = "log files"
+    tries_again = True
 
     def __init__(self, folder: Path) -> None:
         self.text_path = folder / "loss_log.txt"
         self.metrics_path = folder / "metrics.jsonl"
+        self.waiting: deque[tuple[Path, str]] = deque(maxlen=WAITING_LINES)
 
     def start(self, images_done: int) -> list[dict]:
         """Make the folder, open the chapter in loss_log.txt, and return the records that a resumed run goes on from."""
@@ -62,10 +81,18 @@ class RunLog:
         return keep_until(self.metrics_path, images_done)
 
     def losses(self, line: str, record: Mapping) -> None:
-        """Add one line of text and one JSON object."""
-        append(self.text_path, line)
-        append(self.metrics_path, json.dumps(record, allow_nan=False))
+        """Add one line of text and one JSON object; raises OSError where they have to wait."""
+        self.waiting.append((self.text_path, line))
+        self.waiting.append((self.metrics_path, json.dumps(record, allow_nan=False)))
+        self._write()
 
     def message(self, text: str) -> None:
-        """Add a line of text."""
-        append(self.text_path, text)
+        """Add a line of text; raises OSError where it has to wait."""
+        self.waiting.append((self.text_path, text))
+        self._write()
+
+    def _write(self) -> None:
+        while self.waiting:
+            path, line = self.waiting[0]
+            append(path, line)
+            self.waiting.popleft()

@@ -30,6 +30,7 @@ class TrainingPage:
 
     name = "web page"
     live = False
+    tries_again = True
 
     def __init__(
         self, folder: Path, title: str, size: int, facts: Mapping[str, str] | None = None

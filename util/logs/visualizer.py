@@ -36,6 +36,7 @@ class Visualizer:
         self.console = Console(total_images)
         self.log = RunLog(Path(run_dir))
         self.off: set[str] = set()
+        self.troubled: set[str] = set()  # sinks whose last file could not be written
         self.writer = BackgroundWriter(make_sinks(opt, Path(run_dir)), self._guard, self.message)
 
     def start(self, images_done: int) -> None:
@@ -107,17 +108,31 @@ class Visualizer:
             self.message(f"warning: {text}")
 
     def _guard(self, sink: object, action: Callable, *arguments: object) -> object:
-        """Run one action of a sink that is not off; if it raises, switch the sink off and say so, once."""
+        """Run one action of a sink that is not off; if it raises, switch the sink off and say so, once.
+
+        Files that cannot be written now are tried again, with what comes next.
+        """
         if sink.name in self.off:
             return None
 
         try:
-            return action(*arguments)
+            result = action(*arguments)
         except Exception as error:  # whatever a sink trips over, training goes on
-            self.off.add(sink.name)
             reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, OSError) and getattr(sink, "tries_again", False):
+                self._warn_once(sink.name, reason)
+                return None
+            self.off.add(sink.name)
             self.message(f"warning: {sink.name} is off for the rest of this run: {reason}")
             return None
+        self.troubled.discard(sink.name)
+        return result
+
+    def _warn_once(self, name: str, reason: str) -> None:
+        """Say that a sink has trouble with a file and will try again, unless that has been said."""
+        if name not in self.troubled:
+            self.troubled.add(name)
+            self.message(f"warning: {name} cannot be written now, which is tried again: {reason}")
 
 
 def make_sinks(opt: Namespace, run_dir: Path) -> list[Sink]:

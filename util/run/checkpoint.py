@@ -8,11 +8,14 @@ from typing import Any, Protocol
 from torch import nn
 
 from util.errors import UserError
+from util.files import explain_os_error, try_folder
 from util.hardware.runtime import Runtime
 from util.parser import show_value
 from util.run.folder import (
     OF_NO_RECORD,
+    RECORD,
     check_run_exists,
+    epoch_of,
     move_aside,
     plain_options,
     run_dir,
@@ -20,11 +23,12 @@ from util.run.folder import (
     weights_file,
     weights_in,
 )
+from util.run.lock import LOCK, RunLock
 from util.run.progress import Progress
 from util.run.same_data import changed_parts
-from util.run.weights import atomic_save, load_weights, read_file
+from util.run.state_file import Found, find_state, ways_out, write_state
+from util.run.weights import NotSaved, atomic_save, load_weights
 
-STATE = "latest_state.pt"
 # What a run keeps for life, beside its architecture: where its schedule began, and what its weights have seen.
 FIXED = ("epoch_count", "lr_policy", "direction", "seed", "dataset_mode")
 SILENT = (
@@ -55,12 +59,16 @@ class Saved(Protocol):
     def check_finite(self, last_checkpoint: str) -> None:
         """Raise UserError after a loss that was not finite."""
 
+    def check_weights(self, last_checkpoint: str) -> None:
+        """Raise UserError where a weight is not finite."""
+
 
 class Checkpoint:
     """Saves and restores one run.
 
-    `latest_state.pt` holds everything the next step depends on. Beside it lie plain weights, `<epoch>_net_<name>.pth`,
-    which test.py reads and which have the released code's keys.
+    `latest_state.pt` holds everything the next step depends on, `previous_state.pt` what it held at the save before.
+    Beside them lie plain weights, `<epoch>_net_<name>.pth`, which test.py reads and which have the released code's
+    keys. One process at a time trains a run, see `RunLock`.
     """
 
     def __init__(
@@ -76,30 +84,57 @@ class Checkpoint:
         self.data = data or {}
         self.folder = run_dir(opt)
         self.last_saved = "none yet"
+        self.lock = RunLock(self.folder)
         self._recorded = False
 
     def begin(self) -> list[str]:
         """Find the run's folder as the options want it; returns what to tell the user.
 
         Raises:
-            UserError: as `resume`.
+            UserError: as `resume`; another process trains this run; its folder cannot be written to.
         """
-        if self.opt.from_scratch and self.runtime.is_main:
-            move_aside(self.folder)
-        self.runtime.barrier()
+        self.runtime.as_one(self._open_folder)
 
         notes = self.resume()
         if self.progress.images == 0:
             self.record()
         return notes
 
+    def _open_folder(self) -> None:
+        """Lock the folder of the run, and see that it can be written to before hours go into it."""
+        earlier = self.folder.is_dir() and any(path.name != LOCK for path in self.folder.iterdir())
+        try:
+            self.lock.take()
+            if self.opt.from_scratch and earlier:
+                move_aside(self.folder)
+                self.lock.take()
+            try_folder(self.folder)
+        except OSError as error:
+            reason = explain_os_error(error, self.folder)
+            raise UserError(
+                f"the run cannot be saved in {self.folder}: {reason}; "
+                "see to that folder, or give another --checkpoints_dir or --name"
+            ) from error
+
+    def close(self) -> None:
+        """Let others train this run."""
+        self.lock.drop()
+
     def record(self) -> None:
-        """Write, once, what trains from here on; a run that goes on does so when its first step is done."""
+        """Write, once, what trains from here on; a run that goes on does so when its first step is done.
+
+        Raises:
+            NotSaved: it could not be written; the next call tries again.
+        """
         if self._recorded or not self.runtime.is_main:
             return
-        self._recorded = True
         began = self.progress.images_at_start
-        save_record(self.opt, self.runtime.versions(), began)
+        try:
+            save_record(self.opt, self.runtime.versions(), began)
+        except OSError as error:
+            reason = explain_os_error(error, self.folder)
+            raise NotSaved(f"could not write {self.folder / RECORD}: {reason}") from error
+        self._recorded = True
 
     def resume(self) -> list[str]:
         """Go on where the run stopped, or from the weights that the options name; returns what to tell the user.
@@ -107,9 +142,10 @@ class Checkpoint:
         Raises:
             UserError: the saved run contradicts the options, or --continue_train finds nothing.
         """
-        opt, path = self.opt, self.folder / STATE
-        if path.is_file():
-            return self._resume_state(read_file(path), path)
+        opt = self.opt
+        found = find_state(self.folder)
+        if found:
+            return [*found.notes, *self._resume_state(found)]
         if opt.pretrained_name:
             return self._load_all(Path(opt.checkpoints_dir) / opt.pretrained_name)
         if opt.continue_train:
@@ -124,7 +160,18 @@ class Checkpoint:
             )
         return []
 
-    def _resume_state(self, state: dict[str, Any], path: Path) -> list[str]:
+    def _resume_state(self, found: Found) -> list[str]:
+        state, path, _ = found
+        try:
+            return self._take_up(state, path)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{path} does not fit this run ({type(error).__name__}: {reason}). "
+                f"{ways_out(self.folder)}"
+            ) from error
+
+    def _take_up(self, state: dict[str, Any], path: Path) -> list[str]:
         notes = compare_options(state["options"], self.opt)
         notes += self._compare_data(state)
         for name in ("steps_per_epoch", "images_per_step"):
@@ -184,8 +231,21 @@ class Checkpoint:
         return [f"weights from {folder}: {', '.join(loaded)}"]
 
     def save_latest(self) -> None:
-        """Write the full state and the current weights; raises UserError, and writes nothing, after a bad loss."""
+        """Write the full state and the current weights.
+
+        Raises:
+            NotSaved: on the main process, which alone writes; training may go on.
+            UserError: on all, and nothing is written, after a loss or with weights that are not finite.
+        """
+        self._save(["latest"])
+
+    def save_epoch(self, epoch: int) -> None:
+        """Write the full state, and weights that are kept as <epoch>_net_<name>.pth; raises as `save_latest`."""
+        self._save([str(epoch), "latest"])
+
+    def _save(self, labels: list[str]) -> None:
         self.model.check_finite(self.last_saved)
+        self.model.check_weights(self.last_saved)
         state = {
             "model": self.model.state_dict(),
             "progress": self.progress.state_dict(),
@@ -195,19 +255,23 @@ class Checkpoint:
             "options": plain_options(self.opt),
             "data": self.data,
         }
-        if self.runtime.is_main:
-            self._write_weights("latest")
-            if self.opt.save_by_iter:
-                self._write_weights(f"iter_{self.progress.images}")
-            atomic_save(state, self.folder / STATE)  # last, so that what it stands for is there
-        self.last_saved = str(self.folder / STATE)
+        if not self.runtime.is_main:
+            return
 
-    def save_epoch(self, epoch: int) -> None:
-        """Write the full state, and weights that are kept as <epoch>_net_<name>.pth."""
-        self.model.check_finite(self.last_saved)
-        if self.runtime.is_main:
-            self._write_weights(str(epoch))
-        self.save_latest()
+        self._renew_folder()
+        if self.opt.save_by_iter:
+            labels = [*labels, f"iter_{self.progress.images}"]
+        for label in labels:
+            self._write_weights(label)
+        self.last_saved = str(write_state(state, self.folder))  # last: what it stands for is there
+        remove_older(self.folder, self.opt.keep_last)
+
+    def _renew_folder(self) -> None:
+        """Where somebody has deleted the folder, what tells how the weights were made is written again."""
+        if self._recorded and not (self.folder / RECORD).exists():
+            self.lock.take()
+            self._recorded = False
+            self.record()
 
     def _write_weights(self, label: str) -> None:
         for name, net in self.model.networks.items():
@@ -243,6 +307,27 @@ def differences(saved: dict[str, Any], opt: Namespace) -> dict[str, tuple[Any, A
         if then != now and name not in SILENT:
             found[name] = (then, now)
     return found
+
+
+def remove_older(folder: Path, keep_last: int | None) -> None:
+    """Delete the weights of all but the last `keep_last` epochs, and of as many image counts; None keeps all.
+
+    What is called neither is left alone, such as latest.
+    """
+    if keep_last is None:
+        return
+    numbered: dict[str, dict[int, list[Path]]] = {"": {}, "iter_": {}}
+    for path in weights_in(folder):
+        label = epoch_of(path)
+        for kind, found in numbered.items():
+            number = label.removeprefix(kind)
+            if label.startswith(kind) and number.isdecimal():
+                found.setdefault(int(number), []).append(path)
+
+    for found in numbered.values():
+        for number in sorted(found)[:-keep_last]:
+            for path in found[number]:
+                path.unlink(missing_ok=True)
 
 
 def another_name(opt: Namespace) -> str:

@@ -4,7 +4,10 @@ A new one is a class here or beside what it reports, and a line in `create_repor
 """
 
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from util.hardware.runtime import Runtime
@@ -13,6 +16,7 @@ from util.run.checkpoint import Checkpoint
 from util.run.folder import run_dir
 from util.run.profiler import StepProfiler
 from util.run.progress import Progress
+from util.run.weights import NotSaved
 
 
 @dataclass
@@ -27,9 +31,9 @@ class Run:
     visualizer: Visualizer
 
     def close(self) -> None:
-        """Write what waits, and leave the other processes."""
+        """Write what waits, and let others train this run."""
         self.visualizer.close()
-        self.runtime.close()
+        self.checkpoint.close()
 
 
 class Report:
@@ -43,6 +47,9 @@ class Report:
 
     def after_epoch(self, epoch: int) -> None:
         """An epoch is done, learning rates have moved on."""
+
+    def between_steps(self) -> None:
+        """Training ends, since there is no next batch; no step has been done since `after_step`."""
 
     def close(self) -> None:
         """Training has ended, also by an error."""
@@ -70,11 +77,35 @@ class Losses(Report):
         run.visualizer.message(text)
 
 
-class Record(Report):
+class Writing(Report):
+    """Writes files without which training can go on; what cannot be written now is tried again at the next time."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.failed = False
+
+    def write(self, action: Callable[[], None], last: bool) -> None:
+        """Do it, or warn and go on; raises NotSaved where there is no next time."""
+        try:
+            action()
+        except NotSaved as error:
+            if last:
+                raise
+            if not self.failed:
+                where = f"training goes on and tries again; last saved: {self.run.checkpoint.last_saved}"
+                self.run.visualizer.message(f"warning: {error}; {where}")
+            self.failed = True
+        else:
+            if self.failed:
+                self.run.visualizer.message("saving works again")
+            self.failed = False
+
+
+class Record(Writing):
     """Writes what the run is trained with, once something is trained with it."""
 
     def after_step(self, last: bool) -> None:
-        self.run.checkpoint.record()
+        self.write(self.run.checkpoint.record, last)
 
 
 class Pictures(Report):
@@ -103,18 +134,34 @@ class Trace(Report):
         self.profiler.close()
 
 
-class Saves(Report):
+class Saves(Writing):
     """Saves the run at --save_latest_freq and where it ends, weights that are kept at --save_epoch_freq."""
 
     def after_step(self, last: bool) -> None:
         if last or self.run.progress.due(self.run.opt.save_latest_freq):
-            self.run.checkpoint.save_latest()
+            self.write(self.run.checkpoint.save_latest, last)
 
     def after_epoch(self, epoch: int) -> None:
-        if epoch % self.run.opt.save_epoch_freq == 0 or self.run.progress.finished:
-            self.run.checkpoint.save_epoch(epoch)
+        finished = self.run.progress.finished
+        if epoch % self.run.opt.save_epoch_freq == 0 or finished:
+            self.write(partial(self.run.checkpoint.save_epoch, epoch), finished)
+
+    def between_steps(self) -> None:
+        self.write(self.run.checkpoint.save_latest, last=True)
 
 
 def create_reports(run: Run) -> list[Report]:
     """All reports of a run, in the order in which they are made; what can fail a run comes before it is saved."""
     return [Record(run), Losses(run), Pictures(run), Trace(run), Saves(run)]
+
+
+@contextmanager
+def reporting(run: Run) -> Iterator[list[Report]]:
+    """The reports of a run, closed with it, however it ends."""
+    reports = create_reports(run)
+    try:
+        yield reports
+    finally:
+        for report in reports:
+            report.close()
+        run.close()

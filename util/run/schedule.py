@@ -1,6 +1,7 @@
 """Learning-rate policies, moved on once per epoch, or once per step where they count steps."""
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
@@ -46,3 +47,20 @@ def create_scheduler(
 
     factors = {"linear": linear, "step": step, "cosine": cosine, "halving": halving}
     return LambdaLR(optimizer, factors[policy])
+
+
+def rate_now(
+    scheduler: LRScheduler | ReduceLROnPlateau, group: dict[str, Any], initial_lr: float
+) -> float:
+    """The learning rate that a schedule gives at the place to which it was loaded.
+
+    Plateau depends on the losses so far: what it has made of the saved initial rate is kept as a factor.
+
+    Args:
+        scheduler: loaded from a saved state.
+        group: of the optimiser, loaded with it.
+        initial_lr: that of the run as it goes on.
+    """
+    if isinstance(scheduler, LambdaLR):
+        return initial_lr * scheduler.lr_lambdas[0](scheduler.last_epoch)
+    return float(group["lr"]) * (initial_lr / group["initial_lr"])

@@ -1,17 +1,22 @@
 """Why training ends: all epochs are done, a limit is reached, or somebody asked for it; said once, in words."""
 
+import os
 import signal
 import time
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import NamedTuple
 
+from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.run.folder import run_dir
 from util.run.progress import Progress
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C, a scheduler's request, a closed terminal, and what SLURM sends where --signal asks for it.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 BY_SIGNAL = 128  # the exit status of a shell for a command that a signal ended, beside its number
+PATIENCE = 20  # seconds that one of several processes waits for its data after a signal
 
 
 class Ending(NamedTuple):
@@ -21,10 +26,21 @@ class Ending(NamedTuple):
     text: str
 
 
-class Stop:
-    """While entered, the first Ctrl-C or SIGTERM is a polite question, which the loop answers between two steps.
+class NoBatch(Exception):
+    """There is no next batch, although the epoch is not over: a signal came meanwhile, or reading failed.
 
-    A second one interrupts.
+    `error`: what to tell the user, None for a signal.
+    """
+
+    def __init__(self, error: UserError | None = None) -> None:
+        super().__init__(str(error or "a signal"))
+        self.error = error
+
+
+class Stop:
+    """While entered, the first signal of SIGNALS is a polite question, which the loop answers between two steps.
+
+    One process that waits for a batch, maybe forever, answers at once. A second signal interrupts.
 
     Args:
         opt: with --max_steps and --max_minutes.
@@ -36,35 +52,68 @@ class Stop:
         self.opt, self.runtime, self.progress = opt, runtime, progress
         self.started = time.monotonic()
         self.requested = 0  # the number of the signal
+        self._waiting = False
         self._previous: dict[int, object] = {}
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def __enter__(self) -> "Stop":
         for number in SIGNALS:
+            if signal.getsignal(number) == signal.SIG_IGN and number == signal.SIGHUP:
+                continue  # started with nohup
             self._previous[number] = signal.signal(number, self._note)
+        self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._lose_patience)
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.alarm(0)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def fetch(self, batches: Iterable) -> Iterator:
+        """Pass batches on.
+
+        Raises:
+            NoBatch: a signal came while the next one was waited for, or it cannot be read; no step is under way then.
+            UserError: one of several processes cannot have its part of the batch.
+        """
+        iterator = iter(batches)
+        while True:
+            try:
+                try:
+                    self._waiting = True
+                    batch = next(iterator, None)
+                finally:
+                    self._waiting = False
+            except UserError as error:
+                if self.runtime.world_size > 1:
+                    raise  # a save takes all processes, and the others are within a step
+                raise NoBatch(error) from error
+            if batch is None:
+                return
+            yield batch
 
     def due(self) -> Ending | None:
         """Why training ends after the step that was just done; None where it goes on."""
         opt, progress = self.opt, self.progress
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self.requested = self.requested or signal.SIGHUP  # torchrun was killed
         confer = progress.due(
             opt.print_freq
         )  # several processes compare notes now and then, since that takes time
 
-        number = self.runtime.agree(self.requested, confer)
-        if number:
-            return Ending(
-                BY_SIGNAL + number, f"stopped at {self._where()}; the same command continues"
-            )
+        if self.runtime.agree(self.requested, confer):
+            return self.asked()
         if progress.cut_short:
             return self.final()
         if opt.max_minutes and self.runtime.agree(int(self._minutes() >= opt.max_minutes), confer):
             limit = f"--max_minutes {opt.max_minutes:g}"
             return Ending(0, f"{limit} are over at {self._where()}; the same command continues")
         return None
+
+    def asked(self) -> Ending:
+        """How a run ends that a signal, to this process or another, has asked to."""
+        number = self.requested or signal.SIGTERM
+        return Ending(BY_SIGNAL + number, f"stopped at {self._where()}; the same command continues")
 
     def final(self) -> Ending:
         """How a run ends that has no step left to do."""
@@ -86,3 +135,13 @@ class Stop:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = number
+        if not self._waiting:
+            return
+        if self.runtime.world_size == 1:
+            raise NoBatch
+        signal.alarm(PATIENCE)  # the others may be within a step that needs this process
+
+    def _lose_patience(self, number: int, frame: FrameType | None) -> None:
+        if self._waiting:
+            text = f"a signal came, and no image for {PATIENCE} s; the same command continues from the last save"
+            raise UserError(text)

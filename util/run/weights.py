@@ -1,7 +1,6 @@
 """Weights of single networks as files, of our runs and of released CUT-family ones."""
 
 import difflib
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +8,46 @@ import torch
 from torch import Tensor, nn
 
 from util.errors import UserError
-from util.files import atomic_path
+from util.files import atomic_path, explain_os_error
+from util.run.weight_files import reason_not_readable
 
 COUNTER = ".num_batches_tracked"
 STATISTICS = (".running_mean", ".running_var", COUNTER)  # InstanceNorm kept them before torch 0.4
+
+
+class NotSaved(UserError):
+    """A file could not be written: the disk is full, or the folder is gone or cannot be written to."""
 
 
 def atomic_save(value: Any, path: Path) -> None:
     """torch.save that leaves the old file or the new one, never a part.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written.
+        NotSaved: the disk is full or the folder cannot be written.
     """
     try:
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            torch.save(value, file)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise UserError(
-            f"could not write {path}: {error}. The files saved before are intact"
+        with atomic_path(path) as temporary:
+            write_file(value, temporary)
+    except OSError as error:
+        reason = explain_os_error(error, path.parent)
+        raise NotSaved(
+            f"could not write {path}: {reason}. The files saved before are intact"
         ) from error
 
 
+def write_file(value: Any, path: Path) -> None:
+    """torch.save; an error of the system comes as the OSError that it is, which torch hides behind one of its own."""
+    try:
+        with open(path, "wb") as file:
+            torch.save(value, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise OSError(str(error).splitlines()[0]) from error
+
+
 def read_file(path: Path) -> Any:
-    """torch.load of a file of tensors and plain values; no code in it is ever run.
+    """torch.load of a file of tensors and plain values, its checksums compared; no code in it is ever run.
 
     Raises:
         UserError: missing, damaged, or something other than tensors and plain values.
@@ -39,13 +55,26 @@ def read_file(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path} does not exist; {_there_is(path)}")
 
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} is damaged or not a file of weights ({reason}); restore it or use another"
-        ) from error
+    reason = reason_not_readable(path)
+    if reason is None:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a strange file makes of the reader
+            reason = _first_line(error)
+    raise UserError(
+        f"{path} is damaged or not a file of weights ({reason}); restore it or use another"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """What torch says of a file it refuses, without its advice to let the file run code."""
+    text = str(error).strip()
+    if "weights_only" in text:
+        return (
+            "it holds Python objects, for which code would have to run; "
+            "save the network's state_dict() instead"
+        )
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _there_is(path: Path) -> str:
