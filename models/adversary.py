@@ -8,21 +8,32 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.losses.gan import discriminator_loss
+from models.losses.gan import accuracy, discriminator_loss
 from models.networks.chain import differentiated_twice
 from models.networks.passes import pass_each
 from util.hardware.precision import full_precision
 
+Log = Callable[[str, Tensor], None]  # notes a 0-d tensor under a name, for people to see
+
 
 def discriminator_terms(
-    netD: nn.Module, real: Tensor, fake: Tensor, mode: str = "lsgan"
+    netD: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    mode: str = "lsgan",
+    log: Log | None = None,
+    name: str = "D",
 ) -> dict[str, Tensor]:
     """All that D minimises on images (B,C,H,W): `discriminator_loss` as D_real and D_fake, with wgangp D_gp too.
 
-    No gradient reaches the images.
+    No gradient reaches the images. `log` is given the share of scores that are right, as <name>_accuracy, where the
+    objective draws a line.
     """
     fake = fake.detach()
     pred_real, pred_fake = pass_each(netD, real, fake)
+    right = accuracy(pred_real, pred_fake, mode)
+    if log is not None and right is not None:
+        log(f"{name}_accuracy", right)
     D_real, D_fake = discriminator_loss(pred_real, pred_fake, mode)
 
     terms = {"D_real": D_real, "D_fake": D_fake}
@@ -90,9 +101,14 @@ def _slope(netD: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def term_of_one(
-    name: str, netD: nn.Module, real: Tensor, fake: Tensor, mode: str = "lsgan"
+    name: str,
+    netD: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    mode: str = "lsgan",
+    log: Log | None = None,
 ) -> dict[str, Tensor]:
     """`discriminator_terms` of one of several discriminators: `name`, with wgangp <name>_gp too."""
-    terms = discriminator_terms(netD, real, fake, mode)
+    terms = discriminator_terms(netD, real, fake, mode, log, name)
     penalty = {f"{name}_gp": terms["D_gp"]} if "D_gp" in terms else {}
     return {name: terms["D_real"] + terms["D_fake"]} | penalty

@@ -72,7 +72,10 @@ class BaseModel(TrainingStep, ABC):
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         training = opt.is_train
         super().__init__(
-            runtime, ema=opt.ema if training else 0, accumulate=opt.accumulate if training else 1
+            runtime,
+            ema=opt.ema if training else 0,
+            accumulate=opt.accumulate if training else 1,
+            skip_bad=training and opt.on_nonfinite == "skip",
         )
         self.opt = opt
         self.is_train = opt.is_train
@@ -91,8 +94,13 @@ class BaseModel(TrainingStep, ABC):
         """Register a network on the device; `average` keeps its moving average too where --ema asks for one.
 
         Raises:
-            UserError: --accumulate with batch normalisation.
+            UserError: --accumulate or --on_nonfinite skip with batch normalisation.
         """
+        if self._skip_bad and has_batch_norm(net):
+            raise UserError(
+                f"--on_nonfinite skip: net{name} has batch normalisation, whose statistics a skipped step has changed; "
+                "give --on_nonfinite stop, or --normG instance --normD instance"
+            )
         if self._accumulate > 1 and has_batch_norm(net):
             raise UserError(
                 f"--accumulate {self._accumulate}: net{name} has batch normalisation, whose statistics would be those "
@@ -193,7 +201,7 @@ class BaseModel(TrainingStep, ABC):
         """A memory of `size` translated images; with a crop their size is known beforehand."""
         side = self.opt.crop_size
         shape = (channels, side, side) if "crop" in self.opt.preprocess else None
-        return ImagePool(size, shape)
+        return ImagePool(size, shape, only_finite=self._skip_bad)
 
     def initialized(self, net: nn.Module) -> nn.Module:
         """The network with initial weights as --init_type asks (at test they are loaded instead)."""
@@ -323,6 +331,7 @@ class BaseModel(TrainingStep, ABC):
                 name: scheduler.state_dict() for name, scheduler in self.schedulers.items()
             },
             "epoch_loss": self._epoch_loss,
+            "skipped": self._skipped,
             "steps": self.steps,
             "prepared": self._prepared,
         }
@@ -359,6 +368,7 @@ class BaseModel(TrainingStep, ABC):
             self._renew_optimizer(name, asked)
 
         self._epoch_loss.copy_(state["epoch_loss"])
+        self._skipped.copy_(state["skipped"])
         self.steps, self._prepared = state["steps"], state["prepared"]
 
     def _renew_optimizer(self, name: str, asked: dict[str, Any]) -> None:

@@ -240,10 +240,12 @@ class DistanceGANModel(BaseModel):
 
     def compute_D_loss(self) -> dict[str, Tensor]:
         """Tell real images from translated ones, new or of the pool."""
-        mode = self.opt.gan_mode
-        terms = term_of_one("D_A", self.netD_A, self.real_B, self.pool_B(self.fake_B), mode)
+        mode, log = self.opt.gan_mode, self.log
+        fake_B = self.pool_B(self.fake_B)
+        terms = term_of_one("D_A", self.netD_A, self.real_B, fake_B, mode, log)
         if self.two_sided:
-            terms |= term_of_one("D_B", self.netD_B, self.real_A, self.pool_A(self.fake_A), mode)
+            fake_A = self.pool_A(self.fake_A)
+            terms |= term_of_one("D_B", self.netD_B, self.real_A, fake_A, mode, log)
         return terms
 
     # -- translation -----------------------------------------------------------------------------------------------

@@ -141,8 +141,10 @@ class GcGANModel(OneSidedModel):
         """Tell real images from translated ones, new or of the pool, upright and turned."""
         mode, upright, turned = self.opt.gan_mode, self.pool_B(self.fake_B), self.fake_turned
         return {
-            **term_of_one("D_B", self.netD, self.real_B, upright, mode),
-            **term_of_one("D_gc", self.netD_gc, self.turned_B, self.pool_gc(turned), mode),
+            **term_of_one("D_B", self.netD, self.real_B, upright, mode, self.log),
+            **term_of_one(
+                "D_gc", self.netD_gc, self.turned_B, self.pool_gc(turned), mode, self.log
+            ),
         }
 
 

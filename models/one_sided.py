@@ -72,7 +72,7 @@ class OneSidedModel(BaseModel):
     def compute_D_loss(self) -> dict[str, Tensor]:
         """Tell translated images, new or of the pool, from real ones."""
         fake = self.pool_B(self.fake_B)
-        return discriminator_terms(self.netD, self.real_B, fake, self.opt.gan_mode)
+        return discriminator_terms(self.netD, self.real_B, fake, self.opt.gan_mode, self.log)
 
     def compute_G_loss(self) -> dict[str, Tensor]:
         """Fool D; a method adds how content is kept."""

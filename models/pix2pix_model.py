@@ -82,7 +82,7 @@ class Pix2PixModel(BaseModel):
         """Tell pairs with a translated image from real pairs."""
         real = torch.cat([self.real_A, self.real_B], 1)
         fake = torch.cat([self.real_A, self.fake_B], 1)
-        return discriminator_terms(self.netD, real, fake, self.opt.gan_mode)
+        return discriminator_terms(self.netD, real, fake, self.opt.gan_mode, self.log)
 
     def compute_G_loss(self) -> dict[str, Tensor]:
         """Fool D, and come close to the paired image."""

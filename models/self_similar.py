@@ -128,7 +128,7 @@ class SelfSimilarModel(OneSidedModel):
         opt = self.opt
         fake = self.pool_B(self.fake_B)
 
-        terms = discriminator_terms(self.netD, self.real_B, fake, opt.gan_mode)
+        terms = discriminator_terms(self.netD, self.real_B, fake, opt.gan_mode, self.log)
         if opt.lambda_gradient:
             terms["D_gradient"] = gradient_penalty(
                 self.netD, self.real_B, fake, weight=opt.lambda_gradient

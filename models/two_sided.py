@@ -87,9 +87,11 @@ class TwoSidedModel(BaseModel):
 
     def compute_D_loss(self) -> dict[str, Tensor]:
         """Tell real images from translated ones, new or of the pool, in both domains."""
-        mode = self.opt.gan_mode
-        terms = term_of_one("D_A", self.netD_A, self.real_B, self.pool_B(self.fake_B), mode)
-        return terms | term_of_one("D_B", self.netD_B, self.real_A, self.pool_A(self.fake_A), mode)
+        mode, log = self.opt.gan_mode, self.log
+        fake_B = self.pool_B(self.fake_B)
+        terms = term_of_one("D_A", self.netD_A, self.real_B, fake_B, mode, log)
+        fake_A = self.pool_A(self.fake_A)
+        return terms | term_of_one("D_B", self.netD_B, self.real_A, fake_A, mode, log)
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""

@@ -46,6 +46,12 @@ class TrainOptions(BaseOptions):
         text = "decay of a moving average of G, 0.999 say, which test.py then uses; 0 is off"
         group.add("--ema", 0.0, text, fraction)
 
+        text = (
+            "a loss that is NaN or infinite stops the run before that step, or the step is skipped "
+            "and counted, until 100 are in a row"
+        )
+        group.add("--on_nonfinite", "stop", text, choices=("stop", "skip"))
+
         text = "stop after N steps in total, for a trial"
         group.add("--max_steps", None, text, positive_int, metavar="N")
         text = "stop after N minutes with the run saved; the same command continues"

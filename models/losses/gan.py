@@ -11,12 +11,16 @@ from util.hardware.precision import full_precision
 
 
 class Objective(NamedTuple):
-    """One adversarial game: mean losses of D on real and on fake predictions, of G on fake ones, and D's weight."""
+    """One adversarial game: mean losses of D on real and on fake predictions, of G on fake ones, and D's weight.
+
+    `line`: the score above which D takes an image for real; None where only differences of scores mean something.
+    """
 
     real: Callable[[Tensor], Tensor]
     fake: Callable[[Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
     weight_D: float = 0.5
+    line: float | None = 0.0
 
 
 def _squared_error(prediction: Tensor) -> Tensor:
@@ -51,7 +55,7 @@ _LOG_LOSS = Objective(_log_loss_real, _log_loss_fake, _log_loss_real)
 
 OBJECTIVES = {
     # Mao et al. 2017
-    "lsgan": Objective(_squared_error, _mean_square, _squared_error),
+    "lsgan": Objective(_squared_error, _mean_square, _squared_error, line=0.5),
     # Goodfellow et al. 2014, cross entropy with logits
     "vanilla": _LOG_LOSS,
     # StyleGAN's name for the same losses
@@ -59,7 +63,7 @@ OBJECTIVES = {
     # Lim, Ye 2017
     "hinge": Objective(_hinge_loss_real, _hinge_loss_fake, _minus_mean),
     # Arjovsky et al. 2017; not halved, so that the penalty keeps its weight from Gulrajani et al. 2017
-    "wgangp": Objective(_minus_mean, torch.mean, _minus_mean, weight_D=1.0),
+    "wgangp": Objective(_minus_mean, torch.mean, _minus_mean, weight_D=1.0, line=None),
     # DCLGAN's release: G has a hinge too, and learns nothing from scores above 1.
     "hinge_both": Objective(_hinge_loss_real, _hinge_loss_fake, _hinge_loss_real),
 }
@@ -86,6 +90,22 @@ def discriminator_loss(
     real = objective.real(full_precision(pred_real))
     fake = objective.fake(full_precision(pred_fake))
     return objective.weight_D * real, objective.weight_D * fake
+
+
+def accuracy(pred_real: Tensor, pred_fake: Tensor, mode: str = "lsgan") -> Tensor | None:
+    """The share of scores, of any shape, on the right side of the line between real and fake: 1 where D errs nowhere.
+
+    Returns:
+        0-d tensor without gradient; None where the objective has no such line.
+
+    Raises:
+        ValueError: unknown mode.
+    """
+    line = _objective(mode).line
+    if line is None:
+        return None
+    right = (pred_real.detach() > line).float().mean() + (pred_fake.detach() <= line).float().mean()
+    return right / 2
 
 
 def generator_loss(pred_fake: Tensor, mode: str = "lsgan") -> Tensor:

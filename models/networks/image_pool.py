@@ -18,11 +18,14 @@ class ImagePool(nn.Module):
     Args:
         size: how many images are kept; 0 passes everything on.
         shape: (C,H,W) of the images where it is known beforehand; else that of the first one.
+        only_finite: an image with a value that is not finite is passed on and never kept.
     """
 
-    def __init__(self, size: int, shape: tuple[int, int, int] | None = None) -> None:
+    def __init__(
+        self, size: int, shape: tuple[int, int, int] | None = None, only_finite: bool = False
+    ) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.only_finite = size, only_finite
         images = None if shape is None else torch.zeros(size, *shape)
         self.register_buffer("images", images, persistent=False)
         self.register_buffer("filled", torch.zeros(1, dtype=torch.long), persistent=False)
@@ -57,8 +60,11 @@ class ImagePool(nn.Module):
         old = self.images.index_select(0, slot)
 
         keep = swap | ~full
+        if self.only_finite:
+            sound = torch.isfinite(new).all()
+            swap, keep = swap & sound, keep & sound
         self.images.index_copy_(0, slot, torch.where(keep, new.to(old.dtype), old))
-        self.filled.add_(~full)
+        self.filled.add_(keep & ~full)
         return torch.where(swap, old.to(new.dtype), new)
 
     def get_extra_state(self) -> dict[str, Any]:

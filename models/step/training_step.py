@@ -16,10 +16,14 @@ from data.deferred import images_of
 from models.networks.chain import dead_biases
 from models.networks.half_copies import HalfCopies
 from util.errors import UserError
-from util.hardware.loss_scale import create_loss_scale
+from util.hardware.loss_scale import DynamicLossScale, create_loss_scale
 from util.hardware.runtime import Runtime
 
 Terms = Callable[[], dict[str, Tensor]]  # returns the terms of a loss, already weighted
+
+
+IN_A_ROW = "in a row"
+MOST_IN_A_ROW = 100  # updates left out, after which the run ends with --on_nonfinite skip too
 
 
 class Move(NamedTuple):
@@ -34,10 +38,10 @@ class Move(NamedTuple):
 
 
 class NotFinite(NamedTuple):
-    """Which losses of a player were not finite in any step so far."""
+    """Which losses of a player were not finite, and in how many micro-batches so far."""
 
     names: tuple[str, ...]
-    flags: Tensor  # (names,), 0 or 1
+    counts: Tensor  # (names,)
 
 
 class TrainingStep:
@@ -55,7 +59,10 @@ class TrainingStep:
 
     CYCLE = 1
 
-    def __init__(self, runtime: Runtime, ema: float, accumulate: int) -> None:
+    def __init__(
+        self, runtime: Runtime, ema: float, accumulate: int, skip_bad: bool = False
+    ) -> None:
+        """`skip_bad`: an update whose loss or gradient is not finite is left out, instead of ending the run."""
         self.runtime = runtime
         self.device = runtime.device
         self.networks: dict[str, nn.Module] = {}
@@ -67,6 +74,7 @@ class TrainingStep:
 
         self._ema = ema
         self._accumulate = accumulate
+        self._skip_bad = skip_bad
         self._trained_by: dict[str, list[nn.Module]] = {}
         self._clip_norm: dict[str, float] = {}
         self._micro_batches: list[dict[str, Any]] = []
@@ -76,6 +84,7 @@ class TrainingStep:
 
         self._not_finite: dict[str, NotFinite] = {}
         self._tripped = torch.zeros((), device=self.device)
+        self._skipped = torch.zeros(2, device=self.device)  # updates in all, and in a row
         self._epoch_loss = torch.zeros(
             2, dtype=torch.float64, device=self.device
         )  # sum of G's loss, steps
@@ -105,7 +114,7 @@ class TrainingStep:
 
         Several micro-batches add up to exactly the gradient of one large batch: each player sees all of them before
         it moves. A term that is not finite, on any process, stops all further steps on the device itself, so that
-        the weights stay good until `check_finite` reports it.
+        the weights stay good until `check_finite` reports it; with --on_nonfinite skip it stops this one alone.
         """
         self._update([Move(names, loss)])
 
@@ -193,14 +202,36 @@ class TrainingStep:
         every = [parameter for group in parameters.values() for parameter in group]
 
         self.runtime.average_gradients(every)
+        grads = [parameter.grad for parameter in every]
+        if self._skip_bad:
+            largest = torch.stack(torch._foreach_norm(grads, ord=torch.inf))
+            self._note_bad_gradients(largest)
         self.runtime.any(self._tripped)
-        skip = self._loss_scale.unscale([parameter.grad for parameter in every], self._tripped)
+        skip = self._loss_scale.unscale(grads, self._tripped)
 
         for name in names:
             if name in self._clip_norm:
                 clip_grad_norm_(parameters[name], self._clip_norm[name], foreach=True)
             self.optimizers[name].found_inf = skip  # a fused Adam skips its step where this is 1
             self.optimizers[name].step()
+
+        if self._skip_bad:
+            self._count_skipped()
+
+    def _note_bad_gradients(self, largest: Tensor) -> None:
+        """A gradient may overflow under a loss that does not; with a loss scale that is how it adapts, no error."""
+        if isinstance(self._loss_scale, DynamicLossScale):
+            return
+        bad = (~torch.isfinite(largest)).any().float()
+        torch.maximum(self._tripped, bad, out=self._tripped)
+
+    def _count_skipped(self) -> None:
+        """Note whether this update was left out, and let the next one be."""
+        bad = self._tripped.clone()
+        self._skipped[0].add_(bad)
+        self._skipped[1].add_(bad).mul_(bad)
+        self._tripped.zero_()
+        self.losses["skipped"] = self._skipped[0].clone()
 
     def _with_gradients(self, player: str) -> list[nn.Parameter]:
         nets = self._trained_by[player]
@@ -224,8 +255,8 @@ class TrainingStep:
         key = f"{player}: {', '.join(named)}"  # a player may have several losses
         if key not in self._not_finite:
             self._not_finite[key] = NotFinite(tuple(named), torch.zeros_like(bad))
-        for flags, new in ((self._not_finite[key].flags, bad), (self._tripped, bad.amax())):
-            torch.maximum(flags, new, out=flags)
+        self._not_finite[key].counts.add_(bad)
+        torch.maximum(self._tripped, bad.amax(), out=self._tripped)
 
         # the epoch
         if player == "G":
@@ -257,7 +288,8 @@ class TrainingStep:
             *found,
             self._tripped,
             self._epoch_loss,
-            *(bad.flags for bad in self._not_finite.values()),
+            self._skipped,
+            *(bad.counts for bad in self._not_finite.values()),
         ]
 
     def remember(self) -> Callable[[], None]:
@@ -283,17 +315,29 @@ class TrainingStep:
         return restore
 
     def check_finite(self, last_checkpoint: str) -> None:
-        """Raise UserError when a loss of any step so far was not finite; the weights are those before that step."""
-        flags = {}
-        for bad in self._not_finite.values():
-            for name, flag in zip(bad.names, bad.flags, strict=True):
-                flags[name] = torch.maximum(flags[name], flag) if name in flags else flag
+        """Raise UserError where losses that were not finite end the run: at the first, or at too many in a row.
 
-        names = [name for name, value in self.runtime.mean(flags).items() if value]
-        if names:
+        The weights are those before the first update that was left out.
+        """
+        counts = {}
+        for bad in self._not_finite.values():
+            for name, count in zip(bad.names, bad.counts, strict=True):
+                counts[name] = counts.get(name, 0) + count
+        found = self.runtime.mean({**counts, IN_A_ROW: self._skipped[1]})
+        in_a_row = found.pop(IN_A_ROW)
+        names = ", ".join(name for name, count in found.items() if count)
+
+        if self._skip_bad and in_a_row >= MOST_IN_A_ROW:
             raise UserError(
-                f"loss {', '.join(names)} is not finite: training stopped before that step. Last good checkpoint: "
-                f"{last_checkpoint}. Look at the input images, or lower --lr; the same command continues from there"
+                f"{in_a_row:.0f} updates in a row were not finite ({names or 'gradients'}) and left out: nothing is "
+                f"learned any more. Last good state: {last_checkpoint}. Lower --lr; the same command continues "
+                "from there"
+            )
+        if names and not self._skip_bad:
+            raise UserError(
+                f"loss {names} is not finite: training stopped before that step. Last good checkpoint: "
+                f"{last_checkpoint}. Look at the input images, lower --lr or give --on_nonfinite skip; "
+                "the same command continues from there"
             )
 
     def check_weights(self, last_checkpoint: str) -> None:

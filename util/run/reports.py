@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from util.hardware.runtime import Runtime
 from util.logs.visualizer import Visualizer
 from util.run.checkpoint import Checkpoint
 from util.run.folder import run_dir
+from util.run.health import Health
 from util.run.profiler import StepProfiler
 from util.run.progress import Progress
 from util.run.weights import NotSaved
+
+SPREAD = "spread of the pictures"
 
 
 @dataclass
@@ -58,6 +64,10 @@ class Report:
 class Losses(Report):
     """Moves the bar; prints the losses at --print_freq, and the learning rate after an epoch."""
 
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.health = Health(run.model.optimizers)
+
     def after_step(self, last: bool) -> None:
         run, progress = self.run, self.run.progress
         run.visualizer.advance(progress.images_per_step)
@@ -65,9 +75,18 @@ class Losses(Report):
             return
 
         run.model.check_finite(run.checkpoint.last_saved)
-        losses = run.runtime.mean(run.model.get_current_losses())
+        losses = run.runtime.mean(run.model.get_current_losses() | self._spread())
+        spread = losses.pop(SPREAD, None)
         times = progress.times() | run.runtime.memory()
         run.visualizer.print_losses(progress.epoch, progress.images, losses, times)
+        for warning in self.health.notice(losses, spread):
+            run.visualizer.message(warning)
+
+    def _spread(self) -> dict[str, Tensor]:
+        """What translated pictures vary by, the least of all kinds; 0-d, nothing where there are none."""
+        pictures = self.run.model.get_current_visuals()
+        fakes = [picture.float().std() for name, picture in pictures.items() if name[:4] == "fake"]
+        return {SPREAD: torch.stack(fakes).min()} if fakes else {}
 
     def after_epoch(self, epoch: int) -> None:
         run = self.run
