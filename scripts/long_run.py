@@ -1,0 +1,118 @@
+"""Train for many tiny steps and see that memory and open files do not grow.
+
+    python scripts/long_run.py                  20,000 steps of patchgcl
+    python scripts/long_run.py --steps 2000     a trial
+
+The run saves, prints and shows pictures as any does, only more often. After the first thousand steps, by which all
+buffers have been made, resident memory and the number of open files are noted; they may not be larger at the end.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from scripts.kill_runs import IMAGES, make_images
+
+TINY = (
+    "--netG resnet_4blocks --ngf 2 --ndf 2 --load_size 20 --crop_size 16 --preprocess resize_and_crop --gpu_ids -1 "
+    "--graph_features generator --num_patches 16 --num_threads 1 --display_id 0 --print_freq 50 "
+    "--save_latest_freq 500 --update_html_freq 1000 --display_freq 1000 --save_epoch_freq 100 --keep_last 2 "
+    "--display_winsize 32"
+)
+ROOM = 1.02  # memory may grow by so much: pages of the system come and go
+
+
+class Reading(NamedTuple):
+    """What a process holds after some steps."""
+
+    steps: int
+    megabytes: float
+    files: int
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, this process's by default."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=20_000, help="default: 20000")
+    parser.add_argument("--every", type=int, default=1000, help="steps between readings")
+    return parser.parse_args(argv)
+
+
+def read(process: int, steps: int) -> Reading:
+    """Resident memory and open files of a process, as Linux tells them."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    kilobytes = int(status["VmRSS"].split()[0])
+    return Reading(steps, kilobytes / 1000, len(os.listdir(f"/proc/{process}/fd")))
+
+
+def steps_done(log: Path) -> int:
+    """The steps, one image each, of the last line of the log."""
+    if not log.exists():
+        return 0
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 4000))
+        lines = file.read().decode().splitlines()
+    try:
+        return json.loads(lines[-1])["images"]
+    except (IndexError, ValueError):  # nothing yet, or half a line
+        return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = parse_arguments(argv)
+    with tempfile.TemporaryDirectory(prefix="long_run_") as name:
+        folder = Path(name)
+        make_images(folder / "data")
+        epochs = args.steps // IMAGES + 1
+        where = ["--dataroot", folder / "data", "--checkpoints_dir", folder, "--name", "run"]
+        steps = ["--n_epochs", epochs, "--n_epochs_decay", 0, "--max_steps", args.steps]
+        command = [sys.executable, "train.py", *where, *steps, *TINY.split()]
+        with open(folder / "output.txt", "w") as output:
+            process = subprocess.Popen(
+                list(map(str, command)), cwd=ROOT, stdout=output, stderr=output
+            )
+        readings = watch(process, folder / "run" / "metrics.jsonl", args.every)
+        if process.returncode:
+            print((folder / "output.txt").read_text()[-2000:], file=sys.stderr)
+            return 1
+
+    first, last = readings[0], readings[-1]
+    print(f"from step {first.steps} to step {last.steps}:")
+    print(f"resident memory {first.megabytes:.1f} -> {last.megabytes:.1f} MB")
+    print(f"open files {first.files} -> {last.files}")
+    flat = last.megabytes <= ROOM * first.megabytes and last.files <= first.files
+    return 0 if flat else 1
+
+
+def watch(process: subprocess.Popen, log: Path, every: int) -> list[Reading]:
+    """Readings of a process until it ends, one each `every` steps."""
+    readings: list[Reading] = []
+    while process.poll() is None:
+        steps = steps_done(log)
+        if steps >= every * (len(readings) + 1):
+            try:
+                readings.append(read(process.pid, steps))
+            except (OSError, KeyError):  # it has just ended
+                break
+            print(*readings[-1], flush=True)
+        time.sleep(0.2)
+    process.wait()
+    return readings
+
+
+if __name__ == "__main__":
+    sys.exit(main())
