@@ -364,8 +364,6 @@ def test_other_objectives_train(tmp_path):
 
 def test_untrained_features_are_named(tmp_path):
     _, _, _, model = build(tmp_path, "munit", None, "--vgg_w", "1", "--vgg_weights", "random")
-    assert model.describe().endswith(
-        "random (untrained: for demos and tests only), relu5_3"
-    )
+    assert model.describe().endswith("random (untrained: for demos and tests only), relu5_3")
     opt = train_options(tmp_path, model="munit")
     assert opt.vgg_w == 0
