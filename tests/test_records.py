@@ -178,8 +178,11 @@ def test_weights_are_written_before_the_state_that_stands_for_them(tmp_path, mon
     monkeypatch.setattr(
         "util.run.checkpoint.atomic_save", lambda value, path: written.append(path.name)
     )
+    monkeypatch.setattr(
+        "util.run.checkpoint.write_state", lambda state, folder: written.append("state")
+    )
     assert run(tmp_path) == 0
-    assert written[-1] == "latest_state.pt"
+    assert written[-1] == "state"
     assert {"latest_net_G.pth", "1_net_G.pth"} <= set(written)
 
 

@@ -86,7 +86,7 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
-        """Any number of tensors of any shapes -> the same, in `dtype`."""
+        """Weights of any shapes, such as (O,C) -> the same, in `dtype`."""
         ctx.set_materialize_grads(False)
         ctx.dtypes = [weight.dtype for weight in weights]
         return tuple(_copied(weights, [dtype] * len(weights)))
