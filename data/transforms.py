@@ -108,6 +108,7 @@ def scaler_of(mode: str) -> str:
 
 
 ZOOM_RANGE = (0.8, 1.0)
+LEAST_SIDE = 8  # pixels that every generator takes; at test smaller images are filled up
 KEPT_IMAGES = 2  # per process: one of each domain
 MODES = (
     "resize_and_crop, resize, crop, scale_width, scale_width_and_crop, scale_shortside, "
@@ -205,6 +206,8 @@ class Preprocess:
         return max(round(side / self.multiple), 1) * self.multiple
 
     def _filled_up(self, side: int) -> int:
+        if self.multiple > 1 and not self.is_train:
+            side = max(side, LEAST_SIDE)
         return math.ceil(side / self.multiple) * self.multiple
 
 

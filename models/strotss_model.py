@@ -30,7 +30,7 @@ from models.inference.regions import Regions, content_and_style, label_files, re
 from models.inference.style_target import StyleTarget
 from models.networks.hypercolumns import Hypercolumns
 from models.networks.vgg import LAYER_NAMES, describe_weights
-from util.errors import UserError
+from util.errors import UnfitImage, UserError
 from util.hardware.runtime import Runtime
 from util.parser import int_list, natural, positive_float, positive_int, switch
 
@@ -162,7 +162,7 @@ class STROTSSModel(BaseModel):
         """From coarse to fine; those at which a picture is too small for VGG16 are left out.
 
         Raises:
-            UserError: all of them are.
+            UnfitImage: all of them are.
         """
         opt, found = self.opt, []
         sides = long_sides(opt.long_side or max(content.shape[2:]))
@@ -172,7 +172,7 @@ class STROTSSModel(BaseModel):
                 found.append(side)
         if not found:
             deepest = LAYER_NAMES[max(opt.vgg_layers)]
-            raise UserError(
+            raise UnfitImage(
                 f"--long_side {sides[-1]}: content or style would be narrower than "
                 f"{self.features.smallest} pixels, which {deepest} needs; "
                 "give a larger one, or --vgg_layers that end earlier"

@@ -32,6 +32,10 @@ class UserError(Exception):
     shown: bool | None = None
 
 
+class UnfitImage(UserError):
+    """An image that a method cannot translate, such as one of too few pixels: test.py names it and goes on."""
+
+
 def exit_status(command: Callable[[], int | None]) -> int:
     """Run a command; returns its exit status. A `UserError` becomes one line on standard error.
 

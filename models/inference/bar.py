@@ -52,6 +52,12 @@ class Bar:
         self._done += count
         self._tqdm.update(self._done - self._tqdm.n)
 
+    def leave_out(self, count: int, note: str) -> None:
+        """So many pictures are not made; the line says why."""
+        self._tqdm.write(note)
+        self._done += count
+        self._tqdm.update(self._done - self._tqdm.n)
+
     def skip(self, figures: Mapping[str, float]) -> None:
         """A picture was there already, with these figures; it counts for no speed."""
         self._note(figures)

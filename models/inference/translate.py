@@ -15,6 +15,8 @@ from data import Loader, create_loader
 from models import create_model
 from models.base_model import BaseModel
 from models.inference.bar import Bar
+from models.inference.memory import memory_explained
+from util.errors import UnfitImage, UserError
 from util.hardware.runtime import Runtime
 from util.pages.finished import Finished
 from util.pages.gallery import Gallery
@@ -64,7 +66,9 @@ def translate(opt: Namespace) -> Gallery:
     gallery = Gallery(result_dir(opt), opt.easy_label or opt.name, facts)
     with gradients(model), bar, gallery:
         finished = Finished(gallery, depends(opt, facts)) if model.COSTLY else None
-        translate_all(loader, model, runtime, gallery, bar, finished)
+        left_out = translate_all(loader, model, runtime, gallery, bar, finished)
+        if left_out:
+            gallery.description["left out"] = "; ".join(left_out)
         gallery.description |= {f"mean {name}": f"{value:.4g}" for name, value in bar.means.items()}
 
     seconds = time.perf_counter() - began
@@ -82,9 +86,16 @@ def translate_all(
     gallery: Gallery,
     bar: Bar,
     finished: Finished | None,
-) -> None:
-    """Every batch through the model and into the gallery, but for what is `finished`."""
-    names = loader.dataset.result_names()
+) -> list[str]:
+    """Every batch through the model and into the gallery, but for what is `finished`.
+
+    Returns:
+        What could not be translated, a line for each image.
+
+    Raises:
+        UserError: no image could be.
+    """
+    names, left_out = loader.dataset.result_names(), []
     model.tell = bar.tell
     for batch in loader.epoch(1):
         rows = [(names[index], model.sources(batch, k)) for k, index in enumerate(batch["index"])]
@@ -95,14 +106,25 @@ def translate_all(
                     bar.skip(figures)
                 continue
 
-        with runtime.autocast():
-            pictures = show(model, batch)
+        try:
+            with runtime.autocast(), memory_explained(model.opt, batch):
+                pictures = show(model, batch)
+        except UnfitImage as error:
+            lines = [f"{path}: {error}" for _, (path, *_) in rows]
+            bar.leave_out(len(rows), "\n".join(f"warning: left out {line}" for line in lines))
+            left_out += lines
+            continue
+
         for place, (name, sources) in enumerate(rows):
             row = cut_row(pictures, batch, place)
             gallery.add(name, row, *model.explain(row))
             if finished:
                 finished.note(name, sources, bar.figures)
         bar.finish(len(rows))
+
+    if not gallery.rows and left_out:
+        raise UserError(left_out[0])
+    return left_out
 
 
 def show(model: BaseModel, batch: Mapping[str, Any]) -> dict[str, Tensor]:

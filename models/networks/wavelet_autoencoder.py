@@ -24,7 +24,7 @@ from models.networks.wavelet_weights import (
     convolutions_of,
     encoder_weights,
 )
-from util.errors import UserError
+from util.errors import UnfitImage
 from util.run.weights import read_file
 
 FINGERS = 9  # convolutions that a fingerprint is made of: all that VGG16 and VGG19 both have
@@ -245,10 +245,10 @@ class WaveletDecoder(nn.Module):
 
 
 def padded(images: Tensor) -> Tensor:
-    """(B,C,H,W) filled up by reflection to multiples of 8; raises UserError below 16 pixels."""
+    """(B,C,H,W) filled up by reflection to multiples of 8; raises UnfitImage below 16 pixels."""
     height, width = images.shape[2:]
     if min(height, width) < SMALLEST:
-        raise UserError(
+        raise UnfitImage(
             f"an image of {width}x{height} pixels is too small for --model wct2, "
             f"which needs {SMALLEST}x{SMALLEST}"
         )
