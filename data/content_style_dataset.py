@@ -7,7 +7,7 @@ from itertools import product
 from data.base_dataset import BaseDataset
 from data.image_folder import is_image, list_images
 from data.layout import has_domains
-from data.result_names import unique_names
+from data.result_names import fitted, unique_names
 from data.transforms import View
 from util.errors import UserError
 
@@ -92,7 +92,7 @@ class ContentStyleDataset(BaseDataset):
 
         if self.opt.pair_by != "each":
             return [contents[content] for content, _ in self.pairs]
-        return [f"{contents[content]}__{styles[style]}" for content, style in self.pairs]
+        return [fitted(f"{contents[content]}__{styles[style]}") for content, style in self.pairs]
 
     def _pair(self, pair_by: str) -> list[tuple[int, int]]:
         """(number of the content, number of its style) of each sample."""

@@ -9,6 +9,7 @@ from data.base_dataset import BaseDataset, Domain
 from data.image_file import LARGE, Header, in_threads, opened, read_header, read_image
 from data.image_folder import first_of
 from data.pixels import Levels, is_grey
+from data.transforms import Size
 from util.errors import UserError
 
 SAMPLED = 8  # images of a domain whose values are looked at
@@ -68,23 +69,55 @@ def note_several(domain: Domain, headers: Sequence[Header]) -> list[str]:
 def check_sizes(dataset: BaseDataset, images_per_step: int) -> None:
     """Raise UserError for an image too small for its crop, in any epoch, or of another size than its batch."""
     for role, domain in dataset.domains.items():
-        by_size = {}
-        for number, path in enumerate(domain.paths):
+        for number in range(len(domain.paths)):
             dataset.check_file(role, number)
-            by_size.setdefault(dataset.part_size(role, path), path)
 
         for epoch in dataset.unlike_epochs():
-            cut = {}
-            for path in by_size.values():
-                view = dataset.preprocess.view(dataset.source(role, path, epoch, None), None)
-                cut.setdefault(view.box[2:], path)
-            if dataset.is_train and dataset.cacheable and images_per_step > 1 and len(cut) > 1:
-                (one, path), (other, second), *_ = cut.items()
+            sizes = sizes_in_steps(dataset, role, epoch)
+            if dataset.is_train and dataset.cacheable and images_per_step > 1 and len(sizes) > 1:
+                (one, path), (other, second), *_ = sizes.items()
                 raise UserError(
                     f"images of one batch differ in size: {path} is {one[0]}x{one[1]}, {second} is "
                     f"{other[0]}x{other[1]}; use --preprocess resize_and_crop or "
                     "scale_shortside_and_crop, or --batch_size 1"
                 )
+
+
+def sizes_in_steps(dataset: BaseDataset, role: str, epoch: int) -> dict[Size, str]:
+    """(width, height) of a role's images as a step of that epoch sees them -> one of the files.
+
+    Raises:
+        UserError: an image too small for its crop.
+    """
+    by_size = {}
+    for path in dataset.domains[role].paths:
+        by_size.setdefault(dataset.part_size(role, path), path)
+
+    sizes = {}
+    for path in by_size.values():
+        view = dataset.preprocess.view(dataset.source(role, path, epoch, None), None)
+        sizes.setdefault(view.box[2:], path)
+    return sizes
+
+
+def check_one_size(dataset: BaseDataset, why: str, remedy: str) -> None:
+    """Raise UserError where images of A and B would differ in size in one step.
+
+    Args:
+        why: what they must have one size for, as the beginning of a sentence.
+        remedy: beside a --preprocess that cuts, in the imperative.
+    """
+    for epoch in dataset.unlike_epochs():
+        sizes = {}
+        for role in dataset.domains:
+            for size, path in sizes_in_steps(dataset, role, epoch).items():
+                sizes.setdefault(size, path)
+        if dataset.cacheable and len(sizes) > 1:
+            (one, path), (other, second), *_ = sizes.items()
+            raise UserError(
+                f"{why} images of one size, but {path} is {one[0]}x{one[1]} and {second} "
+                f"{other[0]}x{other[1]}: use a --preprocess that crops{remedy}"
+            )
 
 
 class Values(NamedTuple):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 
 _DOMAIN_FOLDER = re.compile(r"(train|test|val)[AB]")
 _PHASES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -50,9 +51,7 @@ def explain_layout(dataroot: str, phase: str, letter: str) -> str:
     """What is there instead of <phase><letter>, and what to rename, up to a "; "; empty without any folder."""
     place = os.path.realpath(dataroot)
     if _DOMAIN_FOLDER.fullmatch(os.path.basename(place)):
-        return (
-            f"it is such a folder itself: give the one above, --dataroot {os.path.dirname(place)}; "
-        )
+        return f"it is such a folder itself: give the one above, --dataroot {shlex.quote(os.path.dirname(place))}; "
 
     name = phase + letter
     there = folders_by_meaning(dataroot)
@@ -66,7 +65,7 @@ def explain_layout(dataroot: str, phase: str, letter: str) -> str:
 
     below = one_set_below(dataroot)
     if below:
-        return f"but there is a data set below it: --dataroot {below}; "
+        return f"but there is a data set below it: --dataroot {shlex.quote(below)}; "
     folders = sorted(entry.name for entry in os.scandir(dataroot) if entry.is_dir())
     if not folders:
         return ""

@@ -218,8 +218,12 @@ class BaseModel(TrainingStep, ABC):
         `dataset.sample(index)` gives images, the same on every machine.
         """
 
+    def check_data(self, dataset: BaseDataset) -> None:
+        """Raise UserError for images that the method cannot learn from; asked at every start, before the first step."""
+
     def prepare_once(self, dataset: BaseDataset) -> None:
-        """`prepare`, unless the run that is being continued has done so."""
+        """`check_data`, and `prepare` unless the run that is being continued has done so."""
+        self.check_data(dataset)
         if not self._prepared:
             self.prepare(dataset)
             self._prepared = True

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from data.base_dataset import BaseDataset
+from data.inspection import check_one_size
 from models import self_similar
 from models.colour_jitter import ColourJitter
 from models.losses.self_similarity import spatial_contrast
@@ -83,19 +85,12 @@ class LSeSimModel(SelfSimilarModel):
                 losses.append(spatial_contrast(src_BNK, tgt_BNK, other_BNK, self.opt.T))
         return {"contrast": torch.stack(losses).mean()}
 
+    def check_data(self, dataset: BaseDataset) -> None:
+        """Places of A are compared with places of B."""
+        check_one_size(dataset, "LSeSim compares places of A and B, which takes", "")
+
     def triples(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """What A is contrasted with: images (B,C,H,W) of its structure, and of another one.
-
-        Raises:
-            UserError: A and B differ in size.
-        """
-        if self.real_A.shape[2:] != self.real_B.shape[2:]:
-            (height, width), (height_B, width_B) = self.real_A.shape[2:], self.real_B.shape[2:]
-            raise UserError(
-                f"LSeSim compares places of A and B, but they are {width}x{height} and "
-                f"{width_B}x{height_B}: use a --preprocess that crops"
-            )
-
+        """What A is contrasted with: images (B,C,H,W) of its structure, and of another one."""
         yield self.fake_B.detach(), mirrored(self.real_B)
         if self.opt.augment:
             yield self.jitter(self.real_A), mirrored(self.jitter(self.real_B))

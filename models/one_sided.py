@@ -8,6 +8,8 @@ from argparse import Namespace
 import torch
 from torch import Tensor
 
+from data.base_dataset import BaseDataset
+from data.inspection import check_one_size
 from models.adversary import discriminator_terms
 from models.base_model import BaseModel
 from models.losses.gan import generator_loss
@@ -48,6 +50,15 @@ class OneSidedModel(BaseModel):
         self.pool_B = self.add_memory("pool_B", self.new_pool(pool_size, opt.output_nc))
         self.add_optimizer("D", self.netD)
         self.add_optimizer("G", self.netG)
+
+    def check_data(self, dataset: BaseDataset) -> None:
+        """With `identity` A and B pass together, so they have one size."""
+        if self.domains == 2:
+            flags = [flag for flag in ("nce_idt", "gnn_idt") if getattr(self.opt, flag, False)]
+            remedy = f", or --{flags[0]} false" if flags else ""
+            check_one_size(
+                dataset, "this method translates A and B in one pass, which takes", remedy
+            )
 
     def forward(self) -> None:
         """Translate A and, with `identity`, B, in one pass of G."""

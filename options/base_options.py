@@ -45,6 +45,9 @@ class BaseOptions:
         """Options of an earlier run that this command takes up; training starts from none."""
         return {}
 
+    def explain_failure(self, first: Namespace) -> None:
+        """Raise UserError where something else is the reason that a command line was refused."""
+
     def peek(self, argv: Sequence[str], saved: dict[str, Any] | None = None) -> Namespace:
         """Read just the names that decide which other flags exist; everything else waits for the full parse."""
         parser = OptionParser(add_help=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from options.base_options import BaseOptions, check_name
 from options.flag_owners import flags_elsewhere
+from util.errors import UserError
 
 
 def parse(options: BaseOptions, argv: Sequence[str] | None = None) -> Namespace:
@@ -23,7 +24,14 @@ def parse(options: BaseOptions, argv: Sequence[str] | None = None) -> Namespace:
     first = options.peek(argv, saved)
     parser = options.build_parser(first)
 
-    given = parser.parse_given(argv, lambda: flags_elsewhere(options, parser, first, argv, saved))
+    try:
+        given = parser.parse_given(
+            argv, lambda: flags_elsewhere(options, parser, first, argv, saved)
+        )
+    except UserError:
+        if not saved:
+            options.explain_failure(first)
+        raise
     if "model" in given:
         given["model"] = first.model  # by its own name
     opt = options.resolve(parser, given, saved)

@@ -17,7 +17,7 @@ from options.test_sizes import (
 from util.errors import UserError
 from util.hardware.runtime import plans_gpu
 from util.parser import OptionParser, size_limit
-from util.run.folder import is_other_data, run_dir, saved_record
+from util.run.folder import check_run_exists, is_other_data, run_dir, saved_record
 
 OWN_AT_TEST = (
     *GEOMETRY,
@@ -93,6 +93,16 @@ class TestOptions(BaseOptions):
                 if name in options and name not in own:
                     kept[name] = options[name]
         return kept | as_trained(options)
+
+    def check(self, opt: Namespace) -> None:
+        if not opt.dataroot:
+            self.explain_failure(opt)
+        super().check(opt)
+
+    def explain_failure(self, first: Namespace) -> None:
+        """A name that no run has explains more than what follows from it."""
+        if models.find_model(first.model).USES_RUN:
+            check_run_exists(first.checkpoints_dir, first.name)
 
     def of_phase(self, published: dict[str, Any]) -> dict[str, Any]:
         """A preset says how images are cut for training; at test they are whole."""

@@ -2,10 +2,28 @@
 # shellcheck shell=bash
 set -euo pipefail
 
+# --help: what stands at the head of the launcher.
+case " $* " in
+    *" --help "* | *" -h "*)
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+        exit
+        ;;
+esac
+
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=.venv/bin/python
-[[ -x $python ]] || python=python # an environment of your own, with requirements.txt installed
+
+choose_python() {
+    python=.venv/bin/python
+    [[ -x $python ]] || python=python # an environment of your own, with requirements.txt installed
+}
+choose_python
+
+# set_up: for launchers that are somebody's first command.
+set_up() {
+    bash scripts/setup.sh || exit
+    choose_python
+}
 
 # pick "NAMES" ARGUMENTS: those flags of the arguments, with their values, into the array `picked`.
 pick() {

@@ -4,8 +4,8 @@
 #   bash scripts/compare_on_toy.sh                   some four minutes a method on a CPU core; again: goes on, or shows results
 #   bash scripts/compare_on_toy.sh cut cycle_gan
 #   SEED=1 bash scripts/compare_on_toy.sh cut        another seed, as runs of their own
-bash "$(dirname "${BASH_SOURCE[0]}")/setup.sh" || exit
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+set_up
 
 seed=${SEED:-0}
 two_domains=(patchgcl cut fastcut negcut hneg_src fsesim lsesim dclgan simdcl cycle_gan munit drit distance_gan self_distance gcgan)

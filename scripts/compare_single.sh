@@ -10,8 +10,8 @@
 #   VGG=FILE             weights of a VGG16, else torchvision's are downloaded; VGG_LAYERS="0,1,..." those for STROTSS
 #   STEPS=N MINUTES=N    end a training after so many steps, or minutes (default: the methods' own schedules)
 #   SIDE=N               longer side of STROTSS' picture (default 512)
-bash "$(dirname "${BASH_SOURCE[0]}")/setup.sh" || exit
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+set_up
 
 # there FOLDER VARIABLE: its absolute path, seen from where the script was called.
 there() {

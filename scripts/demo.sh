@@ -3,8 +3,8 @@
 #
 #   bash scripts/demo.sh              the same command again goes on where it stopped, or shows the results
 #   SEED=1 bash scripts/demo.sh       another seed, as a run of its own
-bash "$(dirname "${BASH_SOURCE[0]}")/setup.sh" || exit
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+set_up
 
 seed=${SEED:-0}
 name=toy_seed$seed

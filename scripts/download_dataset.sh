@@ -17,12 +17,21 @@ fail() {
     exit 1
 }
 
+case " $* " in
+    *" --help "* | *" -h "*)
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+        echo "data sets: ${names[*]}"
+        exit
+        ;;
+esac
+
 [[ $# == 1 || $# == 2 ]] || fail "give the name of a data set:" "${names[@]}"
-case $1 in
+asked=$(basename "${1%/}" .zip | tr '[:upper:]' '[:lower:]') # Horse2Zebra, horse2zebra.zip
+case $asked in
     label2cityscape) name=cityscapes ;;
     map2satellite) name=maps ;;
     summer2winter) name=summer2winter_yosemite ;;
-    *) name=$1 ;;
+    *) name=$asked ;;
 esac
 [[ " ${names[*]} " == *" $name "* ]] || fail "$1 is not a data set known here; these are:" "${names[@]}"
 folder=${2:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/datasets}

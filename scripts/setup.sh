@@ -13,6 +13,7 @@ fail() {
 }
 
 case "$*" in
+    --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
     "") requirements=(requirements.txt) ;;
     --dev) requirements=(requirements.txt .ci/requirements.txt) ;;
     *) fail "setup.sh $*: the only option is --dev" ;;

@@ -248,6 +248,11 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
     def explain_unknown(self, unknown: Sequence[str], elsewhere: dict[str, str]) -> str:
         """One line on arguments that no option takes: whose the first is, or else the nearest flag, if there is one."""
         flags = dict.fromkeys(text.split("=")[0] for text in unknown if text.startswith("--"))
+        if not flags and not unknown[0].startswith("-"):
+            return (
+                f"unknown argument {' '.join(unknown)}: a flag takes one value, so several images go into one folder "
+                "and a name with spaces stands in quotes"
+            )
         flag, *others = flags or unknown
 
         if flag in elsewhere:

@@ -101,7 +101,8 @@ class TrainingPage:
         from util.pages import html
 
         logs = {"loss_log.txt": "../loss_log.txt", "metrics.jsonl": "../metrics.jsonl"}
-        body = [html.links(logs)]
+        there = {name: file for name, file in logs.items() if (self.folder / file).exists()}
+        body = [html.links(there)] if there else []
         if self.facts:
             body.append(html.fact_table(self.facts))
         if number is None and self.records:

@@ -15,6 +15,7 @@ from util.run.folder import (
     OF_NO_RECORD,
     RECORD,
     check_run_exists,
+    check_suffix,
     epoch_of,
     move_aside,
     plain_options,
@@ -350,6 +351,7 @@ def load_for_inference(
     for name, net in model.networks.items():
         average = weights_file(folder, epoch, name, average=True)
         path = average if use_average and average.is_file() else weights_file(folder, epoch, name)
+        check_suffix(path)
         load_weights(net, path)
         loaded.append(path.name)
     return loaded

@@ -56,6 +56,20 @@ def check_run_exists(checkpoints_dir: Path | str, name: str, flag: str = "--name
     )
 
 
+def check_suffix(path: Path) -> None:
+    """Raise UserError for weights that are not there while generators of both directions are, as CycleGAN's are."""
+    if path.exists():
+        return
+    others = sorted(path.parent.glob(f"{path.stem}_*{path.suffix}"))
+    others = [other for other in others if not other.stem.endswith("_ema")]
+    if others:
+        suffix = others[0].stem.removeprefix(path.stem)
+        raise UserError(
+            f"{path} does not exist, but {', '.join(other.name for other in others)} does: "
+            f"apply it with --model test --model_suffix {suffix}"
+        )
+
+
 def epoch_of(weights: Path) -> str:
     """The epoch that a file of weights is named after."""
     return weights.name.split("_net_")[0]

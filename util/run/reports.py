@@ -62,7 +62,7 @@ class Report:
 
 
 class Losses(Report):
-    """Moves the bar; prints the losses at --print_freq, and the learning rate after an epoch."""
+    """Moves the bar; prints the losses at --print_freq and at the end, and the learning rate after an epoch."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -71,7 +71,7 @@ class Losses(Report):
     def after_step(self, last: bool) -> None:
         run, progress = self.run, self.run.progress
         run.visualizer.advance(progress.images_per_step)
-        if not progress.due(run.opt.print_freq):
+        if not (progress.due(run.opt.print_freq) or progress.finished):
             return
 
         run.model.check_finite(run.checkpoint.last_saved)
@@ -128,11 +128,12 @@ class Record(Writing):
 
 
 class Pictures(Report):
-    """Shows pictures at --display_freq, and puts them on the page at --update_html_freq."""
+    """Shows pictures at --display_freq; those of --update_html_freq, the first and the last step stay on the page."""
 
     def after_step(self, last: bool) -> None:
         run, progress = self.run, self.run.progress
-        save = progress.due(run.opt.update_html_freq)
+        ends = progress.images == progress.images_per_step or progress.finished
+        save = ends or progress.due(run.opt.update_html_freq)
         if save or progress.due(run.opt.display_freq):
             pictures = run.model.get_current_visuals()
             if pictures:

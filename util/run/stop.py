@@ -1,6 +1,7 @@
 """Why training ends: all epochs are done, a limit is reached, or somebody asked for it; said once, in words."""
 
 import os
+import shlex
 import signal
 import time
 from argparse import Namespace
@@ -118,7 +119,7 @@ class Stop:
     def final(self) -> Ending:
         """How a run ends that has no step left to do."""
         opt, progress = self.opt, self.progress
-        now = f"now: python test.py --name {opt.name}"
+        now = f"now: python test.py --name {shlex.quote(opt.name)}"
         if progress.limited:
             return Ending(0, f"--max_steps {opt.max_steps} is reached at {self._where()}; {now}")
         if progress.images == progress.images_at_start:
