@@ -345,7 +345,7 @@ def test_a_page_that_cannot_be_written_is_one_warning(tmp_path, capsys):
     (tmp_path / "web").write_text("a file where the folder should be")
     run_part(tmp_path, 100, 400, resume_at=0)
     assert (
-        capsys.readouterr().out.count("warning: web page is off") == 1
+        capsys.readouterr().out.count("warning: web page cannot be written now") == 1
         and len(metrics(tmp_path)) == 4
     )
 
@@ -354,7 +354,10 @@ def test_log_files_that_cannot_be_written_are_one_warning(tmp_path, capsys):
     (tmp_path / "run").write_text("a file where the folder should be")
     run_part(tmp_path / "run", 100, 400, resume_at=0)
     output = capsys.readouterr().out
-    assert output.count("warning: log files is off") == 1 and output.count("iters:") == 4
+    assert (
+        output.count("warning: log files cannot be written now") == 1
+        and output.count("iters:") == 4
+    )
 
 
 def test_a_console_that_is_gone_is_one_warning_in_the_file(tmp_path, monkeypatch):

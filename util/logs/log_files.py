@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -60,7 +61,8 @@ def numbers_of(record: Mapping) -> dict[str, float | None]:
 class RunLog:
     """The text files: written in the training loop itself, because they are cheap and must not be lost.
 
-    Lines that cannot be written now, on a full disk say, wait for the next one.
+    Lines that cannot be written now, on a full disk say, wait for the next one. The thread that serves the other logs
+    may leave a message here while the loop writes.
     """
 
     name = "log files"
@@ -70,6 +72,7 @@ class RunLog:
         self.text_path = folder / "loss_log.txt"
         self.metrics_path = folder / "metrics.jsonl"
         self.waiting: deque[tuple[Path, str]] = deque(maxlen=WAITING_LINES)
+        self._one_at_a_time = threading.Lock()
 
     def start(self, images_done: int) -> list[dict]:
         """Make the folder, open the chapter in loss_log.txt, and return the records that a resumed run goes on from."""
@@ -82,17 +85,18 @@ class RunLog:
 
     def losses(self, line: str, record: Mapping) -> None:
         """Add one line of text and one JSON object; raises OSError where they have to wait."""
-        self.waiting.append((self.text_path, line))
-        self.waiting.append((self.metrics_path, json.dumps(record, allow_nan=False)))
-        self._write()
+        self._write(
+            (self.text_path, line), (self.metrics_path, json.dumps(record, allow_nan=False))
+        )
 
     def message(self, text: str) -> None:
         """Add a line of text; raises OSError where it has to wait."""
-        self.waiting.append((self.text_path, text))
-        self._write()
+        self._write((self.text_path, text))
 
-    def _write(self) -> None:
-        while self.waiting:
-            path, line = self.waiting[0]
-            append(path, line)
-            self.waiting.popleft()
+    def _write(self, *lines: tuple[Path, str]) -> None:
+        with self._one_at_a_time:
+            self.waiting.extend(lines)
+            while self.waiting:
+                path, line = self.waiting[0]
+                append(path, line)
+                self.waiting.popleft()

@@ -1,6 +1,7 @@
 """What a run shows and leaves behind, through sinks that cannot stop or slow it: console, log files, page, others."""
 
 import math
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from util.logs.tensorboard_display import TensorBoardDisplay
 from util.logs.training_page import TrainingPage
 from util.logs.visdom_display import VisdomDisplay
 from util.logs.wandb_display import WandbDisplay
+
+QUIET_SECONDS = 600  # between two warnings that the same log cannot be written
 
 
 class Visualizer:
@@ -36,7 +39,7 @@ class Visualizer:
         self.console = Console(total_images)
         self.log = RunLog(Path(run_dir))
         self.off: set[str] = set()
-        self.troubled: set[str] = set()  # sinks whose last file could not be written
+        self.warned: dict[str, float] = {}  # when it was said last that a log cannot be written
         self.writer = BackgroundWriter(make_sinks(opt, Path(run_dir)), self._guard, self.message)
 
     def start(self, images_done: int) -> None:
@@ -120,18 +123,18 @@ class Visualizer:
         except Exception as error:  # whatever a sink trips over, training goes on
             reason = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, OSError) and getattr(sink, "tries_again", False):
-                self._warn_once(sink.name, reason)
+                self._warn(sink.name, reason)
                 return None
             self.off.add(sink.name)
             self.message(f"warning: {sink.name} is off for the rest of this run: {reason}")
             return None
-        self.troubled.discard(sink.name)
         return result
 
-    def _warn_once(self, name: str, reason: str) -> None:
-        """Say that a sink has trouble with a file and will try again, unless that has been said."""
-        if name not in self.troubled:
-            self.troubled.add(name)
+    def _warn(self, name: str, reason: str) -> None:
+        """Say that a sink has trouble with a file and will try again, unless that was said a moment ago."""
+        now = time.monotonic()
+        if now - self.warned.get(name, -math.inf) > QUIET_SECONDS:
+            self.warned[name] = now
             self.message(f"warning: {name} cannot be written now, which is tried again: {reason}")
 
 

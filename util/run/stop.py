@@ -27,8 +27,10 @@ class Ending(NamedTuple):
     text: str
 
 
-class NoBatch(Exception):
+class NoBatch(BaseException):
     """There is no next batch, although the epoch is not over: a signal came meanwhile, or reading failed.
+
+    No Exception, as what reads an image takes any Exception for a fault of the image.
 
     `error`: what to tell the user, None for a signal.
     """
