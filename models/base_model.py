@@ -31,6 +31,7 @@ class BaseModel(TrainingStep, ABC):
         ALIASES: other names of the method that --model takes, such as that of its release -> flags that must be there
             for it to mean this method, where several share the name.
         IMPLIED_BY: flags that mean this method in a training command without --model, as its release's commands.
+        TRAIN_ROLES: of which domains a step of training has images.
         TEST_ROLES: which domains test.py reads: "A", or "AB" where the method shows or translates both.
         TRAINABLE: False for a method without training: test.py then needs no run.
         WITH_GRADIENTS: whether `show` takes gradients, as a method does that optimises the picture itself.
@@ -47,6 +48,7 @@ class BaseModel(TrainingStep, ABC):
     PRESETS: dict[str, dict[str, Any]] = {}
     ALIASES: dict[str, tuple[str, ...]] = {}
     IMPLIED_BY: tuple[str, ...] = ()
+    TRAIN_ROLES = "AB"
     TEST_ROLES = "A"
     TRAINABLE = True
     WITH_GRADIENTS = False
@@ -220,6 +222,12 @@ class BaseModel(TrainingStep, ABC):
 
     def check_data(self, dataset: BaseDataset) -> None:
         """Raise UserError for images that the method cannot learn from; asked at every start, before the first step."""
+        missing = sorted(set(self.TRAIN_ROLES) - set(dataset.domains))
+        if missing:
+            raise UserError(
+                f"--dataset_mode {self.opt.dataset_mode} has no images of domain {missing[0]}, from which "
+                f"--model {self.opt.model} learns: take --dataset_mode unaligned"
+            )
 
     def prepare_once(self, dataset: BaseDataset) -> None:
         """`check_data`, and `prepare` unless the run that is being continued has done so."""

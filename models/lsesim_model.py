@@ -87,6 +87,7 @@ class LSeSimModel(SelfSimilarModel):
 
     def check_data(self, dataset: BaseDataset) -> None:
         """Places of A are compared with places of B."""
+        super().check_data(dataset)
         check_one_size(dataset, "LSeSim compares places of A and B, which takes", "")
 
     def triples(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -53,6 +53,7 @@ class OneSidedModel(BaseModel):
 
     def check_data(self, dataset: BaseDataset) -> None:
         """With `identity` A and B pass together, so they have one size."""
+        super().check_data(dataset)
         if self.domains == 2:
             flags = [flag for flag in ("nce_idt", "gnn_idt") if getattr(self.opt, flag, False)]
             remedy = f", or --{flags[0]} false" if flags else ""

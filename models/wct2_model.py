@@ -60,6 +60,7 @@ class WCT2Model(BaseModel):
         },
         "shared": {},  # the common schedule; there is no generator or discriminator to have in common
     }
+    TRAIN_ROLES = "A"
     SIZE_MULTIPLE = 1  # images are filled up here, so that no filling counts as style
 
     @staticmethod

@@ -270,6 +270,11 @@ class BaseOptions:
                 "--dataroot is missing: give the folder that holds trainA and trainB (or testA)"
             )
 
+        check_name(opt.phase, "--phase", "test")
+        check_name(str(opt.epoch), "--epoch", "latest")
+        if getattr(opt, "pretrained_name", None) is not None:
+            check_name(opt.pretrained_name, "--pretrained_name")
+
         crops_what_it_resizes = "crop" in opt.preprocess and "resize" in opt.preprocess
         if crops_what_it_resizes and opt.load_size < opt.crop_size:
             raise UserError(
@@ -294,8 +299,8 @@ def filled_in(suffix: str, options: Mapping[str, Any]) -> str:
         ) from None
 
 
-def check_name(name: str) -> None:
-    """Raise UserError for a run's name that would lead out of the folder of all runs, or cannot be a folder's."""
+def check_name(name: str, flag: str = "--name", example: str = "horses") -> None:
+    """Raise UserError for a name that would lead out of the folder that it is for, or cannot be a file's."""
     parts = name.split("/")
     reason = None
     if not name.strip():
@@ -303,8 +308,8 @@ def check_name(name: str) -> None:
     elif any(not character.isprintable() for character in name):
         reason = "it holds a control character"
     elif {"", ".", ".."} & set(parts):
-        reason = "it would lead out of the folder of all runs"
+        reason = "it would lead out of the folder that it is for"
     elif max(len(os.fsencode(part)) for part in parts) > LONGEST_NAME:
         reason = f"it is longer than {LONGEST_NAME} bytes"
     if reason:
-        raise UserError(f"--name {name!r}: {reason}; give a plain name, such as --name horses")
+        raise UserError(f"{flag} {name!r}: {reason}; give a plain name, such as {flag} {example}")

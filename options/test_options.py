@@ -1,6 +1,7 @@
 """Flags of test.py, which takes everything it can from the options saved by the training run."""
 
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import models
@@ -17,7 +18,8 @@ from options.test_sizes import (
 from util.errors import UserError
 from util.hardware.runtime import plans_gpu
 from util.parser import OptionParser, size_limit
-from util.run.folder import check_run_exists, is_other_data, run_dir, saved_record
+from util.registry import did_you_mean
+from util.run.folder import check_run_exists, is_other_data, run_dir, runs_in, saved_record
 
 OWN_AT_TEST = (
     *GEOMETRY,
@@ -95,13 +97,14 @@ class TestOptions(BaseOptions):
         return kept | as_trained(options)
 
     def check(self, opt: Namespace) -> None:
-        if not opt.dataroot:
-            self.explain_failure(opt)
+        if not opt.dataroot and models.find_model(opt.model).USES_RUN:
+            check_run_exists(opt.checkpoints_dir, opt.name)
         super().check(opt)
 
     def explain_failure(self, first: Namespace) -> None:
-        """A name that no run has explains more than what follows from it."""
-        if models.find_model(first.model).USES_RUN:
+        """A mistyped name explains more than what follows from it."""
+        runs = runs_in(Path(first.checkpoints_dir))
+        if models.find_model(first.model).USES_RUN and did_you_mean(first.name, runs):
             check_run_exists(first.checkpoints_dir, first.name)
 
     def of_phase(self, published: dict[str, Any]) -> dict[str, Any]:

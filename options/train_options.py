@@ -6,7 +6,7 @@ from models.losses.gan import OBJECTIVES
 from models.networks.init import INITIALIZERS
 from options.base_options import DATA, SPEED, TRAINING, BaseOptions
 from util.errors import UserError
-from util.parser import OptionParser, fraction, natural, positive_float, positive_int, switch
+from util.parser import OptionParser, fraction, natural, positive_float, positive_int, switch, whole
 from util.run.schedule import POLICIES
 
 
@@ -77,7 +77,7 @@ class TrainOptions(BaseOptions):
         group.add("--no_html", False, "no page in CHECKPOINTS_DIR/NAME/web")
 
         text = "first visdom window; 0: no visdom. Default: visdom, if its server answers"
-        group.add("--display_id", None, text, int)
+        group.add("--display_id", None, text, whole)
         group.add("--display_server", "http://localhost", "address of the visdom server")
         group.add("--display_port", 8097, "port of the visdom server")
         group.add("--display_env", "main", "visdom environment")

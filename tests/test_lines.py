@@ -70,6 +70,17 @@ def test_a_mistyped_name_comes_before_what_follows_from_it(tmp_path, flags):
     assert text.startswith("--name rum: no run of this name") and "did you mean 'run'?" in text
 
 
+@pytest.mark.parametrize("flag", ["--phase", "--epoch"])
+@pytest.mark.parametrize("value", ["../../x", "", "/x", "a\nb", "x" * 300])
+def test_results_cannot_leave_their_folder(tmp_path, flag, value):
+    """The folder of results is named by phase and epoch too."""
+    opt = untrained(tmp_path)
+    text = line(parse, TestOptions(), ["--name", "run", *where(tmp_path), flag, value])
+    assert text.startswith(f"{flag} {value!r}: it ") and "give a plain name" in text
+    text = line(parse, TrainOptions(), ["--dataroot", opt.dataroot, "--pretrained_name", value])
+    assert text.startswith("--pretrained_name")
+
+
 def test_hints_quote_names_with_spaces(tmp_path, capsys):
     flags = ["--name", "my run", "--n_epochs", "1", "--n_epochs_decay", "0", "--no_html"]
     flags = train_flags(tmp_path, *flags, "--max_dataset_size", "1", model="cut")
@@ -155,6 +166,12 @@ def test_domains_of_unlike_size_are_found_before_the_first_step(tmp_path, model)
     assert "image_000.png 56x48: use a --preprocess that crops" in text and "40x36" in text
     if model != "lsesim":
         assert text.endswith(f"or --{'gnn' if model == 'patchgcl' else 'nce'}_idt false")
+
+
+def test_a_data_set_without_the_other_domain_is_refused(tmp_path):
+    flags = train_flags(tmp_path, "--dataset_mode", "photographs", model="cut")
+    text = line(train, parse(TrainOptions(), flags))
+    assert "--dataset_mode photographs has no images of domain B, from which --model cut" in text
 
 
 def test_without_an_identity_term_domains_may_differ_in_size(tmp_path):

@@ -78,7 +78,7 @@ def test_flags_take_true_and_false(typed):
         (["--lr", "nan"], "--lr: expected a number above 0, got 'nan'"),
         (["--beta1", "1.5"], "--beta1: expected a number from 0 to below 1"),
         (["--init_gain", "0"], "--init_gain: expected a number above 0"),
-        (["--seed", "9" * 20], "--seed: expected a whole number below 2^63"),
+        (["--seed", "9" * 20], "--seed: expected a whole number up to 9223372036854775807"),
         (["--lambda_GNN", "-1"], "--lambda_GNN: expected a weight of at least 0"),
         (["--lambda_GNN", "nan"], "--lambda_GNN: expected a weight of at least 0"),
         (["--nce_T", "inf"], "--nce_T: expected a finite number"),

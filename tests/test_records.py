@@ -14,6 +14,7 @@ from tests.helpers import make_dataset, make_image_folder, train_flags
 from train import train
 from util.errors import UserError, exit_status
 from util.run.folder import data_label
+from util.run.same_data import changed_parts, data_print
 
 SHORT = [
     "--n_epochs",
@@ -119,6 +120,28 @@ def test_the_same_data_at_another_place_go_on(tmp_path, trained):
     (tmp_path / "data").rename(tmp_path / "moved")
     assert run(tmp_path, "--dataroot", str(tmp_path / "moved"), "--n_epochs", "2") == 0
     assert record(trained)["options"]["dataroot"] == str(tmp_path / "moved")
+
+
+def test_a_mended_file_is_no_other_data(tmp_path, capsys):
+    """What a run stopped at can be replaced, and the same command goes on."""
+    assert run(tmp_path, "--max_steps", "1") == 0
+    [path, *_] = sorted((tmp_path / "data" / "trainA").iterdir())
+    Image.open(path).save(path, compress_level=0)
+    assert run(tmp_path) == 0
+    assert "a few files of domain A have changed since the last start" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"), [([], 0), ([3], 1), (range(8), 8), (range(9), None), (range(64), None)]
+)
+def test_few_parts_may_change_and_no_name(changed, same):
+    files = [(f"{index}.png", index) for index in range(64)]
+    before = data_print(files)
+    for index in changed:
+        files[index] = (f"{index}.png", 1000)
+    assert changed_parts(before, data_print(files)) == same
+    assert changed_parts(before, data_print([*files[1:], ("x.png", 5)])) is None
+    assert changed_parts(data_print([("one.png", 1)]), data_print([("one.png", 2)])) is None
 
 
 def test_without_a_name_another_data_set_asks_for_one(tmp_path, capsys):
@@ -256,6 +279,15 @@ def test_figures_belong_to_the_data_that_were_translated(tmp_path, trained, caps
     assert (own["counts"]["images"], found["counts"]["images"]) == (4, 3)
     assert found["folders"]["truth"] == str(other / "testA_truth")
     assert found["run"]["trained_on"] == str(tmp_path / "data")
+
+
+def test_what_is_left_out_of_a_measure_is_said(tmp_path, capsys):
+    for name in ("fake", "input", "truth"):
+        make_image_folder(tmp_path / name, 1, seed=sum(map(ord, name)))
+    (tmp_path / "fake" / "film.mov").write_bytes(b"x")
+    folders = [f"--{name}={tmp_path / name}" for name in ("fake", "input", "truth")]
+    assert measure(tmp_path, *folders) == 0
+    assert f"{tmp_path / 'fake'}: left out 1 file: .mov 1" in capsys.readouterr().out
 
 
 def test_a_folder_of_several_kinds_is_not_measured_as_one(tmp_path, trained, capsys):

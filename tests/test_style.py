@@ -77,7 +77,7 @@ def test_train_and_test_read_like_prose():
 def test_the_top_level_is_what_it_should_be():
     allowed = {
         "models", "data", "options", "util", "scripts", "train.py", "test.py", "requirements.txt", "README.md",
-        "LICENSE", "tests", "docs", ".ci", "pyproject.toml", ".gitignore",
+        "LICENSE", "tests", "docs", ".ci", "pyproject.toml", ".gitignore", ".gitattributes",
     }  # fmt: skip
     made_by_use = {".git", ".venv", "checkpoints", "results", "datasets", "weights"}
     found = {

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -13,6 +14,9 @@ OF_THE_SYSTEM = (
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
 )
 
+# What torch says when there is too little memory.
+UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+ASKED = re.compile(r"(?:[Tt]ried to allocate|allocate memory: .*?) ?([\d.]+) ?(bytes|[KMG]iB)")
 
 INTERRUPTED = 130  # as a shell has it for Ctrl-C
 
@@ -39,7 +43,7 @@ class UnfitImage(UserError):
 def exit_status(command: Callable[[], int | None]) -> int:
     """Run a command; returns its exit status. A `UserError` becomes one line on standard error.
 
-    So does what the system says of a disk, a folder or a name.
+    So does what the system says of a disk, a folder or a name, and a lack of memory.
     """
     try:
         return command() or 0
@@ -57,3 +61,35 @@ def exit_status(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("error: interrupted; the same command starts again", file=sys.stderr)
         return INTERRUPTED
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {too_little_memory(error)}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is about too little memory, of a GPU or of the machine, here or in a worker."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error)
+    return any(part in text for part in ("out of memory", "can't allocate memory", "MemoryError"))
+
+
+def asked_for(error: str) -> str:
+    """What could not be had, in words, by the text of an error; empty where it does not say."""
+    found = ASKED.search(error)
+    if not found:
+        return ""
+    number, unit = found.groups()
+    return f"{float(number) * UNITS[unit] / UNITS['GiB']:.2f} GiB more were asked for"
+
+
+def too_little_memory(error: BaseException) -> str:
+    """What was asked for, and which flags make it less."""
+    asked = asked_for(str(error))
+    need = f" ({asked})" if asked else ""
+    return (
+        f"there is too little memory{need}: lower --batch_size, --crop_size, --load_size or the size of the networks "
+        "(--ngf, --ndf), or take a machine with more"
+    )

@@ -11,6 +11,8 @@ from typing import Any
 from util.errors import UserError
 
 _UNSET = object()
+LARGEST = 2**31 - 1  # of a count; what is larger is a slip, and overflows somewhere
+LONGEST = 30  # digits that are looked at
 
 
 def boolean(text: str) -> bool:
@@ -44,7 +46,7 @@ def _number_list(text: str, number: type) -> list:
 
 def int_list(text: str) -> list[int]:
     """Read "4,7,9" as [4, 7, 9]."""
-    return _number_list(text, int)
+    return [whole(str(number)) for number in _number_list(text, int)]
 
 
 def float_list(text: str) -> list[float]:
@@ -62,11 +64,22 @@ def value_range(text: str) -> list[float]:
     return numbers
 
 
+def whole(text: str, lowest: int = -LARGEST, highest: int = LARGEST) -> int:
+    """Read a whole number between two bounds, which are included."""
+    digits = text.removeprefix("-")
+    known = digits.isdecimal() and len(digits) <= LONGEST
+    if known and lowest <= int(text) <= highest:
+        return int(text)
+
+    limit = "" if lowest == -LARGEST else f" of at least {lowest}"
+    if digits.isdecimal() and (not known or int(text) > highest):
+        limit = f" up to {highest}"
+    raise argparse.ArgumentTypeError(f"expected a whole number{limit}, got {text!r}")
+
+
 def positive_int(text: str) -> int:
     """Read a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
+    return whole(text, 1)
 
 
 def finite(text: str, lowest: float = -math.inf, wanted: str = "a finite number") -> float:
@@ -105,9 +118,7 @@ def fraction(text: str) -> float:
 
 def seed_number(text: str) -> int:
     """Read a whole number that a random number generator can start from."""
-    if natural(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"expected a whole number below 2^63, got {text!r}")
-    return int(text)
+    return whole(text, 0, 2**63 - 1)
 
 
 def power_of_two(text: str) -> int:
@@ -119,9 +130,7 @@ def power_of_two(text: str) -> int:
 
 def natural(text: str) -> int:
     """Read a whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return int(text)
+    return whole(text, 0)
 
 
 def size_limit(text: str) -> float:
@@ -155,6 +164,8 @@ def type_of(name: str, default: Any) -> Callable:
     """What reads an option's value, by its default and, for weights of losses, by its name."""
     if isinstance(default, float):
         return weight if name.startswith("--lambda_") else finite
+    if isinstance(default, int):
+        return whole
     return str if default is None else default.__class__
 
 

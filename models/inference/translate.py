@@ -15,8 +15,8 @@ from data import Loader, create_loader
 from models import create_model
 from models.base_model import BaseModel
 from models.inference.bar import Bar
-from models.inference.memory import memory_explained
-from util.errors import UnfitImage, UserError
+from models.inference.memory import does_not_fit
+from util.errors import UnfitImage, UserError, is_out_of_memory
 from util.hardware.runtime import Runtime
 from util.pages.finished import Finished
 from util.pages.gallery import Gallery
@@ -107,7 +107,7 @@ def translate_all(
                 continue
 
         try:
-            with runtime.autocast(), memory_explained(model.opt, batch):
+            with runtime.autocast():
                 pictures = show(model, batch)
         except UnfitImage as error:
             lines = [f"{path}: {error}" for _, (path, *_) in rows]
@@ -128,13 +128,19 @@ def translate_all(
 
 
 def show(model: BaseModel, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The model's pictures of a batch, half by half where it does not fit into the GPU's memory as a whole."""
+    """The model's pictures of a batch, half by half where it does not fit into memory as a whole.
+
+    Raises:
+        UserError: a single image does not.
+    """
+    count = len(batch["index"])
     try:
         return model.show(batch)
-    except torch.OutOfMemoryError:
-        count = len(batch["index"])
-        if count == 1:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
+        if count == 1:
+            raise UserError(does_not_fit(model.opt, batch, str(error))) from error
 
     torch.cuda.empty_cache()
     halves = []
