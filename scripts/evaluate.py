@@ -1,19 +1,18 @@
-"""Measure translated images: against their known truth, or by FID and KID against real images of the target domain.
+"""Measure translated images: against real ones, against their inputs, and against their truth where it is known.
 
     python scripts/evaluate.py --name RUN                               what test.py wrote for a run
+    python scripts/evaluate.py --fake DIR --real DIR                    FID, KID, precision, recall, density, coverage
     python scripts/evaluate.py --fake DIR --input DIR --truth DIR       against a known truth
-    python scripts/evaluate.py --fake DIR --real DIR                    FID and KID
 
 With --name the data decide: aligned pairs are their own truth; a folder testA_truth (testB_truth for BtoA) is one too;
-without either, pictures are compared with all real images of the target domain, testB (testA). The truth is scored as
-util/metrics/truth.py defines it: 0 for copying the input, 1 for the truth. FID (arXiv 1706.08500) and KID (arXiv
-1801.01401) come from torch-fidelity, over all images found. Every result is written as JSON together with what it
-depends on.
+without either, pictures are compared with all real images of the target domain, testB (testA). Every figure comes with
+its number of images, a bootstrap interval, and the floors it must be read against: doing nothing, and real against
+real. The result is a JSON file with all that the figures depend on, a page beside it, and a Markdown row.
+docs/evaluation.md says what each figure means, and what may be compared with what.
 """
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,17 +24,30 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.image_file import read_image
-from data.image_folder import list_images, survey
-from data.layout import phase_folder
-from data.picture_set import PictureSet
+from data.picture_set import PictureSet, images_by_name
+from scripts.evaluating import words
+from scripts.evaluating.folders import check_folders, find_folders
+from scripts.evaluating.page import Shown, write_report
+from scripts.evaluating.pairs import (
+    check_equal_sizes,
+    encoder_facts,
+    pair_figures,
+    paired,
+    truth_figures,
+)
+from scripts.evaluating.sets import (
+    Judge,
+    Sets,
+    check_sets,
+    default_store,
+    duplicate_report,
+    set_figures,
+)
 from util.errors import UserError, exit_status
 from util.files import atomic_path
 from util.hardware import provenance
-from util.metrics import truth as metrics
-from util.metrics.fid import FID_BIAS, fid_and_kid
-from util.registry import did_you_mean
-from util.run.folder import is_other_data, result_dir, saved_record
+from util.metrics.features import LAYERS, Inception
+from util.metrics.prdc import NEIGHBOURS, nearest
 
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
 
@@ -63,21 +75,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--truth", type=Path, metavar="DIR", help="what they should be, same names")
     text = "real images of the TARGET domain: FID and KID"
     add("--real", type=Path, metavar="DIR", help=text)
+    text = "real images of the target domain that training saw: a floor, duplicates, neighbours"
+    add("--train", type=Path, metavar="DIR", help=text)
+    text = "images of the source domain that training saw: duplicates"
+    add("--train_input", type=Path, metavar="DIR", help=text)
 
-    add = parser.add_argument_group("FID and KID").add_argument
-    text = (
-        "weights of Inception-v3 in torch-fidelity's layout; "
-        "without this flag its own are downloaded once"
-    )
-    add("--inception", type=Path, metavar="PATH", help=text)
-    text = (
-        "layer to compare. 2048 is the FID of the papers; 768, an earlier layer, gives another "
-        "number, FID-768, which compares only with its like"
-    )
-    add("--feature", choices=("2048", "768"), default="2048", help=text)
-    add("--batch_size", type=int, default=32, help="images at once (default: 32)")
-
-    text = "where the JSON goes (default: beside the images)"
+    add_judges(parser)
+    text = "where the JSON goes, and the page beside it (default: beside the images)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
 
     args = parser.parse_args(argv)
@@ -87,228 +91,192 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def find_folders(args: argparse.Namespace) -> dict[str, Any]:
-    """Fill in what --name implies; returns what the JSON says of the run (nothing without --name).
-
-    Raises:
-        UserError: the run's results do not exist, or its record does not although it is needed, or is damaged.
-    """
-    if not args.name:
-        args.out = args.out or Path(f"{args.fake}_{measure_name(args)}.json")
-        return {}
-
-    check_translated(args, args.results_dir / args.name)
-
-    # the record of the run
-    run = {"name": args.name}
-    chosen = args.real or args.truth
-    remedy = "" if chosen else "say with --real or --truth what to compare with"
-    record = saved_record(args.checkpoints_dir / args.name, remedy)
-    options = record.get("options", {})
-    if record:
-        run |= {"recipe": record["recipe"], "seed": options["seed"]}
-        run |= {"trained_with": record["versions"], "trained_on": options["dataroot"]}
-
-    # what test.py wrote with it
-    args.dataroot = args.dataroot or Path(options.get("dataroot", "."))
-    args.other_data = is_other_data(str(args.dataroot), options.get("dataroot"))
-    results = result_dir(args)
-    if not results.is_dir() and args.other_data and not os.path.exists(options["dataroot"]):
-        args.other_data = False  # the run's own data, which have moved since
-        results = result_dir(args)
-    args.fake = args.fake or results / "images" / "fake_B"
-    args.input = args.input or results / "images" / "real_A"
-    check_translated(args, args.fake)
-
-    if not chosen:
-        find_reference(args, options, results)
-    args.out = args.out or results / f"{measure_name(args)}.json"
-    return run
-
-
-def check_translated(args: argparse.Namespace, folder: Path) -> None:
-    """Raise UserError, with the command that is missing, where test.py has not made this folder of a run."""
-    if folder.is_dir():
-        return
-
-    flags = f"--name {args.name}"
-    if args.dataroot and getattr(args, "other_data", True):
-        flags += f" --dataroot {args.dataroot}"
-    hint = did_you_mean(args.name, folders_in(args.results_dir))
-    raise UserError(
-        f"--name {args.name}: {folder} does not exist; {hint}first run: python test.py {flags}"
+def add_judges(parser: argparse.ArgumentParser) -> None:
+    """Flags that say how pictures are measured and shown."""
+    add = parser.add_argument_group("how to measure").add_argument
+    text = (
+        "weights of Inception-v3 in torch-fidelity's layout; "
+        "without this flag its own are downloaded once"
     )
+    add("--inception", type=Path, metavar="PATH", help=text)
+    text = (
+        "layer to compare. 2048 is the FID of the papers; an earlier layer gives another "
+        "number, FID-768, which compares only with its like"
+    )
+    add("--feature", choices=LAYERS, default="2048", help=text)
+    text = (
+        "VGG16 for the self-similarity distance and for LPIPS: imagenet, random, or a file; "
+        "without this flag the two are left out"
+    )
+    add("--vgg_weights", metavar="WEIGHTS", help=text)
+    add("--lpips", type=Path, metavar="PATH", help="linear layers of LPIPS for VGG16, vgg.pth")
+
+    text = "scale all images to squares of N pixels before anything is measured"
+    add("--resize", type=at_least(1), metavar="N", help=text)
+    text = "resamples behind an interval (default: 200; 0: no intervals)"
+    add("--bootstrap", type=at_least(0), default=200, metavar="N", help=text)
+    add("--seed", type=at_least(0), default=0, help="of resamples and of the grid (default: 0)")
+    add("--batch_size", type=at_least(1), default=32, help="images at once (default: 32)")
+    text = "keep no features of real images beside torch's weights"
+    add("--no_store", action="store_true", help=text)
+
+    add = parser.add_argument_group("the page").add_argument
+    add("--worst", type=at_least(0), default=12, metavar="N", help="worst pictures (default: 12)")
+    add("--grid", type=at_least(1), default=24, metavar="N", help="random pictures (default: 24)")
 
 
-def folders_in(folder: Path) -> list[str]:
-    """The names of the folders in a folder, none where it does not exist."""
-    return [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+def at_least(lowest: int):
+    """What reads a whole number of at least `lowest`."""
 
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {lowest}, got {text!r}"
+            )
+        return int(text)
 
-def find_reference(args: argparse.Namespace, options: dict[str, Any], results: Path) -> None:
-    """What the pictures of a run are compared with: their truth where there is one, else the target domain."""
-    source, target = options["direction"].split("to")
-    paired = options["dataset_mode"] == "aligned"  # test.py then wrote the other half as real_B
-    own_truth = results / "images" / "real_B"
-    truth = own_truth if paired else args.dataroot / f"{args.phase}{source}_truth"
-    args.truth = truth if truth.is_dir() else None
-
-    folder = phase_folder(str(args.dataroot), args.phase, target)
-    real = folder or args.dataroot / f"{args.phase}{target}"
-    args.real = None if args.truth else Path(real)
-
-
-def check_belongs(flag: str, folder: Path) -> None:
-    """Raise UserError for a folder of result pictures that holds several kinds, such as inputs among outputs."""
-    if (folder.parent / "pictures.json").exists() and folder.name == "images":
-        kinds = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        raise UserError(
-            f"--{flag} {folder} holds pictures of several kinds ({', '.join(kinds)}): "
-            f"name one, such as {folder / 'fake_B'}"
-        )
-
-
-def measure_name(args: argparse.Namespace) -> str:
-    """The name of the result file."""
-    return f"fid_{args.feature}" if args.real else "truth"
-
-
-def images_by_name(folder: Path) -> dict[str, Path]:
-    """The images of a folder, by their place in it without suffix, sorted; raises UserError where there are none."""
-    paths = map(Path, list_images(str(folder)))
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
-
-
-def read_unit(path: Path) -> np.ndarray:
-    """(H,W,3) values in [0,1]."""
-    return np.asarray(read_image(str(path), 3), dtype=np.float64) / 255
-
-
-def compare_with_truth(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Score every translated image against its truth; returns what the JSON holds, and the table to print.
-
-    Raises:
-        UserError: an image has no truth or input of its name and size, or there is nothing to translate.
-    """
-    fakes = images_by_name(args.fake)
-    truths = images_by_name(args.truth)
-    inputs = images_by_name(args.input)
-
-    rows = []
-    for name, path in fakes.items():
-        for flag, found in (("truth", truths), ("input", inputs)):
-            if name not in found:
-                folder = getattr(args, flag)
-                raise UserError(
-                    f"--{flag} {folder} has no image {name}, but --fake {args.fake} has"
-                )
-        rows.append({"name": name, **compare_image(path, truths[name], inputs[name])})
-
-    errors = {who: [row[who]["error"] for row in rows] for who in ("model", "copy")}
-    try:
-        score = metrics.score(errors["model"], errors["copy"])
-    except ValueError as error:
-        text = f"--truth {args.truth} is no truth for --input {args.input}: {error}"
-        raise UserError(text) from None
-
-    missing = len(truths.keys() - fakes.keys())
-    result = {
-        "score": score,
-        "counts": {"images": len(rows), "not_translated": missing},
-        "means": {who: mean_errors([row[who] for row in rows]) for who in ("copy", "model")},
-        "images": rows,
-    }
-    return result, truth_table(args.truth, result)
-
-
-def compare_image(path: Path, truth_path: Path, input_path: Path) -> dict[str, Any]:
-    """Errors of a translated image and of a copy of its input; its score is None where the input is its own truth.
-
-    Raises:
-        UserError: the images differ in size.
-    """
-    fake, truth, source = read_unit(path), read_unit(truth_path), read_unit(input_path)
-    if not fake.shape == truth.shape == source.shape:
-        raise UserError(
-            f"{path} differs in size from its truth or input; "
-            "translate at their own size (test.py --size own)"
-        )
-
-    model = metrics.errors_by_region(fake, truth, source)
-    copy = metrics.errors_by_region(source, truth, source)
-    score = metrics.score([model["error"]], [copy["error"]]) if copy["error"] else None
-    return {"score": score, "model": model, "copy": copy}
-
-
-def mean_errors(errors: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean over images of each kind of error."""
-    return {key: float(np.mean([row[key] for row in errors])) for key in errors[0]}
-
-
-def truth_table(truth: Path, result: dict[str, Any]) -> str:
-    """The result for people."""
-    count, missing = result["counts"].values()
-    title = f"{count} images against {truth}"
-    if missing:
-        title += f" ({missing} more were not translated)"
-    lines = [title, f"{'':20}{'error':>9}{'object':>9}{'backgr.':>9}{'L1':>9}{'PSNR':>9}"]
-
-    means = result["means"]
-    rows = {
-        "copy of the input": means["copy"],
-        "model": means["model"],
-        "perfect": dict.fromkeys(means["copy"], 0.0),
-    }
-    for label, row in rows.items():
-        cells = "".join(f"{row[key]:9.4f}" for key in ("error", "object", "background", "l1"))
-        lines.append(f"{label:20}{cells}{metrics.psnr(row['mse']):9.2f}")
-
-    lines.append(f"score {result['score']:.3f}: 0 is a copy of the input, 1 a perfect translation")
-    return "\n".join(lines)
-
-
-def compare_sets(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """FID and KID against the real images; returns what the JSON holds, and the lines to print."""
-    fakes, reals = PictureSet(args.fake), PictureSet(args.real)
-    result = fid_and_kid(fakes, reals, args.inception, args.feature, args.batch_size)
-    counts, (fid, kid) = result["counts"], result["names"]
-
-    lines = []
-    if min(counts.values()) < FID_BIAS:
-        lines.append(
-            f"warning: FID from fewer than {FID_BIAS} images is biased upwards; "
-            "compare equal numbers only"
-        )
-    lines += [
-        f"{counts['fake']} images of {args.fake} against {counts['real']} of {args.real}",
-        f"{fid} {result['fid']:.3f}, {kid} x100 {100 * result['kid']['mean']:.3f}",
-    ]
-    return result, "\n".join(lines)
+    return read
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure, write the JSON and print the figures."""
+    """Measure, write JSON and page, and print the figures."""
     run = find_folders(args)
-    chosen = {flag: getattr(args, flag) for flag in ("fake", "input", "truth", "real")}
-    folders = {flag: str(folder) for flag, folder in chosen.items() if folder}
-
-    for flag, folder in folders.items():
-        if not Path(folder).is_dir():
-            raise UserError(f"--{flag} {folder} is not a folder")
-        check_belongs(flag, Path(folder))
-        print("".join(f"{line}\n" for line in survey(folder).left_out()), end="")
-
-    result, text = compare_sets(args) if args.real else compare_with_truth(args)
+    folders = check_folders(args)
+    settings = {key: getattr(args, key) for key in ("resize", "bootstrap", "seed", "worst", "grid")}
     facts = {
         "command": shlex.join(["python", *sys.argv]),
         "run": run,
         "folders": folders,
+        "settings": settings,
         "versions": provenance.versions(libraries=LIBRARIES),
     }
 
+    fakes = PictureSet(args.fake, args.resize)
+    shown = Shown(list(images_by_name(args.fake)), fakes)
+    if args.input:
+        shown.inputs = paired(fakes, args.input, "input")
+
+    result: dict[str, Any] = {"figures": {}, "warnings": []}
+    lines: list[str] = []
+    if args.real:
+        result = compare_sets(args, shown)
+    if args.truth:
+        lines += compare_with_truth(args, shown, result)
+    if shown.inputs:
+        compare_with_inputs(args, shown, result)
+
+    result["markdown"] = words.markdown_row(args.name or str(args.fake), result["figures"])
+    result |= facts
     with atomic_path(args.out) as temporary:
-        temporary.write_text(json.dumps({**result, **facts}, indent=2, allow_nan=False) + "\n")
-    print(f"written to {args.out}", text, sep="\n")
+        temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    title = f"{args.name or args.fake}: figures"
+    page = write_report(args.out.with_suffix(".html"), title, result, shown)
+
+    print(f"written to {args.out}, page {page}", *said(args, result), *lines, sep="\n")
+
+
+def said(args: argparse.Namespace, result: dict[str, Any]) -> list[str]:
+    """The result for people: warnings, figures, and the row for a table."""
+    lines = [f"warning: {text}" for text in result["warnings"]]
+    if args.real:
+        counts = result["counts"]
+        lines.append(
+            f"{counts['fake']} images of {args.fake} against {counts['real']} of {args.real}"
+        )
+    if args.input and not args.vgg_weights:
+        lines.append("self-similarity was left out: it needs --vgg_weights imagenet or PATH")
+    return [*lines, *words.text_table(result["figures"]), "", result["markdown"], ""]
+
+
+def compare_sets(args: argparse.Namespace, shown: Shown) -> dict[str, Any]:
+    """Figures of the outputs against real images as sets; fills in what the page shows.
+
+    Raises:
+        UserError: unequal sizes within a set, or unusable weights.
+    """
+    reals = PictureSet(args.real, args.resize)
+    sets = Sets(shown.fakes, reals, shown.inputs)
+    if args.train:
+        sets.train = shown.train = PictureSet(args.train, args.resize)
+    if args.train_input:
+        sets.train_inputs = PictureSet(args.train_input, args.resize)
+    check_sets(sets)
+
+    judge = Judge(
+        Inception(args.inception, args.feature),
+        args.batch_size,
+        None if args.no_store else default_store(),
+    )
+    figures, features = set_figures(sets, judge, args.bootstrap, args.seed)
+    duplicates = duplicate_report(sets)
+
+    _, to_real = nearest(features["fakes"], features["reals"])
+    shown.ranks = {"far from every real picture (distance of features)": -to_real}
+    if sets.train:
+        shown.nearest = nearest(features["fakes"], features["train"])
+    return {
+        "figures": figures,
+        "counts": {"fake": len(shown.fakes), "real": len(reals)},
+        "warnings": words.warnings(sets, duplicates),
+        "duplicates": duplicates,
+        "files": {name: file_facts(pictures) for name, pictures in sets.present().items()},
+        "inception": judge.inception.describe(),
+        "neighbours": NEIGHBOURS,
+        "images": [{"name": name} for name in shown.names],
+    }
+
+
+def file_facts(pictures: PictureSet) -> dict[str, Any]:
+    """What tells a set of files from another."""
+    sizes = {f"{width}x{height}": n for (width, height), n in pictures.file_sizes.items()}
+    return {
+        "folder": str(pictures.folder),
+        "images": len(pictures),
+        "sha256": pictures.checksum,
+        "sizes": sizes,
+        "formats": dict(pictures.formats),
+    }
+
+
+def compare_with_truth(args: argparse.Namespace, shown: Shown, result: dict[str, Any]) -> list[str]:
+    """Score every output against its truth, into the result; returns the table to print.
+
+    Raises:
+        UserError: an image has no truth or input of its name and size, or there is nothing to translate.
+    """
+    if shown.inputs is None:
+        raise UserError("--truth needs --input as well: a score counts from a copy of the input")
+    shown.truths = paired(shown.fakes, args.truth, "truth")
+    check_equal_sizes(shown.fakes, shown.truths, "truth")
+    check_equal_sizes(shown.fakes, shown.inputs, "input")
+
+    found = truth_figures(args, shown.fakes, shown.truths, shown.inputs)
+    errors = np.array([row["model"]["error"] for row in found["images"]])
+    shown.ranks = {"far from its truth (error)": -errors, **shown.ranks}
+
+    counts = {**result.get("counts", {}), **found["counts"]}
+    figures = {**result["figures"], **found["figures"]}
+    result |= found | {"counts": counts, "figures": figures}
+    return words.truth_table(str(args.truth), found)
+
+
+def compare_with_inputs(args: argparse.Namespace, shown: Shown, result: dict[str, Any]) -> None:
+    """How outputs keep their inputs, into the result; outputs of another size than their input are not compared."""
+    if shown.fakes.sizes != shown.inputs.sizes:
+        result["warnings"].append(
+            "outputs differ in size from their inputs: correspondence was not measured; "
+            "--resize 256 brings both to one size"
+        )
+        return
+
+    figures, rows = pair_figures(args, shown.fakes, shown.inputs, "pairs")
+    result["figures"] |= figures
+    result["encoder"] = encoder_facts(args)
+    for image, row in zip(result["images"], rows, strict=True):
+        image |= row
+
+    values = np.array([row["edges"] for row in rows])
+    shown.ranks = {**shown.ranks, "edges unlike those of the input (agreement)": values}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -285,15 +285,17 @@ def test_figures_older_than_the_pictures_are_not_shown(tmp_path):
         "score": 0.25,
         "means": {"model": {"error": 0.1, "l1": 0.2, "mse": 0.01}},
         "images": [row],
+        "figures": {"ssim": {"title": "SSIM", "value": 0.75}},
     }
-    fid = {"names": ["FID-768", "KID-768"], "fid": 12.5, "kid": {"mean": 0.03}}
+    fid = {"fid": {"title": "FID-768", "value": 12.5}, "kid": {"title": "KID-768", "value": 0.03}}
+    fid = {"figures": fid}
     for name, content in (("pictures", []), ("truth", result), ("fid_768", fid)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         os.utime(tmp_path / f"{name}.json", (1000, 1000))
     figures, scores = measured(tmp_path)
     assert figures == {
         "FID-768": 12.5, "KID-768 x100": pytest.approx(3), "score": 0.25, "error": 0.1, "L1": 0.2,
-        "PSNR": pytest.approx(20),
+        "PSNR": pytest.approx(20), "SSIM": 0.75,
     }  # fmt: skip
     assert scores == {"x": 0.5}
     os.utime(tmp_path / "truth.json", (999, 999))

@@ -9,12 +9,18 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 from scripts import make_toy_dataset as toy
 from scripts.evaluate import main
+from tests.browser import BROWSER, Browser
 from tests.helpers import REPO, make_image_folder, run_command
+from util.errors import UserError
 from util.metrics import truth as metrics
+from util.metrics.features import Inception
+from util.metrics.lpips import WIDTHS
 
 INCEPTION = REPO.parent / "shared" / "weights" / "inception_768.pth"
 YOSEMITE = REPO.parent / "shared" / "datasets" / "summer2winter_yosemite"
@@ -352,12 +358,15 @@ def test_fid_is_zero_for_the_same_images_and_positive_for_others(seasons, evalua
     for real in "AB":
         out = seasons / f"{real}.json"
         folders = ["--fake", seasons / "A", "--real", seasons / real, "--out", out]
-        status, output, errors = evaluate(*folders, "--inception", INCEPTION, "--feature", "768")
+        status, output, errors = evaluate(
+            *folders, "--inception", INCEPTION, "--feature", "768", "--no_store"
+        )
         assert status == 0, errors
         assert "FID-768" in output and "warning: FID from fewer than 2048" in output
         found[real] = json.loads(out.read_text())
-    assert abs(found["A"]["fid"]) < 1e-3 < 0.3 < found["B"]["fid"]
-    assert found["B"]["names"] == ["FID-768", "KID-768"] and found["B"]["kid"]["subset_size"] == 6
+    value = {real: found[real]["figures"]["fid"]["value"] for real in "AB"}
+    assert abs(value["A"]) < 1e-6 < 0.3 < value["B"]
+    assert found["B"]["figures"]["kid"]["title"] == "KID-768"
     assert (
         found["B"]["counts"] == {"fake": 6, "real": 6}
         and len(found["B"]["inception"]["sha256"]) == 64
@@ -372,3 +381,192 @@ def test_nan_is_an_error_and_never_a_number(seasons, evaluate):
     status, output, errors = evaluate(*folders, "--inception", INCEPTION)
     assert status == 2 and "NaN" in errors and errors.count("\n") == 1
     assert not out.exists() and "FID" not in output
+
+
+@needs_weights
+def test_a_feature_that_is_no_number_is_an_error_whatever_the_weights_say():
+    """Weights are checked before; this catches damage that only shows in use."""
+    pytest.importorskip("torch_fidelity")
+    inception = Inception(INCEPTION, "64")
+    with torch.no_grad():
+        inception.net.Conv2d_1a_3x3.conv.weight.fill_(math.nan)
+    with pytest.raises(UserError, match="features that are no numbers at layer 64"):
+        inception.encode([torch.zeros(3, 32, 32, dtype=torch.uint8)], 4)
+
+
+# --- sets, with a judge that needs no weights ----------------------------------------------------------------------
+
+
+class Pixels(Inception):
+    """Features are the picture at 3 x 3 pixels; all else is as with Inception."""
+
+    def __init__(self, path, layer):
+        self.layer, self.sha256, self.path = layer, "0" * 64, INCEPTION
+
+    def encode(self, pictures, batch_size):
+        small = [
+            F.interpolate(p[None].double(), (3, 3), mode="area").flatten().numpy() for p in pictures
+        ]
+        return np.stack(small) / 255
+
+
+@pytest.fixture
+def sets(tmp_path, evaluate, monkeypatch):
+    """Measure folders of `tmp_path` by `Pixels`: flags -> the record, and the output."""
+    monkeypatch.setattr("scripts.evaluate.Inception", Pixels)
+
+    def call(*flags) -> tuple[dict, str]:
+        out = ("--out", tmp_path / "out" / "record.json")
+        where = ("--fake", tmp_path / "fake", "--real", tmp_path / "real")
+        status, output, errors = evaluate(
+            *where, *out, "--no_store", "--bootstrap", "5", "--feature", "768", *flags
+        )
+        assert status == 0, errors
+        return json.loads((tmp_path / "out" / "record.json").read_text()), output
+
+    return call
+
+
+def values(record: dict) -> dict[str, float]:
+    return {name: entry["value"] for name, entry in record["figures"].items()}
+
+
+def test_order_and_format_do_not_matter(tmp_path, sets):
+    make_image_folder(tmp_path / "fake", 8, seed=1)
+    make_image_folder(tmp_path / "real", 9, seed=2)
+    before, _ = sets()
+    assert before["counts"] == {"fake": 8, "real": 9}
+
+    for number, path in enumerate(sorted((tmp_path / "fake").iterdir(), reverse=True)):
+        other = tmp_path / "fake" / f"{number}{('.bmp', '.tif')[number % 2]}"
+        Image.open(path).save(other)
+        path.unlink()
+    after, _ = sets()
+    assert values(after) == pytest.approx(values(before), abs=1e-9)
+
+    shutil.rmtree(tmp_path / "real")
+    shutil.copytree(tmp_path / "fake", tmp_path / "real")
+    same, _ = sets()
+    assert abs(same["figures"]["fid"]["value"]) < 1e-9 and same["figures"]["coverage"]["value"] == 1
+
+
+def test_every_figure_has_numbers_intervals_and_floors(tmp_path, sets):
+    for seed, name in enumerate(("fake", "input", "real", "train")):
+        make_image_folder(tmp_path / name, 6 if name in ("fake", "input") else 9, seed=seed)
+    train = ("--input", tmp_path / "input", "--train", tmp_path / "train")
+    record, output = sets(*train)
+    for name in ("fid", "kid", "precision", "recall", "density", "coverage"):
+        entry = record["figures"][name]
+        assert entry["interval"][0] <= entry["value"] <= entry["interval"][1]
+        assert entry["n"] == {"fake": 6, "real": 9} and entry["equal_numbers"]["n"] == 6
+        assert entry["floors"]["inputs"]["n"] == {"fake": 6, "real": 9}
+        assert entry["floors"]["real"]["n"] == {"fake": 9, "real": 9}
+    real = record["figures"]["fid"]["floors"]["real"]
+    assert real["value"] != real["equal_numbers"]["value"], "nine images, and six of them"
+    assert 0 < record["figures"]["edges"]["floors"]["unrelated"]["value"] < 1
+    assert "| FID-768 |" in output and "warning: FID from fewer than 2048" in output
+    assert "the sets differ in number (6 and 9)" in output
+
+    halves, _ = sets()
+    assert halves["figures"]["fid"]["floors"]["real"]["halves"]
+
+
+def test_sizes_and_formats_of_the_two_sides_are_told(tmp_path, sets, evaluate):
+    make_image_folder(tmp_path / "fake", 3, size=(32, 32))
+    make_image_folder(tmp_path / "real", 3, size=(40, 32), seed=1, suffix=".jpg")
+    record, output = sets()
+    assert "outputs are 32x32, real pictures are 40x32" in output
+    assert "outputs are PNG or another exact format, real pictures JPEG" in output
+    assert record["files"]["reals"]["sizes"] == {"40x32": 3}
+
+    make_image_folder(tmp_path / "real" / "more", 1, size=(64, 48), seed=2)
+    folders = ("--fake", tmp_path / "fake", "--real", tmp_path / "real")
+    assert "scale all of both sides with --resize 256" in evaluate(*folders)[2]
+    record, output = sets("--resize", "24")
+    assert record["settings"]["resize"] == 24 and "all were brought to 24x24" in output
+    assert "real pictures are of 2 sizes, most often 40x32" in output
+
+
+def test_resizing_does_the_same_to_both_sides(tmp_path, sets):
+    make_image_folder(tmp_path / "fake", 6, size=(40, 40), seed=1)
+    shutil.copytree(tmp_path / "fake", tmp_path / "real")
+    record, _ = sets("--resize", "20")
+    assert abs(record["figures"]["fid"]["value"]) < 1e-9
+
+
+def test_duplicates_are_counted_and_left_out(tmp_path, sets):
+    for seed, name in enumerate(("fake", "input", "real", "train", "train_input")):
+        make_image_folder(tmp_path / name, 6, seed=seed)
+    shutil.copy(tmp_path / "train" / "image_000.png", tmp_path / "real" / "again.png")
+    shutil.copy(tmp_path / "train_input" / "image_001.png", tmp_path / "input" / "image_002.png")
+    folders = [("--" + name, tmp_path / name) for name in ("input", "train", "train_input")]
+    record, output = sets(*(part for pair in folders for part in pair))
+    between = record["duplicates"]["between"]
+    assert (between["reals in train"]["exact"], between["inputs in train_inputs"]["near"]) == (1, 1)
+    assert between["reals in train"]["images"] == [str(tmp_path / "real" / "again.png")]
+    assert "1 of 7 reals in train too (1 exactly)" in output
+    entry = record["figures"]["fid"]
+    assert entry["without_duplicates"]["n"] == {"fake": 5, "real": 6}
+    assert entry["without_duplicates"]["value"] != entry["value"]
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_results_of_equal_stems_are_paired_with_their_files(tmp_path, evaluate, both):
+    """test.py calls the results of x.jpg and x.png x and x_png; the truth may hold one of them, or other formats."""
+    for name in ("fake", "input", "truth"):
+        (tmp_path / name).mkdir()
+    for name, level, truth in (("x", 10, "x.jpg"), ("x_png", 200, "x.png")):
+        for folder, value, file in (
+            ("fake", level, f"{name}.png"), ("input", 100, f"{name}.png"), ("truth", level, truth)
+        ):  # fmt: skip
+            if both or name == "x_png":
+                Image.new("RGB", (16, 16), (value, value, value)).save(tmp_path / folder / file)
+    flags = [part for n in ("fake", "input", "truth") for part in (f"--{n}", tmp_path / n)]
+    status, output, errors = evaluate(*flags, "--bootstrap", "0")
+    assert status == 0, errors
+    assert "score 1.000" in output.splitlines()[-1] or "score 0.99" in output.splitlines()[-1]
+
+    if both:
+        (tmp_path / "truth" / "x.jpg").unlink()
+        assert "has no image x, but" in evaluate(*flags)[2]
+
+
+def test_the_page_shows_everything_and_needs_nothing_else(tmp_path, sets):
+    for seed, name in enumerate(("fake", "input", "real", "train")):
+        make_image_folder(tmp_path / name, 5, seed=seed)
+    sets(
+        "--input", tmp_path / "input", "--train", tmp_path / "train", "--worst", "2", "--grid", "3"
+    )
+    page = tmp_path / "out" / "record.html"
+    text = page.read_text()
+    for part in (
+        "3 of 5 outputs, drawn at random",
+        "nearest training picture",
+        "FID-768",
+        "warning",
+    ):
+        assert part.removeprefix("warning") in text
+    for name in ("fake", "input", "real", "train"):
+        shutil.rmtree(tmp_path / name)  # the page has its own copies
+    if BROWSER is None:
+        pytest.skip("no browser")
+    with Browser() as browser:
+        browser.open(page)
+        pictures = browser.images()
+        assert len(pictures) >= 3 * 2 + 2 * 2 * 2 + 5 * 2 and all(p["width"] for p in pictures)
+        assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_self_similarity_and_lpips_are_measured_where_weights_are_given(run, evaluate, tmp_path):
+    root, flags = run
+    published = {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1) for i, w in enumerate(WIDTHS)}
+    torch.save(published, tmp_path / "vgg.pth")
+    lpips = ("--lpips", tmp_path / "vgg.pth")
+    assert "--lpips needs VGG16 as well" in evaluate(*flags, *lpips)[2]
+    status, output, errors = evaluate(*flags, *lpips, "--vgg_weights", "random", "--bootstrap", "0")
+    assert status == 0, errors
+    record = json.loads((root / "results/horses/test_latest/truth.json").read_text())
+    rows = record["images"]
+    assert rows[0]["self_similarity"] == pytest.approx(0, abs=1e-6), "a copy of its input"
+    assert rows[1]["lpips"] == pytest.approx(0, abs=1e-6) and rows[0]["lpips"] > 0.01
+    assert record["encoder"]["vgg"].startswith("random") and "SSIM" in output

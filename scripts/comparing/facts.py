@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from options import TrainOptions
+from scripts.evaluating.words import scaled, title_of
 from util.metrics import truth as metrics
 from util.pages.html import short_number
 from util.parser import show_value
@@ -13,7 +14,7 @@ from util.parser import show_value
 # groups of options that do not decide what is learned, and those of their options that do
 OF_NO_EFFECT = ("run", "logs", "checkpoints", "speed")
 OF_EFFECT = {"seed", "pretrained_name"}
-BETTER_WHEN_LOW = ("error", "L1", "FID", "KID")
+BETTER_WHEN_LOW = ("error", "L1", "FID", "KID", "self-similarity", "LPIPS")
 
 
 def training_facts(record: Mapping[str, Any]) -> dict[str, str]:
@@ -70,16 +71,15 @@ def measured(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
 
     figures: dict[str, float] = {}
     scores: dict[str, float] = {}
-    for name, result in found.items():
-        if name == "truth":
+    for result in found.values():
+        if "score" in result:
             means = result["means"]["model"]
             figures |= {"score": result["score"], "error": means["error"], "L1": means["l1"]}
             figures["PSNR"] = metrics.psnr(means["mse"])
             scored = [row for row in result["images"] if row["score"] is not None]
             scores = {row["name"]: row["score"] for row in scored}
-        else:
-            fid, kid = result["names"]
-            figures |= {fid: result["fid"], f"{kid} x100": 100 * result["kid"]["mean"]}
+        for name, entry in result["figures"].items():
+            figures.setdefault(title_of(name, entry), scaled(name, entry["value"]))
     return figures, scores
 
 

@@ -13,6 +13,10 @@ background lose, below 0 where the picture is further from the truth than the in
 
 import numpy as np
 
+from util.metrics.measures import measure
+
+CEILING = 100.0  # dB
+SSIM_SIDE = 11  # pixels
 WINDOW = 16  # the longer side in standard deviations of the window
 
 
@@ -78,3 +82,48 @@ def score(fake_errors: list[float], copy_errors: list[float]) -> float:
 def psnr(mse: float) -> float:
     """Peak signal-to-noise ratio in dB of pictures in [0,1]; infinite for equal ones."""
     return float(-10 * np.log10(mse)) if mse > 0 else float("inf")
+
+
+@measure("truths", "L1", "low")
+def l1(fake: np.ndarray, truth: np.ndarray) -> float:
+    """Mean absolute difference of two pictures in [0,1]."""
+    return float(np.abs(fake - truth).mean())
+
+
+@measure("truths", "PSNR", "high")
+def peak_snr(fake: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB; a perfect picture counts as CEILING, so that a mean stays a number."""
+    return min(psnr(float(((fake - truth) ** 2).mean())), CEILING)
+
+
+@measure("truths", "SSIM", "high")
+def ssim(fake: np.ndarray, truth: np.ndarray) -> float:
+    """Structural similarity (Wang et al. 2004) of two pictures (H,W,C) in [0,1], mean over channels and pixels.
+
+    Gaussian window of deviation 1.5, cut at 11 pixels; windows that reach beyond the border are left out, unless the
+    picture is too small to hold one, where all are taken.
+    """
+    height, width = fake.shape[:2]
+    down, across = ssim_window(height), ssim_window(width)
+
+    def average(values: np.ndarray) -> np.ndarray:
+        return np.einsum("ih,hwc,jw->ijc", down, values, across, optimize=True)
+
+    mean_1, mean_2 = average(fake), average(truth)
+    variance_1 = average(fake**2) - mean_1**2
+    variance_2 = average(truth**2) - mean_2**2
+    covariance = average(fake * truth) - mean_1 * mean_2
+
+    light = (2 * mean_1 * mean_2 + 0.01**2) / (mean_1**2 + mean_2**2 + 0.01**2)
+    structure = (2 * covariance + 0.03**2) / (variance_1 + variance_2 + 0.03**2)
+    return float((light * structure).mean())
+
+
+def ssim_window(length: int) -> np.ndarray:
+    """(places, length) weights of SSIM's window along a side: a row per place where it fits, rows sum to 1."""
+    reach = SSIM_SIDE // 2
+    offsets = np.subtract.outer(np.arange(length), np.arange(length))
+    weights = np.exp(-0.5 * (offsets / 1.5) ** 2) * (np.abs(offsets) <= reach)
+    if length >= SSIM_SIDE:
+        weights = weights[reach : length - reach]
+    return weights / weights.sum(1, keepdims=True)

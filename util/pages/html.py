@@ -103,6 +103,13 @@ def fact_table(facts: Mapping[str, str]) -> tags.table:
     return table
 
 
+def table(rows: Sequence[Mapping[str, str]]) -> tags.div:
+    """Return a table of rows with the same columns, whose names are its head; it scrolls where it is wide."""
+    head = tags.tr(*(tags.th(printable(column)) for column in rows[0]))
+    lines = [tags.tr(*(tags.td(printable(text)) for text in row.values())) for row in rows]
+    return tags.div(tags.table(tags.thead(head), tags.tbody(*lines)), style="overflow-x: auto")
+
+
 def picture_rows(rows: Iterable[tuple[str, Sequence[Picture]]], size: int) -> tags.div:
     """Return one card per (heading, pictures); pictures are `size` pixels wide and link to their files.
 

@@ -1,0 +1,208 @@
+"""Figures of whole sets: FID, KID, precision and so on, with intervals, floors, and without duplicates."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.image_file import in_threads
+from data.picture_set import PictureSet
+from util.errors import UserError
+from util.metrics import bootstrap, duplicates
+from util.metrics.features import Inception, cached
+from util.metrics.measures import Measure
+from util.metrics.suite import of_kind
+
+CHUNK = 64  # pictures decoded ahead
+DO_NOTHING, REAL = "inputs", "real"  # the two floors
+
+
+@dataclass
+class Sets:
+    """The pictures of one evaluation; `inputs` belong to `fakes` one by one."""
+
+    fakes: PictureSet
+    reals: PictureSet
+    inputs: PictureSet | None = None
+    train: PictureSet | None = None
+    train_inputs: PictureSet | None = None
+
+    def present(self) -> dict[str, PictureSet]:
+        """Those that are there, by name."""
+        return {name: found for name, found in vars(self).items() if found is not None}
+
+
+class Judge:
+    """Inception and a store of the features that it has found before.
+
+    Args:
+        inception: the network.
+        batch_size: pictures at once.
+        store: folder of the features of real pictures; None keeps none.
+    """
+
+    def __init__(self, inception: Inception, batch_size: int, store: Path | None) -> None:
+        self.inception, self.batch_size, self.store = inception, batch_size, store
+
+    def features(self, pictures: PictureSet, keep: bool = True) -> np.ndarray:
+        """(N,D) features of a set, in its order."""
+        parts = (self.inception.sha256, self.inception.layer, pictures.resize, pictures.checksum)
+        store = self.store if keep else None
+
+        def compute() -> np.ndarray:
+            bar = tqdm(
+                decoded(pictures),
+                f"features of {pictures.folder}",
+                total=len(pictures),
+                unit="img",
+                leave=False,
+                disable=not sys.stderr.isatty(),
+            )
+            return self.inception.encode(bar, self.batch_size)
+
+        return cached(store, parts, compute)
+
+
+def decoded(pictures: PictureSet) -> Iterator[Tensor]:
+    """The pictures of a set, decoded by threads, some ahead of their use."""
+    for first in range(0, len(pictures), CHUNK):
+        yield from in_threads(pictures.__getitem__, range(len(pictures))[first : first + CHUNK])
+
+
+def default_store() -> Path:
+    """Where features of real pictures are kept: beside the weights that torch keeps."""
+    return Path(torch.hub.get_dir()) / "features"
+
+
+def check_sets(sets: Sets) -> None:
+    """Raise UserError for a set of one picture, and for unequal sizes, which Inception would see at unlike scales."""
+    for pictures in sets.present().values():
+        if len(pictures) < 2:
+            raise UserError(
+                f"{pictures.folder} holds one image; FID and KID compare sets of at least 2"
+            )
+
+    for pictures in (sets.fakes, sets.reals):
+        first = pictures.sizes[0]
+        for path, size in zip(pictures.paths, pictures.sizes, strict=True):
+            if size != first:
+                raise UserError(
+                    f"{path} is {size[0]}x{size[1]}, {pictures.paths[0]} {first[0]}x{first[1]}; "
+                    "give images of one size, or scale all of both sides with --resize 256"
+                )
+
+
+def set_figures(
+    sets: Sets, judge: Judge, resamples: int, seed: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Every measure of sets, by its name, with all that it must be read against; and the features.
+
+    Raises:
+        UserError: features are no numbers.
+    """
+    features = {
+        name: judge.features(pictures, keep=name != "fakes")
+        for name, pictures in sets.present().items()
+        if name != "train_inputs"
+    }
+
+    lost = without_duplicates(sets)
+    found = {}
+    for measure in of_kind("sets", "members"):
+        entry = one_figure(measure, features["fakes"], features["reals"], resamples, seed)
+        entry["floors"] = floors(measure, features, entry["equal_numbers"]["n"], seed)
+        if any(lost.values()):
+            kept = [np.delete(features[name], lost[name], axis=0) for name in ("fakes", "reals")]
+            entry["without_duplicates"] = plain_figure(measure, *kept)
+        entry["title"] = measure.title + judge.inception.suffix
+        found[measure.name] = entry
+    return found, features
+
+
+def one_figure(
+    measure: Measure, fakes: np.ndarray, reals: np.ndarray, resamples: int, seed: int
+) -> dict[str, Any]:
+    """A figure, its number of images, its interval, and the figure at equal numbers."""
+    entry = {"better": measure.better, **plain_figure(measure, fakes, reals)}
+    if resamples:
+        if measure.kind == "sets":
+            entry |= bootstrap.of_sets(measure.function, fakes, reals, resamples, seed)
+        else:
+            entry |= bootstrap.of_mean(measure.function(fakes, reals), resamples, seed)
+
+    number = min(len(fakes), len(reals))
+    value = bootstrap.at_equal_numbers(measure.function, fakes, reals, number, seed)
+    entry["equal_numbers"] = {"n": number, "value": value}
+    return entry
+
+
+def plain_figure(measure: Measure, fakes: np.ndarray, reals: np.ndarray) -> dict[str, Any]:
+    """The figure over all images, and their numbers; None where duplicates leave too few."""
+    counts = {"fake": len(fakes), "real": len(reals)}
+    if min(counts.values()) < 2:
+        return {"value": None, "n": counts}
+    return {"value": float(np.mean(measure.function(fakes, reals))), "n": counts}
+
+
+def floors(
+    measure: Measure, features: dict[str, np.ndarray], number: int, seed: int
+) -> dict[str, Any]:
+    """The figure for doing nothing, and for real pictures: against those of training, else half against half."""
+    reals, found = features["reals"], {}
+    others = {DO_NOTHING: features.get("inputs"), REAL: features.get("train")}
+    for name, fakes in others.items():
+        if fakes is None:
+            continue
+        equal = min(number, len(fakes))
+        value = bootstrap.at_equal_numbers(measure.function, fakes, reals, equal, seed)
+        found[name] = plain_figure(measure, fakes, reals)
+        found[name]["equal_numbers"] = {"n": equal, "value": value}
+
+    if REAL not in found and len(reals) >= 4:
+        order = np.random.default_rng(seed).permutation(len(reals))
+        half = len(reals) // 2
+        one, other = reals[order[:half]], reals[order[half : 2 * half]]
+        found[REAL] = plain_figure(measure, one, other) | {"halves": True}
+    return found
+
+
+def without_duplicates(sets: Sets) -> dict[str, list[int]]:
+    """Which fakes and reals to leave out so that no picture counts twice or stands in the training set too."""
+    reals = [sets.train.looks] if sets.train else []
+    lost = {"fakes": [], "reals": duplicates.superfluous(sets.reals.looks, reals)}
+    if sets.inputs:
+        inputs = [sets.train_inputs.looks] if sets.train_inputs else []
+        lost["fakes"] = duplicates.superfluous(sets.inputs.looks, inputs)
+    return lost
+
+
+def duplicate_report(sets: Sets) -> dict[str, Any]:
+    """How many pictures occur more than once within a set, and in training and test both, with some names."""
+    report: dict[str, Any] = {"within": {}, "between": {}}
+    for name, pictures in sets.present().items():
+        found = duplicates.groups(pictures.looks)
+        report["within"][name] = {
+            "folder": str(pictures.folder),
+            "images": len(pictures),
+            "exact_groups": len(found["exact"]),
+            "near_groups": len(found["near"]),
+            "near": [[pictures.paths[i] for i in group] for group in found["near"]],
+        }
+
+    for test, train in (("reals", "train"), ("inputs", "train_inputs")):
+        one, other = getattr(sets, test), getattr(sets, train)
+        if one is not None and other is not None:
+            found = duplicates.shared(one.looks, other.looks)
+            report["between"][f"{test} in {train}"] = {
+                "exact": len(found["exact"]),
+                "near": len(found["near"]),
+                "of": len(one),
+                "images": [one.paths[index] for index in found["near"]],
+            }
+    return report
