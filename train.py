@@ -5,7 +5,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from data import Loader, create_loader
-from models import BaseModel, create_model
+from models import create_model
+from models.inference.evaluation import create_evaluator
 from models.step.runners import Step, create_step
 from options import TrainOptions, parse
 from util.errors import exit_status
@@ -32,6 +33,7 @@ def train(opt: Namespace) -> int:
         loader = create_loader(opt, runtime)
         model = create_model(opt, runtime)
         progress = Progress.from_options(opt, loader, loader.images_per_step)
+        evaluator = create_evaluator(opt, runtime)
         checkpoint = Checkpoint(opt, runtime, model, progress, loader.dataset.fingerprint())
 
         # begin, or go on
@@ -45,10 +47,10 @@ def train(opt: Namespace) -> int:
 
         # train
         step = create_step(model, runtime, visualizer.message)
-        run = Run(opt, runtime, model, progress, checkpoint, visualizer)
+        run = Run(opt, runtime, model, progress, checkpoint, visualizer, evaluator)
         with reporting(run) as reports, Stop(opt, runtime, progress) as stop:
             try:
-                ending = run_epochs(loader, model, step, progress, reports, stop)
+                ending = run_epochs(loader, step, run, reports, stop)
             except NoBatch as reason:
                 ending = end_between_steps(reason, reports, stop)
 
@@ -57,14 +59,10 @@ def train(opt: Namespace) -> int:
 
 
 def run_epochs(
-    loader: Loader,
-    model: BaseModel,
-    step: Step,
-    progress: Progress,
-    reports: Sequence[Report],
-    stop: Stop,
+    loader: Loader, step: Step, run: Run, reports: Sequence[Report], stop: Stop
 ) -> Ending:
     """The training loop; returns why it ended."""
+    model, progress = run.model, run.progress
     for epoch in progress.epochs():
         batches = progress.timed(loader.epoch(epoch, start=progress.step))
         for batch in stop.fetch(batches):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from data.held_out import split_held_out
 from data.image_file import find_bad_images, read_size
 from data.image_folder import find_images, first_of
 from data.result_names import unique_names
@@ -97,9 +98,19 @@ class BaseDataset(ABC):
         paths = paths[: min(len(paths), self.opt.max_dataset_size)]
         if self.opt.skip_bad_images:
             paths = self._without_bad(paths)
+        paths = self._of_split(paths, folder)
 
         channels = self.opt.input_nc if role == "A" else self.opt.output_nc
         return Domain(paths, folder, channels)
+
+    def _of_split(self, paths: list[str], folder: str) -> list[str]:
+        """Training images without those to measure on (--eval_split holdout), or those alone."""
+        held_out = getattr(self.opt, "held_out", 0)
+        only_held_out = getattr(self.opt, "only_held_out", False)
+        if not held_out or not (self.is_train or only_held_out):
+            return paths
+        training, kept_out = split_held_out(paths, held_out, folder)
+        return kept_out if only_held_out else training
 
     def _without_bad(self, paths: list[str]) -> list[str]:
         bad = find_bad_images(paths, self.levels)

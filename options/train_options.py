@@ -1,13 +1,28 @@
 """Flags of train.py: schedule, optimiser, logs and checkpoints."""
 
 from argparse import Namespace
+from typing import Any
 
 from models.losses.gan import OBJECTIVES
 from models.networks.init import INITIALIZERS
 from options.base_options import DATA, SPEED, TRAINING, BaseOptions
 from util.errors import UserError
-from util.parser import OptionParser, fraction, natural, positive_float, positive_int, switch, whole
+from util.metrics.features import LAYERS
+from util.metrics.measures import KINDS
+from util.metrics.suite import find_measures, of_kind
+from util.parser import (
+    OptionParser,
+    fraction,
+    name_list,
+    natural,
+    positive_float,
+    positive_int,
+    switch,
+    whole,
+)
 from util.run.schedule import POLICIES
+
+MEASURABLE = ("unaligned", "aligned")  # --dataset_mode with two sets of images
 
 
 class TrainOptions(BaseOptions):
@@ -19,6 +34,7 @@ class TrainOptions(BaseOptions):
     def add_phase(self, parser: OptionParser) -> None:
         self.add_schedule(parser)
         self.add_logs(parser)
+        self.add_evaluation(parser)
         self.add_checkpoints(parser)
         parser.group(DATA).add("--phase", "train", "reads DATAROOT/<phase>A and <phase>B")
 
@@ -93,6 +109,28 @@ class TrainOptions(BaseOptions):
         group.add("--wandb_project_name", "patchgcl", "project in Weights & Biases")
 
     @staticmethod
+    def add_evaluation(parser: OptionParser) -> None:
+        """How a run is measured while it trains."""
+        group = parser.group("evaluation")
+        text = "images between two measurements of the generator; 0 measures nothing"
+        group.add("--eval_freq", 0, text, natural)
+        text = (
+            "what to measure, the first decides which checkpoint is the best: "
+            f"{', '.join(measure.name for measure in of_kind(*KINDS))}"
+        )
+        group.add("--eval_metrics", ["kid"], text, name_list, metavar="NAME,NAME")
+        text = "images to measure on: kept out of training, or DATAROOT/valA and valB, or testA and testB"
+        group.add("--eval_split", "holdout", text, choices=("holdout", "val", "test"))
+        text = "images of each domain that holdout keeps out of training, at most a tenth of them"
+        group.add("--eval_images", 100, text, positive_int)
+        text = "layer of Inception-v3 that FID, KID and the like compare"
+        group.add("--eval_feature", "2048", text, choices=LAYERS)
+        text = (
+            "weights of Inception-v3 in torch-fidelity's layout; default: its own, downloaded once"
+        )
+        group.add("--inception", None, text, metavar="PATH")
+
+    @staticmethod
     def add_checkpoints(parser: OptionParser) -> None:
         """What a run saves, and what it starts from."""
         group = parser.group("checkpoints")
@@ -117,6 +155,14 @@ class TrainOptions(BaseOptions):
         group.add("--from_scratch", False, text)
         group.add("--dry_run", False, "print the resolved options and stop")
 
+    def resolve(
+        self, parser: OptionParser, given: dict[str, Any], saved: dict[str, Any]
+    ) -> Namespace:
+        opt = super().resolve(parser, given, saved)
+        holds_out = opt.eval_freq and opt.eval_split == "holdout"
+        opt.held_out = opt.eval_images if holds_out else 0  # images of each domain
+        return opt
+
     def check(self, opt: Namespace) -> None:
         super().check(opt)
         last_epoch = opt.n_epochs + opt.n_epochs_decay
@@ -126,6 +172,7 @@ class TrainOptions(BaseOptions):
                 "(n_epochs + n_epochs_decay): nothing would be trained"
             )
 
+        self.check_evaluation(opt)
         if opt.from_scratch and opt.continue_train:
             raise UserError(
                 "--from_scratch and --continue_train contradict each other: give one of them"
@@ -134,4 +181,22 @@ class TrainOptions(BaseOptions):
             raise UserError(
                 "--continue_train goes on with this run, --pretrained_name starts from another: "
                 "give one of them"
+            )
+
+    @staticmethod
+    def check_evaluation(opt: Namespace) -> None:
+        """Raise UserError where a run cannot be measured as it asks to be."""
+        if not opt.eval_freq:
+            return
+        measures = find_measures(opt.eval_metrics, "--eval_metrics")
+
+        if opt.dataset_mode not in MEASURABLE:
+            raise UserError(
+                f"--eval_freq {opt.eval_freq}: --dataset_mode {opt.dataset_mode} has no two sets of images "
+                "to compare; leave --eval_freq out"
+            )
+        needs_truth = [measure.name for measure in measures if measure.kind == "truths"]
+        if needs_truth and opt.dataset_mode != "aligned":
+            raise UserError(
+                f"--eval_metrics {needs_truth[0]} compares with a truth, which only --dataset_mode aligned has"
             )

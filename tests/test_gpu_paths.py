@@ -105,7 +105,8 @@ def test_images_of_an_epoch_are_gone_when_the_next_one_begins(monkeypatch):
     loader, progress = Loader(), Progress(1, 3, steps_per_epoch=2, images_per_step=1)
     model = SimpleNamespace(end_epoch=lambda: None)
     stop = SimpleNamespace(due=lambda: None, final=lambda: "end")
-    assert train.run_epochs(loader, model, lambda batch: None, progress, [], stop) == "end"
+    run = SimpleNamespace(model=model, progress=progress)
+    assert train.run_epochs(loader, lambda batch: None, run, [], stop) == "end"
     assert loader.began == 3
 
 

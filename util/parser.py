@@ -64,6 +64,11 @@ def value_range(text: str) -> list[float]:
     return numbers
 
 
+def name_list(text: str) -> list[str]:
+    """Read "fid,kid" as ["fid", "kid"]."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def whole(text: str, lowest: int = -LARGEST, highest: int = LARGEST) -> int:
     """Read a whole number between two bounds, which are included."""
     digits = text.removeprefix("-")

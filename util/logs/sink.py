@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+EVALUATION = "eval/"  # how the names of figures begin that are no losses
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -21,6 +23,7 @@ class Sink(Protocol):
     """A place that losses and pictures go to. Called from one background thread; an exception switches it off.
 
     A record is a line of metrics.jsonl: {"epoch", "images", "time", ..., "losses": {name: float or None}}.
+    Figures of held-out images come in records of their own, as losses whose names begin with EVALUATION.
     """
 
     name: str

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from util.images import save_png
 from util.logs.log_files import append, keep_until
-from util.logs.sink import Frame
+from util.logs.sink import EVALUATION, Frame
 from util.pages.files import (
     Picture,
     numbered_page,
@@ -106,7 +106,7 @@ class TrainingPage:
         if self.facts:
             body.append(html.fact_table(self.facts))
         if number is None and self.records:
-            body += [html.heading("Losses over images"), html.loss_charts(*self._curves())]
+            body += [html.heading("Curves over images"), html.curve_charts(self._curves())]
 
         body.append(html.heading("Pictures"))
         places = {"newest": "index.html"}
@@ -124,15 +124,15 @@ class TrainingPage:
 
         return html.page(self.title, self._summary(), body)
 
-    def _curves(self) -> tuple[list[int], dict[str, list[float | None]]]:
-        """Images seen at each record, and the losses in the order in which they came up."""
+    def _curves(self) -> dict[str, tuple[list[int], list[float | None]]]:
+        """Figures of held-out images, then losses: images seen and values, where each was recorded."""
         names = dict.fromkeys(name for record in self.records for name in record["losses"])
-        images = [record["images"] for record in self.records]
-
-        losses = {}
-        for name in names:
-            losses[name] = [record["losses"].get(name) for record in self.records]
-        return images, losses
+        curves = {}
+        for name in sorted(names, key=lambda name: not name.startswith(EVALUATION)):
+            known = [record for record in self.records if name in record["losses"]]
+            images = [record["images"] for record in known]
+            curves[name] = images, [record["losses"][name] for record in known]
+        return curves
 
     def _summary(self) -> str:
         newest = [records[-1]["images"] for records in (self.records, self.rows) if records]

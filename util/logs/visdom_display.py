@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 
 from util.images import grid
-from util.logs.sink import Frame
+from util.logs.sink import EVALUATION, Frame
 
 CONNECT_SECONDS = 1.5
 REPLY_SECONDS = 10.0  # a server that takes longer counts as dead
@@ -42,8 +42,8 @@ class VisdomDisplay:
         self.window = display_id
         self.columns, self.size = columns, size
 
-        self.records: list[dict] = []
-        self.legend: list[str] = []
+        self.loss_plot = Plot(str(display_id), f"{run}: losses", "loss")
+        self.figure_plot = Plot(f"{display_id}_figures", f"{run}: figures", "figure")
 
     def start(self, records: Sequence[dict], images_done: int) -> None:
         """Connect, or raise ConnectionError with the remedy; a resumed run shows its earlier losses at once."""
@@ -62,27 +62,13 @@ class VisdomDisplay:
             self.losses(records)
 
     def losses(self, records: Sequence[dict]) -> None:
-        """Append to the plot; a window that is new, was closed by the user or lacks a loss gets all points again."""
-        legend = list(self.legend)
-        for record in records:
-            legend += [name for name in record["losses"] if name not in legend]
-        self.records.extend(records)
-
-        window = str(self.window)
-        append = legend == self.legend and self.client.win_exists(window)
-        self.legend = legend
-
-        shown = records if append else self.records
-        images = [record["images"] for record in shown]
-        rows = [[record["losses"].get(name) for name in legend] for record in shown]
-        title = f"{self.run}: losses"
-        self.client.line(
-            X=np.array(images, dtype=float),
-            Y=np.array(rows, dtype=float),  # None becomes NaN, which visdom draws as a gap
-            win=window,
-            opts={"title": title, "legend": legend, "xlabel": "images", "ylabel": "loss"},
-            update="append" if append else None,
-        )
+        """Append to the plot of losses, and to that of figures of held-out images, which stands in a window beside."""
+        figures = [record for record in records if _is_evaluation(record)]
+        losses = [record for record in records if not _is_evaluation(record)]
+        if losses:
+            self.loss_plot.add(self.client, losses)
+        if figures:
+            self.figure_plot.add(self.client, figures)
 
     def pictures(self, frame: Frame) -> None:
         """Show the pictures of one moment in place of the last ones."""
@@ -105,6 +91,40 @@ class VisdomDisplay:
         height = round(width * picture.shape[0] / picture.shape[1])
         options = {"title": title, "caption": caption, "width": width, "height": height}
         self.client.image(picture.transpose(2, 0, 1), win=str(self.window + offset), opts=options)
+
+
+class Plot:
+    """One window of curves over images."""
+
+    def __init__(self, window: str, title: str, label: str) -> None:
+        self.window, self.title, self.label = window, title, label
+        self.records: list[dict] = []
+        self.legend: list[str] = []
+
+    def add(self, client, records: Sequence[dict]) -> None:
+        """Append points; a window that is new, was closed by the user or lacks a curve gets all points again."""
+        legend = list(self.legend)
+        for record in records:
+            legend += [name for name in record["losses"] if name not in legend]
+        self.records.extend(records)
+
+        append = legend == self.legend and client.win_exists(self.window)
+        self.legend = legend
+
+        shown = records if append else self.records
+        images = [record["images"] for record in shown]
+        rows = [[record["losses"].get(name) for name in legend] for record in shown]
+        client.line(
+            X=np.array(images, dtype=float),
+            Y=np.array(rows, dtype=float),  # None becomes NaN, which visdom draws as a gap
+            win=self.window,
+            opts={"title": self.title, "legend": legend, "xlabel": "images", "ylabel": self.label},
+            update="append" if append else None,
+        )
+
+
+def _is_evaluation(record: dict) -> bool:
+    return any(name.startswith(EVALUATION) for name in record["losses"])
 
 
 def make_client(server: str, port: int, env: str):

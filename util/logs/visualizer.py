@@ -12,7 +12,7 @@ from util.images import to_uint8
 from util.logs.background import CLOSE_SECONDS, BackgroundWriter
 from util.logs.console import Console
 from util.logs.log_files import RunLog
-from util.logs.sink import Frame, Sink
+from util.logs.sink import EVALUATION, Frame, Sink
 from util.logs.tensorboard_display import TensorBoardDisplay
 from util.logs.training_page import TrainingPage
 from util.logs.visdom_display import VisdomDisplay
@@ -66,6 +66,17 @@ class Visualizer:
 
         self._guard(self.log, self.log.losses, line, record)
         self._guard(self.console, self.console.losses, line, epoch, losses)
+        self.writer.add_record(record)
+
+    def evaluation(self, epoch: int, images: int, figures: Mapping[str, float], line: str) -> None:
+        """Log figures of held-out images after `images` images, as curves of their own, and a line that tells them."""
+        if not self.enabled:
+            return
+
+        named = {f"{EVALUATION}{name}": value for name, value in figures.items()}
+        record = make_record(epoch, images, named, {})
+        self._guard(self.log, self.log.losses, line, record)
+        self._guard(self.console, self.console.message, line)
         self.writer.add_record(record)
 
     def advance(self, images: int) -> None:

@@ -140,11 +140,18 @@ def _picture_row(heading: str, pictures: Sequence[Picture], size: int) -> tags.s
 
 def loss_charts(images: Sequence[int], losses: Mapping[str, Sequence[float | None]]) -> tags.div:
     """Return one small chart per loss over `images` seen: raw values faint, smoothed ones on top; None is a gap."""
-    x = np.asarray(images, dtype=float)
+    return curve_charts({name: (images, values) for name, values in losses.items()})
+
+
+def curve_charts(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float | None]]],
+) -> tags.div:
+    """Return such charts of curves that have points of their own: name -> images and values."""
     charts = tags.div(cls="charts")
-    for name, values in losses.items():
-        curve = np.asarray(values, dtype=float)  # None becomes NaN
-        charts.add(_loss_chart(name, x, curve))
+    for name, (images, values) in curves.items():
+        x = np.asarray(images, dtype=float)
+        y = np.asarray(values, dtype=float)  # None becomes NaN
+        charts.add(_loss_chart(name, x, y))
     return charts
 
 

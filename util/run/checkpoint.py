@@ -201,10 +201,21 @@ class Checkpoint:
                     f"--dataroot {self.opt.dataroot} holds other images of domain {role} than "
                     f"{state['options']['dataroot']}, which the run in {self.folder} learns from: "
                     f"{another_name(self.opt)}, or --from_scratch to move that run aside"
+                    f"{self._about_held_out(state['options'])}"
                 )
             if changed:
                 notes.append(f"a few files of domain {role} have changed since the last start")
         return notes
+
+    def _about_held_out(self, saved: dict[str, Any]) -> str:
+        """A hint where it is the images kept out of training that make the difference."""
+        names = ("eval_freq", "eval_split", "eval_images")
+        if all(saved.get(name) == getattr(self.opt, name, None) for name in names):
+            return ""
+        return (
+            ". --eval_freq keeps images out of training: give it from the start and as it was, "
+            "or measure on others (--eval_split val)"
+        )
 
     def _refuse_changes(self, saved: dict[str, Any]) -> None:
         """Raise UserError where a finished run is asked to be another."""
@@ -243,6 +254,10 @@ class Checkpoint:
     def save_epoch(self, epoch: int) -> None:
         """Write the full state, and weights that are kept as <epoch>_net_<name>.pth; raises as `save_latest`."""
         self._save([str(epoch), "latest"])
+
+    def save_best(self) -> None:
+        """Write the full state, and weights that are kept as best_net_<name>.pth; raises as `save_latest`."""
+        self._save(["best", "latest"])
 
     def _save(self, labels: list[str]) -> None:
         self.model.check_finite(self.last_saved)

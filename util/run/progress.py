@@ -103,6 +103,10 @@ class Progress:
                 return
             yield batch
 
+    def leave_out(self, seconds: float) -> None:
+        """So much of the time since the last call of `times` was spent on something else than steps."""
+        self._since += seconds
+
     def times(self) -> dict[str, float]:
         """Since the last call: seconds per image, `time` in all and `data` of that for images to come; seconds per
         `step` without that; images per second."""

@@ -3,62 +3,20 @@
 A new one is a class here or beside what it reports, and a line in `create_reports`.
 """
 
-from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from util.hardware.runtime import Runtime
-from util.logs.visualizer import Visualizer
-from util.run.checkpoint import Checkpoint
+from util.run.evaluations import Evaluations
 from util.run.folder import run_dir
 from util.run.health import Health
 from util.run.profiler import StepProfiler
-from util.run.progress import Progress
-from util.run.weights import NotSaved
+from util.run.report import Report, Run, Writing
 
 SPREAD = "spread of the pictures"
-
-
-@dataclass
-class Run:
-    """The parts of a run under way that reports look at."""
-
-    opt: Namespace
-    runtime: Runtime
-    model: Any  # a BaseModel
-    progress: Progress
-    checkpoint: Checkpoint
-    visualizer: Visualizer
-
-    def close(self) -> None:
-        """Write what waits, and let others train this run."""
-        self.visualizer.close()
-        self.checkpoint.close()
-
-
-class Report:
-    """One thing that is done now and then; a subclass overrides what it needs."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def after_step(self, last: bool) -> None:
-        """A step is done; `last`: training ends with it, within its epoch."""
-
-    def after_epoch(self, epoch: int) -> None:
-        """An epoch is done, learning rates have moved on."""
-
-    def between_steps(self) -> None:
-        """Training ends, since there is no next batch; no step has been done since `after_step`."""
-
-    def close(self) -> None:
-        """Training has ended, also by an error."""
 
 
 class Losses(Report):
@@ -94,30 +52,6 @@ class Losses(Report):
         if not run.progress.finished:
             text += f", learning rate {run.model.learning_rate:.2g} from here"
         run.visualizer.message(text)
-
-
-class Writing(Report):
-    """Writes files without which training can go on; what cannot be written now is tried again at the next time."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        self.failed = False
-
-    def write(self, action: Callable[[], None], last: bool) -> None:
-        """Do it, or warn and go on; raises NotSaved where there is no next time."""
-        try:
-            action()
-        except NotSaved as error:
-            if last:
-                raise
-            if not self.failed:
-                where = f"training goes on and tries again; last saved: {self.run.checkpoint.last_saved}"
-                self.run.visualizer.message(f"warning: {error}; {where}")
-            self.failed = True
-        else:
-            if self.failed:
-                self.run.visualizer.message("saving works again")
-            self.failed = False
 
 
 class Record(Writing):
@@ -172,7 +106,8 @@ class Saves(Writing):
 
 def create_reports(run: Run) -> list[Report]:
     """All reports of a run, in the order in which they are made; what can fail a run comes before it is saved."""
-    return [Record(run), Losses(run), Pictures(run), Trace(run), Saves(run)]
+    measured = Evaluations(run)
+    return [Record(run), Losses(run), Pictures(run), measured, Trace(run), Saves(run)]
 
 
 @contextmanager

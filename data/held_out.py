@@ -1,0 +1,24 @@
+"""Which images of a training set are kept out of training, to measure on: the same ones whatever the seed."""
+
+from util.errors import UserError
+
+LARGEST_SHARE = 10  # at most one image in so many
+FEWEST = 2
+
+
+def split_held_out(paths: list[str], wanted: int, folder: str) -> tuple[list[str], list[str]]:
+    """Images to train on, and images to measure on: `wanted`, at most a tenth, evenly spread over the sorted names.
+
+    Raises:
+        UserError: too few images to keep any out.
+    """
+    count = min(wanted, max(len(paths) // LARGEST_SHARE, FEWEST))
+    if count < FEWEST or len(paths) < 2 * count:
+        raise UserError(
+            f"{folder} holds {len(paths)} images, too few to keep {FEWEST} of them out of training; "
+            "measure on other images (--eval_split val or test), or not at all (--eval_freq 0)"
+        )
+
+    places = {(2 * number + 1) * len(paths) // (2 * count) for number in range(count)}
+    training = [path for place, path in enumerate(paths) if place not in places]
+    return training, [paths[place] for place in sorted(places)]

@@ -1,0 +1,169 @@
+"""How good the generator is in the middle of training: held-out images translated as test.py would, and measured."""
+
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import create_loader
+from util.errors import UserError
+from util.hardware.runtime import Runtime
+from util.images import to_uint8
+from util.metrics.features import Inception
+from util.metrics.measures import Measure
+from util.metrics.suite import find_measures
+
+BATCH = 4  # images at once
+OF_SETS = ("sets", "members")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one measurement found.
+
+    Attributes:
+        figures: name of the measure -> value, in the order of --eval_metrics.
+        counts: how many outputs, and how many real images.
+        seconds: how long it took.
+    """
+
+    figures: dict[str, float]
+    counts: dict[str, int]
+    seconds: float
+
+
+class Evaluator:
+    """Measures a model under training; leaves its weights, statistics and random numbers as they are.
+
+    Args:
+        opt: of the run, with --eval_freq and so on.
+        runtime: of the run.
+
+    Raises:
+        UserError: no such images or measures, or Inception's weights are missing.
+    """
+
+    def __init__(self, opt: Namespace, runtime: Runtime) -> None:
+        self.measures = find_measures(opt.eval_metrics, "--eval_metrics")
+        self.runtime = runtime
+        self.split = opt.eval_split
+
+        self.inception = None
+        if any(measure.kind in OF_SETS for measure in self.measures):
+            path = Path(opt.inception) if opt.inception else None
+            self.inception = Inception(path, opt.eval_feature)
+
+        self.loader = create_loader(evaluation_options(opt), runtime)
+        roles = self.loader.dataset.domains
+        if "B" not in roles:
+            raise UserError(
+                f"--eval_split {opt.eval_split}: {opt.dataroot} has no images of the target domain there"
+            )
+        self.counts = {"fake": len(roles["A"].paths), "real": len(roles["B"].paths)}
+        if min(self.counts.values()) < 2:
+            raise UserError(f"--eval_split {opt.eval_split} has one image; figures need at least 2")
+        self._reals: np.ndarray | None = None
+
+    def title(self, measure: Measure) -> str:
+        """What a figure is called."""
+        suffix = self.inception.suffix if measure.kind in OF_SETS else ""
+        return measure.title + suffix
+
+    def __call__(self, model: Any) -> Evaluation:
+        """Translate all images and measure them."""
+        began = time.perf_counter()
+        pictures = {"fake": [], "input": [], "real": []}
+        with torch.no_grad(), left_alone(model), self.runtime.autocast():
+            for batch in self.loader.epoch(1):
+                self._take(model, batch, pictures)
+
+        figures = self._measure(pictures)
+        return Evaluation(figures, self.counts, time.perf_counter() - began)
+
+    def _take(self, model: Any, batch: dict[str, Any], pictures: dict[str, list]) -> None:
+        """Translate the inputs of a batch, and keep what is real in it."""
+        sizes = batch.get("A_size", batch.get("B_size"))
+        if "A" in batch:
+            pictures["fake"] += cut(model.translate(batch["A"]), sizes)
+            pictures["input"] += cut(batch["A"], sizes)
+        if "B" in batch:
+            pictures["real"] += cut(batch["B"], batch["B_size"])
+
+    def _measure(self, pictures: dict[str, list[np.ndarray]]) -> dict[str, float]:
+        """The value of every measure."""
+        fakes = reals = None
+        if self.inception:
+            fakes = self._features(pictures["fake"])
+            if self._reals is None:
+                self._reals = self._features(pictures["real"])
+            reals = self._reals
+
+        beside = {"pairs": pictures["input"], "truths": pictures["real"]}
+        figures = {}
+        for measure in self.measures:
+            if measure.kind in OF_SETS:
+                values = measure.function(fakes, reals)
+            else:
+                pairs = zip(pictures["fake"], beside[measure.kind], strict=True)
+                values = [measure.function(one / 255, other / 255) for one, other in pairs]
+            figures[measure.name] = float(np.mean(values))
+        return figures
+
+    def _features(self, pictures: list[np.ndarray]) -> np.ndarray:
+        tensors = (torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures)
+        return self.inception.encode(tensors, BATCH)
+
+
+def create_evaluator(opt: Namespace, runtime: Runtime) -> Evaluator | None:
+    """What measures the run now and then, on the main process; None without --eval_freq.
+
+    Raises:
+        UserError: as `Evaluator`.
+    """
+    return Evaluator(opt, runtime) if opt.eval_freq and runtime.is_main else None
+
+
+def evaluation_options(opt: Namespace) -> Namespace:
+    """The options with which the images to measure on are read: as the last epochs of training see theirs, uncut."""
+    found = Namespace(**vars(opt))
+    found.is_train = False
+    found.test_roles = "AB"
+    found.batch_size, found.num_threads, found.cache = BATCH, 0, "none"
+    found.phase = opt.phase if opt.eval_split == "holdout" else opt.eval_split
+    found.only_held_out = opt.eval_split == "holdout"
+
+    if "resize" in opt.preprocess:
+        found.load_size = opt.crop_size
+    else:
+        found.preprocess = "none"
+    return found
+
+
+def cut(images: Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    """A batch of images as (H,W,3) uint8, without what they were filled up with."""
+    pictures = []
+    for image, (height, width) in zip(to_uint8(images.float()), sizes, strict=True):
+        grey_or_rgb = image[:height, :width]
+        pictures.append(np.broadcast_to(grey_or_rgb, (height, width, 3)).copy())
+    return pictures
+
+
+@contextmanager
+def left_alone(model: Any) -> Iterator[None]:
+    """While entered, what translating changes by the way is put back at the end: random numbers, batch statistics."""
+    networks = [*model.networks.values(), *model.averages.values()]
+    buffers = [buffer for net in networks for buffer in net.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)

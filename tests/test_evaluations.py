@@ -1,0 +1,200 @@
+"""Measuring in training: held-out images, last and best, every log, and a training that does not notice it."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from data import find_dataset
+from data.held_out import split_held_out
+from models.inference.evaluation import evaluation_options
+from models.inference.translate import translate
+from options import TestOptions, TrainOptions, parse
+from tests.helpers import make_dataset, make_image_folder, train_flags
+from train import main
+from util.errors import UserError, exit_status
+from util.run.weights import read_file
+
+EVAL = ["--eval_freq", "4", "--eval_metrics", "edges", "--n_epochs", "1", "--n_epochs_decay", "1"]
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """train.py in this process: flags -> exit status; the run is called "run"."""
+
+    def call(*flags: str, model: str = "cut") -> int:
+        argv = train_flags(tmp_path, *flags, model=model)
+        monkeypatch.setattr(sys, "argv", ["train.py", *argv])
+        return exit_status(main)
+
+    make_dataset(tmp_path / "data", count=6)
+    return call
+
+
+def rows(folder) -> list[dict]:
+    text = (folder / "evaluation.jsonl").read_text()
+    found = [json.loads(line) for line in text.splitlines()]
+    for row in found:
+        row.pop("seconds")
+    return found
+
+
+def weights(folder, label: str) -> dict:
+    return read_file(folder / f"{label}_net_G.pth")
+
+
+def equal(one: dict, other: dict) -> bool:
+    return all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+# --- which images ---------------------------------------------------------------------------------------------------
+
+
+def test_held_out_images_are_spread_and_at_most_a_tenth():
+    paths = [f"{number:03d}.png" for number in range(100)]
+    training, kept = split_held_out(paths, 5, "x")
+    assert kept == ["010.png", "030.png", "050.png", "070.png", "090.png"]
+    assert sorted(training + kept) == paths and not set(training) & set(kept)
+    assert (
+        len(split_held_out(paths, 50, "x")[1]) == 10
+        and len(split_held_out(paths[:8], 50, "x")[1]) == 2
+    )
+    with pytest.raises(UserError, match=r"x holds 3 images, too few .*--eval_split val"):
+        split_held_out(paths[:3], 2, "x")
+
+
+def test_training_never_sees_what_it_is_measured_on(tmp_path):
+    make_dataset(tmp_path / "data", count=12)
+    seeds = []
+    for seed in ("0", "1"):
+        opt = parse(TrainOptions(), train_flags(tmp_path, *EVAL, "--seed", seed, model="cut"))
+        dataset = find_dataset(opt.dataset_mode)
+        training, measured = dataset(opt), dataset(evaluation_options(opt))
+        for role in "AB":
+            assert (
+                len(training.domains[role].paths) == 10 and len(measured.domains[role].paths) == 2
+            )
+            assert not set(training.domains[role].paths) & set(measured.domains[role].paths)
+        seeds.append(measured.domains["A"].paths)
+    assert seeds[0] == seeds[1]
+    assert measured.plan(1, 0)["A"].source.size == (32, 32), "as the last epochs see them, uncut"
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+def test_training_is_the_same_with_measuring(tmp_path, train):
+    """Measured on images that are not trained on anyway; dropout and batch norm are where it could show."""
+    net = ["--no_dropout", "false", "--normG", "batch", "--ema", "0.5"]
+    flags = ["--max_steps", "6", *EVAL[-4:], "--dataset_mode", "unaligned", *net]
+    assert train(*flags, "--eval_freq", "2", "--eval_metrics", "edges", "--eval_split", "test") == 0
+    folder = tmp_path / "checkpoints" / "run"
+    measured = weights(folder, "latest")
+    folder.rename(tmp_path / "measured")
+    assert train(*flags) == 0
+    assert equal(weights(folder, "latest"), measured)
+    assert not (folder / "evaluation.jsonl").exists() and not (folder / "best_net_G.pth").exists()
+    last = rows(tmp_path / "measured")[-1]
+    assert (last["weights"], last["images"], last["split"]) == ("moving average", 6, "test")
+
+
+def test_last_and_best_are_told_apart(tmp_path, train, monkeypatch, capsys):
+    """Values are set from outside, so that the second of three is the best."""
+    values = iter([0.3, 0.8, 0.5])
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr("util.metrics.structure.edges", lambda *_: 0.0)
+    monkeypatch.setattr(
+        "models.inference.evaluation.Evaluator._measure", lambda *_: {"edges": next(values)}
+    )
+    assert train(*EVAL, "--max_steps", "8", "--eval_freq", "3", "--use_tensorboard") == 0
+    folder = tmp_path / "checkpoints" / "run"
+    found = rows(folder)
+    assert [(row["images"], row["best"]) for row in found] == [(3, True), (6, True), (8, False)]
+    assert not equal(weights(folder, "best"), weights(folder, "latest"))
+
+    output = capsys.readouterr().out
+    assert "(best 0.8 at image 6;" in output and "measuring took" in output
+    assert "% of the training time; best edges 0.8 at image 6" in output
+    curves = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [c["losses"] for c in curves if "eval/edges" in c["losses"]] == [
+        {"eval/edges": 0.3}, {"eval/edges": 0.8}, {"eval/edges": 0.5}
+    ]  # fmt: skip
+    page = (folder / "web" / "index.html").read_text()
+    chart = page[page.index("eval/edges") :]
+    assert chart.count("<path") >= 1 and "L" in chart.split('d="')[1].split('"')[0], "a line"
+
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = events.EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [s.step for s in log.Scalars("eval/edges")] == [3, 6, 8]
+
+    where = ["--checkpoints_dir", tmp_path / "checkpoints", "--results_dir", tmp_path / "results"]
+    argv = ["--name", "run", "--epoch", "best", "--num_test", "1", "--gpu_ids", "-1", *where]
+    gallery = translate(parse(TestOptions(), [str(part) for part in argv]))
+    assert gallery.folder.name == "test_best" and "best_net_G.pth" in gallery.description["weights"]
+
+
+def test_a_continued_run_has_the_values_of_an_uninterrupted_one(tmp_path, train):
+    flags = [*EVAL, "--save_latest_freq", "4"]
+    assert train(*flags) == 0
+    folder = tmp_path / "checkpoints" / "run"
+    whole = rows(folder)
+    assert [row["images"] for row in whole] == [4, 8], "two epochs of four images"
+    shutil.move(folder, tmp_path / "whole")
+
+    assert train(*flags, "--max_steps", "5") == 0
+    later = [*rows(folder), {**whole[-1], "images": 7, "best": True}]
+    text = "".join(json.dumps({**row, "seconds": 1}) + "\n" for row in later)
+    (folder / "evaluation.jsonl").write_text(text)  # as after a kill beyond the saved state
+    assert train(*flags) == 0
+    assert [row for row in rows(folder) if row["images"] != 5] == whole
+
+
+def test_pairs_are_measured_against_their_truth(tmp_path, train):
+    make_image_folder(tmp_path / "data" / "train", 5, size=(72, 36))
+    flags = [*EVAL[:2], "--eval_metrics", "l1,ssim", "--max_steps", "2"]
+    assert train(*flags, model="pix2pix") == 0
+    [row] = rows(tmp_path / "checkpoints" / "run")
+    assert row["n"] == {"fake": 2, "real": 2} and 0 < row["figures"]["l1"] < 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--eval_metrics", "fed"], "--eval_metrics fed: no such name; did you mean 'fid'"),
+        (["--eval_metrics", "ssim"], "--eval_metrics ssim compares with a truth"),
+        (["--eval_split", "val"], "has no folder valA"),
+        (["--eval_metrics", "fid", "--inception", "none.pth"], "none.pth does not exist"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_training(tmp_path, train, capsys, flags, complaint):
+    assert train(*EVAL, *flags) == 2
+    errors = capsys.readouterr().err
+    assert complaint in errors and errors.count("\n") == 1
+    assert not (tmp_path / "checkpoints" / "run" / "latest_state.pt").exists()
+
+
+def test_one_image_per_domain_cannot_be_measured(train, capsys):
+    assert train("--eval_freq", "4", model="sincut") == 2
+    assert "--dataset_mode singleimage has no two sets of images" in capsys.readouterr().err
+
+
+def test_holding_images_out_in_the_middle_of_a_run_is_explained(train, capsys):
+    assert train("--max_steps", "2", *EVAL[-4:]) == 0
+    assert train(*EVAL) == 2
+    assert (
+        "--eval_freq keeps images out of training: give it from the start"
+        in capsys.readouterr().err
+    )
+
+
+def test_time_spent_on_measuring_is_no_time_of_steps():
+    from util.run.progress import Progress
+
+    progress = Progress(1, 1, 4, 1)
+    progress._since -= 10
+    progress.advance()
+    progress.leave_out(9)
+    assert progress.times()["time"] == pytest.approx(1, abs=0.2) and np.isfinite(progress._since)
