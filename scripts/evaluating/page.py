@@ -13,7 +13,8 @@ from data.picture_set import PictureSet
 from scripts.evaluating.words import figure_table
 from util.images import save_png
 from util.pages import html
-from util.pages.html import Picture, printable
+from util.pages.files import Picture, write_page
+from util.pages.html import printable
 
 SIDE = 192  # pixels of a picture on the page
 NEAREST_SHOWN = 200
@@ -90,7 +91,7 @@ def write_report(path: Path, title: str, result: Mapping[str, Any], shown: Shown
     if shown.nearest is not None:
         body += _nearest(thumbnails, shown)
     body += [tags.h2("How it was measured"), html.fact_table(_facts(result))]
-    html.write_page(path, html.page(title, f"{count} outputs", body))
+    write_page(path, html.page(title, f"{count} outputs", body))
     return path
 
 

@@ -1,0 +1,73 @@
+"""Runs the jobs of a grid on a cluster, through submitit (SLURM), which is needed for this alone."""
+
+from collections.abc import Sequence
+
+from scripts.experiments.grid import Grid, Job
+from scripts.experiments.job import UNFINISHED, missing, run_job
+from scripts.experiments.launch import Outcome
+from util.errors import UserError
+
+
+class Task:
+    """One job as submitit pickles it; where a node's time ends, it is put into the queue again and goes on."""
+
+    def __call__(self, job: Job) -> int:
+        return run_job(job)
+
+    def checkpoint(self, job: Job):
+        """What submitit calls before the node is taken away: the run has been saved by then, or goes on before that."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, job)
+
+
+def run_on_cluster(grid: Grid, jobs: Sequence[Job], wait: bool) -> Outcome:
+    """Hand what is left to the cluster that [cluster] of the file describes, with submitit's own parameters.
+
+    Raises:
+        UserError: submitit is missing, or refuses the parameters.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError(f"--cluster needs submitit ({error}): pip install submitit") from None
+
+    parameters = dict(grid.cluster)
+    kind = parameters.pop("executor", None)
+    try:
+        executor = submitit.AutoExecutor(folder=str(grid.folder / "logs" / "%j"), cluster=kind)
+        executor.update_parameters(name=grid.name, **parameters)
+    except (RuntimeError, ValueError, NameError, TypeError, AssertionError) as error:
+        raise UserError(f"{grid.file}: [cluster]: submitit says: {error}") from None
+
+    outcome = Outcome()
+    left = []
+    for job in jobs:
+        if missing(job):
+            left.append(job)
+        else:
+            outcome.skipped.append(job.run)
+    submitted = executor.map_array(Task(), left) if left else []
+    for job, handle in zip(left, submitted, strict=True):
+        print(f"{job.run}: submitted as {handle.job_id}, {handle.paths.stdout}")
+
+    if not wait:
+        outcome.cut_off += [job.run for job in left]
+        return outcome
+    for job, handle in zip(left, submitted, strict=True):
+        _collect(job, handle, outcome)
+    return outcome
+
+
+def _collect(job: Job, handle, outcome: Outcome) -> None:
+    """Wait for one job and note what became of it."""
+    error = handle.exception()
+    status = None if error else handle.result()
+    if error:
+        outcome.failed[job.run] = str(error).strip().splitlines()[-1]
+    elif status == UNFINISHED:
+        outcome.cut_off.append(job.run)
+    elif status:
+        outcome.failed[job.run] = f"status {status}; {handle.paths.stdout}"
+    else:
+        outcome.done.append(job.run)

@@ -1,0 +1,302 @@
+"""From folders of runs to the table: a run's row comes from its folder alone, a grid's from those of its runs."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scripts.evaluating.words import scaled, title_of
+from scripts.experiments.grid import Grid
+from scripts.experiments.job import EPOCHS, RECORD, measured_file
+from scripts.experiments.statistics import paired_test, summary
+from util.logs.sink import EVALUATION
+from util.run.folder import saved_record, weights_in
+
+COSTS = ("images/s", "hours", "memory GB", "M parameters")
+STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run: figures by checkpoint ("last", "best") and title, what it cost, and its curves."""
+
+    name: str
+    row: str
+    data: str
+    seed: int
+    recipe: str
+    commit: str
+    figures: Mapping[str, Mapping[str, float]]
+    better: Mapping[str, str]
+    floors: Mapping[str, Mapping[str, float]]
+    costs: Mapping[str, float | None]
+    curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+
+def run_row(folder: Path) -> RunRow | None:
+    """The row of a run, from its folder; None where nothing was measured."""
+    measured = {}
+    for column in EPOCHS:
+        path = measured_file(folder, column)
+        if path.is_file():
+            measured[column] = json.loads(path.read_text(encoding="utf-8"))
+    if not measured:
+        return None
+
+    record, job = saved_record(folder), _json(folder / RECORD)
+    options = record.get("options", {})
+    first = next(iter(measured.values()))
+    records = _records(folder / "metrics.jsonl")
+    return RunRow(
+        name=folder.name,
+        row=job.get("row", folder.name),
+        data=job.get("data", Path(options.get("dataroot", "?")).name),
+        seed=options.get("seed", 0),
+        recipe=record.get("recipe", "?"),
+        commit=record.get("versions", {}).get("commit", "?"),
+        figures={column: values_of(result) for column, result in measured.items()},
+        better={title_of(n, e): e["better"] for n, e in first["figures"].items()}
+        | {"score": "high"},
+        floors=floors_of(first),
+        costs=costs(folder, records, job),
+        curves=curves(records),
+    )
+
+
+def values_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of one evaluation by title, in the unit of tables."""
+    values = {"score": result["score"]} if "score" in result else {}
+    for name, entry in result["figures"].items():
+        values[title_of(name, entry)] = scaled(name, entry["value"])
+    return values
+
+
+def floors_of(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What figures must be read against: floor in words -> title -> value."""
+    words = {"inputs": "doing nothing", "real": "real pictures", "unrelated": "unrelated pictures"}
+    found: dict[str, dict[str, float]] = {}
+    for name, entry in result["figures"].items():
+        for floor, values in entry.get("floors", {}).items():
+            if values["value"] is not None:
+                found.setdefault(words[floor], {})[title_of(name, entry)] = scaled(
+                    name, values["value"]
+                )
+    return found
+
+
+def costs(
+    folder: Path, records: Sequence[Mapping], job: Mapping[str, Any]
+) -> dict[str, float | None]:
+    """Speed, training hours, memory (of the GPU; without one, of the process) and parameters of the generator."""
+    steps = [record for record in records if "time" in record and record["time"] is not None]
+    hours, before = 0.0, 0
+    for record in steps:
+        hours += record["time"] * (record["images"] - before) / 3600
+        before = record["images"]
+
+    speeds = [record["images/s"] for record in steps]
+    memory = [record["memory"] for record in steps if "memory" in record]
+    host = job.get("host_memory_gb")
+    values = (
+        float(np.median(speeds)) if speeds else None,
+        hours if steps else None,
+        max(memory) if memory else host,
+        parameters(folder),
+    )
+    return dict(zip(COSTS, values, strict=True))
+
+
+def parameters(folder: Path) -> float | None:
+    """Millions of parameters in what translates, from its file of weights."""
+    for name in ("G", "G_A", "*"):
+        files = [path for path in weights_in(folder, "latest", name) if "_ema" not in path.name]
+        if files:
+            states = [
+                torch.load(f, map_location="cpu", weights_only=True, mmap=True) for f in files[:1]
+            ]
+            counted = [
+                value.numel()
+                for state in states
+                for key, value in state.items()
+                if not key.endswith(STATISTICS)
+            ]
+            return sum(counted) / 1e6
+    return None
+
+
+def curves(records: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
+    """Every loss and every figure of held-out images over images seen; those figures come first."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        for name, value in record["losses"].items():
+            if value is not None:
+                found.setdefault(name, []).append((record["images"], value))
+    ordered = sorted(found, key=lambda name: not name.startswith(EVALUATION))
+    return {name: found[name] for name in ordered}
+
+
+def _records(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of one row: the seeds in short, the paired test, and what the paper prints."""
+
+    stats: Mapping[str, Any]
+    test: Mapping[str, Any] | None = None
+    paper: float | None = None
+
+    def text(self) -> str:
+        """As tables show it: mean, deviation, interval, p of the test against the baseline."""
+        stats = self.stats
+        words = f"{stats['mean']:.3f}"
+        if stats["sd"] is not None:
+            low, high = stats["interval"]
+            words += f" ± {stats['sd']:.3f} [{low:.3f}, {high:.3f}]"
+        if self.test and stats["n"] > 1:
+            words += f" p {self.test['p']:.2g}"
+        return words
+
+
+@dataclass
+class Table:
+    """What is known of one data set: columns, and per row a cell each; None where nothing was measured."""
+
+    data: str
+    columns: list[str]
+    rows: dict[str, list[Cell | float | None]]
+    runs: list[RunRow]
+    seeds: dict[str, list[int]]
+
+
+def tables(grid: Grid) -> list[Table]:
+    """A table per data set, from the folders of the runs."""
+    found = []
+    for data in grid.data:
+        runs = [run_row(job.folder) for job in grid.jobs() if job.data == data]
+        found.append(table(grid, data, [run for run in runs if run is not None]))
+    return found
+
+
+def table(grid: Grid, data: str, runs: Sequence[RunRow]) -> Table:
+    """The rows of one data set; the paper's figures stand beside ours."""
+    titles = list(dict.fromkeys(t for run in runs for t in next(iter(run.figures.values()))))
+    checkpoints = [column for column in EPOCHS if any(column in run.figures for run in runs)]
+    columns, rows = [], {row: [] for row in grid.rows}
+    for title in titles:
+        printed = grid.paper.get(title.removesuffix(" x100"), {}).get(data, {})
+        for checkpoint in checkpoints:
+            columns.append(f"{title} {checkpoint}")
+            base = by_seed(runs, grid.baseline, checkpoint, title)
+            for row, cells in rows.items():
+                values = by_seed(runs, row, checkpoint, title)
+                test = None if row == grid.baseline else paired_test(values, base)
+                cells.append(Cell(summary(list(values.values())), test) if values else None)
+        if printed:
+            columns.append(f"{title} paper")
+            for row, cells in rows.items():
+                cells.append(printed.get(row))
+
+    for cost in COSTS:
+        columns.append(cost)
+        for row, cells in rows.items():
+            known = [
+                run.costs[cost] for run in runs if run.row == row and run.costs[cost] is not None
+            ]
+            cells.append(float(np.mean(known)) if known else None)
+    seeds = {row: sorted(run.seed for run in runs if run.row == row) for row in rows}
+    return Table(data, columns, rows, list(runs), seeds)
+
+
+def by_seed(runs: Sequence[RunRow], row: str, checkpoint: str, title: str) -> dict[int, float]:
+    """A figure of one row, by seed."""
+    values = {}
+    for run in runs:
+        value = run.figures.get(checkpoint, {}).get(title)
+        if run.row == row and value is not None:
+            values[run.seed] = value
+    return values
+
+
+def shown(cell: Cell | float | None) -> str:
+    """A cell as text."""
+    if cell is None:
+        return "-"
+    return cell.text() if isinstance(cell, Cell) else f"{cell:.3g}"
+
+
+def floor_rows(table: Table) -> dict[str, list[str]]:
+    """What the columns must be read against, in words -> a text per column."""
+    found: dict[str, list[str]] = {}
+    for run in table.runs[:1]:
+        for floor, values in run.floors.items():
+            cells = []
+            for column in table.columns:
+                value = values.get(column.rpartition(" ")[0])
+                cells.append(
+                    f"{value:.3f}" if value is not None and column.endswith(" last") else ""
+                )
+            found[floor] = cells
+    return found
+
+
+def as_markdown(grid: Grid, found: Sequence[Table]) -> str:
+    """All tables, with what they must be read with."""
+    lines = [f"# {grid.name}", "", grid.about, ""]
+    for one in found:
+        lines += [f"## {one.data}", ""]
+        heads = ["", "seeds", *one.columns]
+        lines += [_line(heads), _line(["---"] * len(heads))]
+        for row, cells in one.rows.items():
+            name = f"{row} (baseline)" if row == grid.baseline else row
+            lines.append(_line([name, str(len(one.seeds[row])), *map(shown, cells)]))
+        lines += [_line([f"*{floor}*", "", *cells]) for floor, cells in floor_rows(one).items()]
+        lines.append("")
+    return "\n".join([*lines, *notes(grid), ""])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def notes(grid: Grid) -> list[str]:
+    """How to read the tables."""
+    return [
+        "Mean ± standard deviation [95 % bootstrap interval of the mean] over seeds. p is a two-sided sign-flip test "
+        f"against {grid.baseline!r} at equal seeds; with N seeds it cannot fall below 2 / 2^N.",
+        "*last* is the end of training. *best* is the checkpoint that measured best on the images of --eval_split; "
+        "the figures of both are those of the test set.",
+    ]
+
+
+def as_csv(found: Sequence[Table]) -> str:
+    """One line per run and checkpoint."""
+    titles = list(
+        dict.fromkeys(t for one in found for r in one.runs for f in r.figures.values() for t in f)
+    )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["data", "row", "seed", "checkpoint", *titles, *COSTS, "run", "recipe", "commit"]
+    )
+    for one in found:
+        for run in one.runs:
+            for checkpoint, figures in run.figures.items():
+                values = [figures.get(title, "") for title in titles]
+                cost = ["" if run.costs[name] is None else run.costs[name] for name in COSTS]
+                place = [run.data, run.row, run.seed, checkpoint]
+                writer.writerow([*place, *values, *cost, run.name, run.recipe, run.commit])
+    return text.getvalue()

@@ -1,0 +1,234 @@
+"""What an experiment file asks for: every run of rows x data sets x seeds, with its command line."""
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from options import TestOptions, TrainOptions, parse
+from scripts import evaluate
+from util.errors import UserError
+from util.parser import show_value
+from util.registry import did_you_mean
+
+TABLES = (
+    "name",
+    "about",
+    "seeds",
+    "baseline",
+    "flags",
+    "data",
+    "rows",
+    "sweep",
+    "test",
+    "evaluate",
+)
+TABLES += ("paper", "cluster")
+FLAG_TABLES = ("flags", "test", "evaluate")
+OURS = (
+    "name",
+    "seed",
+    "checkpoints_dir",
+    "results_dir",
+    "max_minutes",
+    "gpu_ids",
+)  # set by the grid
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: trained, translated and measured; the commands are those that a person would type.
+
+    Attributes:
+        run: its name, also that of its folders.
+        row, data, seed: its place in the table.
+        train, test, evaluate: arguments of train.py, test.py and scripts/evaluate.py.
+    """
+
+    run: str
+    row: str
+    data: str
+    seed: int
+    train: list[str]
+    test: list[str]
+    evaluate: list[str]
+    checkpoints_dir: str
+    results_dir: str
+
+    @property
+    def folder(self) -> Path:
+        """Of the run: all that its row of the table needs."""
+        return Path(self.checkpoints_dir) / self.run
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return asdict(self)
+
+
+@dataclass
+class Grid:
+    """An experiment file, read and checked.
+
+    Attributes:
+        rows: label -> flags; data: label -> flags.
+        paper: figure -> data set -> row -> the value that a paper prints.
+        folder: where runs, results and the report go.
+    """
+
+    name: str
+    about: str
+    seeds: list[int]
+    baseline: str
+    rows: dict[str, dict[str, Any]]
+    data: dict[str, dict[str, Any]]
+    flags: dict[str, Any]
+    test: dict[str, Any]
+    evaluate: dict[str, Any]
+    paper: dict[str, dict[str, dict[str, float]]]
+    folder: Path
+    file: Path
+    cluster: dict[str, Any] = field(default_factory=dict)
+
+    def jobs(self) -> list[Job]:
+        """All runs, first those of the first seed, so that a table begins to fill in all rows."""
+        order = itertools.product(self.seeds, self.data, self.rows)
+        return [self._job(row, data, seed) for seed, data, row in order]
+
+    def _job(self, row: str, data: str, seed: int) -> Job:
+        run = f"{slug(data)}-{slug(row)}-seed{seed}"
+        checkpoints, results = self.folder / "checkpoints", self.folder / "results"
+        own = {"name": run, "seed": seed, "checkpoints_dir": checkpoints}
+        train = own | {"display_id": 0} | self.flags | self.data[data] | self.rows[row]
+        where = {"name": run, "checkpoints_dir": checkpoints, "results_dir": results}
+        return Job(
+            run, row, data, seed,
+            train=as_flags(train), test=as_flags(where | self.test), evaluate=as_flags(where | self.evaluate),
+            checkpoints_dir=str(checkpoints), results_dir=str(results),
+        )  # fmt: skip
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Options as one types them."""
+    return [part for name, value in values.items() for part in (f"--{name}", show_value(value))]
+
+
+def slug(label: str) -> str:
+    """A label as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", label).strip("_")
+
+
+def read_grid(path: Path, out: Path | None = None) -> Grid:
+    """Read an experiment file.
+
+    Raises:
+        UserError: it does not exist, is no TOML, or asks for something that is not understood; the message names it.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path} cannot be read as an experiment file: {error}") from None
+
+    for key in content:
+        if key not in TABLES:
+            hint = did_you_mean(key, TABLES)
+            raise UserError(f"{path}: {key} is unknown; {hint}there are: {', '.join(TABLES)}")
+    for key in ("rows", "data"):
+        if not isinstance(content.get(key), dict) or not content[key]:
+            raise UserError(f"{path}: [{key}.LABEL] is missing; at least one is needed")
+
+    name = content.get("name", path.stem)
+    grid = Grid(
+        name=name,
+        about=content.get("about", ""),
+        seeds=content.get("seeds", [0]),
+        baseline=content.get("baseline", next(iter(content["rows"]))),
+        rows=swept(content["rows"], content.get("sweep", {})),
+        data=content["data"],
+        paper=content.get("paper", {}),
+        folder=out or Path("results") / "grids" / slug(name),
+        file=path,
+        cluster=content.get("cluster", {}),
+        **{table: content.get(table, {}) for table in FLAG_TABLES},
+    )
+    check_grid(grid)
+    return grid
+
+
+def swept(rows: Mapping[str, dict], sweep: Mapping[str, list]) -> dict[str, dict]:
+    """Every row with every combination of the swept flags, whose values become part of its label."""
+    if not sweep:
+        return dict(rows)
+
+    found = {}
+    for label, flags in rows.items():
+        for values in itertools.product(*sweep.values()):
+            chosen = dict(zip(sweep, values, strict=True))
+            words = ", ".join(f"{name} {show_value(value)}" for name, value in chosen.items())
+            found[f"{label}, {words}"] = flags | chosen
+    return found
+
+
+def check_grid(grid: Grid) -> None:
+    """Raise UserError for flags that a run sets itself, labels that name one run, and commands that are refused."""
+    where = str(grid.file)
+    if not grid.seeds or not all(isinstance(seed, int) for seed in grid.seeds):
+        raise UserError(f"{where}: seeds is a list of whole numbers, such as [0, 1, 2]")
+    if grid.baseline not in grid.rows:
+        hint = did_you_mean(grid.baseline, grid.rows)
+        raise UserError(
+            f"{where}: baseline {grid.baseline!r} is no row; {hint}there are: {', '.join(grid.rows)}"
+        )
+
+    tables = {"flags": grid.flags, "test": grid.test, "evaluate": grid.evaluate}
+    tables |= {f"rows.{label}": flags for label, flags in grid.rows.items()}
+    tables |= {f"data.{label}": flags for label, flags in grid.data.items()}
+    for table, flags in tables.items():
+        for name in flags:
+            if name in OURS:
+                raise UserError(f"{where}: [{table}] {name} is chosen by the grid; leave it out")
+
+    jobs = grid.jobs()
+    for job in jobs:
+        if sum(other.run == job.run for other in jobs) > 1:
+            raise UserError(
+                f"{where}: two runs would be called {job.run}; give labels that differ in letters"
+            )
+        try:
+            opt = parse(TrainOptions(), job.train)
+        except UserError as error:
+            raise UserError(f"{where}: row {job.row!r}, data {job.data!r}: {error}") from None
+        if not os.path.isdir(opt.dataroot):
+            raise UserError(f"{where}: [data.{job.data}] dataroot {opt.dataroot} is not a folder")
+    check_test_flags(grid)
+    check_evaluate_flags(grid, jobs[0])
+
+
+def check_evaluate_flags(grid: Grid, job: Job) -> None:
+    """Raise UserError for a flag of [evaluate] that scripts/evaluate.py does not take."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            evaluate.parse_arguments(job.evaluate)
+    except SystemExit:
+        reason = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        raise UserError(f"{grid.file}: [evaluate]: {reason}") from None
+
+
+def check_test_flags(grid: Grid) -> None:
+    """Raise UserError for a flag of [test] that test.py does not know."""
+    options = TestOptions()
+    known = set()
+    for flags in grid.rows.values():
+        model = str(flags.get("model", grid.flags.get("model", "patchgcl")))
+        known |= {*options.build_parser(options.peek(["--model", model])).declared()}
+    for name in grid.test:
+        if name not in known:
+            raise UserError(
+                f"{grid.file}: [test] {name} is no flag of test.py; {did_you_mean(name, known)}"
+            )

@@ -1,0 +1,161 @@
+"""One run of a grid, in a process of its own: train or go on, translate, measure; what is done is not done again.
+
+    python scripts/experiments/job.py JOB.json [MINUTES]
+
+The run's folder then holds all that its row of the table needs: the training records, measured_last.json and, where
+training kept one, measured_best.json, and job.json.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+import train
+from models.inference.translate import translate
+from options import TestOptions, TrainOptions, parse
+from scripts import evaluate
+from scripts.experiments.grid import Job
+from util.errors import exit_status
+from util.files import atomic_path
+from util.run.folder import weights_in
+from util.run.progress import Progress
+from util.run.state_file import STATE
+
+RECORD = "job.json"  # in the run's folder
+EPOCHS = {"last": "latest", "best": "best"}  # column of the table -> --epoch
+UNFINISHED = 75  # exit status (EX_TEMPFAIL): the time is over, the same job again goes on
+
+
+def measured_file(folder: Path, column: str) -> Path:
+    """Where the figures of a checkpoint lie."""
+    return folder / f"measured_{column}.json"
+
+
+def finished(job: Job) -> bool:
+    """Whether a run has done all the training steps that are asked for."""
+    path = job.folder / STATE
+    if not path.is_file():
+        return False
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    steps = range(state["steps_per_epoch"])
+    opt = parse(TrainOptions(), job.train)
+    progress = Progress.from_options(opt, steps, state["images_per_step"])
+    progress.load_state_dict(state["progress"])
+    return progress.finished
+
+
+def missing(job: Job) -> list[str]:
+    """What is left to do: "train", or columns that are not measured as they are asked for now.
+
+    A finished run whose flags have changed since is one to train: train.py then goes on, or says what contradicts it.
+    """
+    record = read_record(job)
+    if not finished(job) or record.get("train") != job.train:
+        return ["train"]
+
+    columns = ["last"]
+    if weights_in(job.folder, "best"):
+        columns.append("best")
+    done = record.get("measured", {})
+    now = [job.test, job.evaluate]
+    return [
+        column
+        for column in columns
+        if done.get(column) != now or not measured_file(job.folder, column).is_file()
+    ]
+
+
+def read_record(job: Job) -> dict[str, Any]:
+    """What job.json says; nothing before the first training has ended."""
+    path = job.folder / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def run_job(job: Job, minutes: float | None = None) -> int:
+    """Do what is left of a job; returns 0, UNFINISHED, or the status of the command that failed."""
+    began = time.monotonic()
+    if missing(job) == ["train"]:
+        limit = ["--max_minutes", f"{minutes:g}"] if minutes else []
+        status = as_command("train.py", [*job.train, *limit], train_run)
+        if status:
+            return status
+        note_training(job, time.monotonic() - began)
+        if not finished(job):
+            return UNFINISHED
+
+    for column in missing(job):
+        where = ["--epoch", EPOCHS[column]]
+        status = as_command("test.py", [*job.test, *where], translate_run)
+        out = ["--out", str(measured_file(job.folder, column))]
+        status = status or as_command(
+            "scripts/evaluate.py", [*job.evaluate, *where, *out], evaluate.main
+        )
+        if status:
+            return status
+        note(
+            job, measured={**read_record(job).get("measured", {}), column: [job.test, job.evaluate]}
+        )
+    return 0
+
+
+def train_run(argv: Sequence[str]) -> int:
+    """train.py in this process."""
+    return exit_status(lambda: train.train(parse(TrainOptions(), argv)))
+
+
+def translate_run(argv: Sequence[str]) -> int:
+    """test.py in this process."""
+
+    def work() -> None:
+        translate(parse(TestOptions(), argv))
+
+    return exit_status(work)
+
+
+def as_command(script: str, argv: Sequence[str], work: Callable[[Sequence[str]], int]) -> int:
+    """Run a command of the project as if it had been typed: records then show it."""
+    print(f"--- python {script} {' '.join(argv)}", flush=True)
+    sys.argv = [script, *argv]
+    return work(argv)
+
+
+def note_training(job: Job, seconds: float) -> None:
+    """Write what this start took; times and memory are over all starts that ended well."""
+    before = read_record(job)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # GB on Linux
+    note(
+        job,
+        train=job.train,
+        row=job.row,
+        data=job.data,
+        seed=job.seed,
+        seconds=before.get("seconds", 0.0) + seconds,
+        starts=before.get("starts", 0) + 1,
+        host_memory_gb=max(before.get("host_memory_gb", 0.0), memory),
+    )
+
+
+def note(job: Job, **facts: Any) -> None:
+    """Put facts into job.json."""
+    record = read_record(job) | facts
+    with atomic_path(job.folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the job that a JSON file describes."""
+    job = Job(**json.loads(Path(argv[0]).read_text()))
+    return run_job(job, float(argv[1]) if len(argv) > 1 else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,196 @@
+"""The page of a grid: sortable tables, curves of all runs over each other, the same inputs through every row."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dominate import svg, tags
+from dominate.util import raw
+from PIL import Image
+
+from data.image_folder import list_images
+from data.result_names import unique_names
+from scripts.experiments.collect import Cell, RunRow, Table, floor_rows, notes, shown
+from scripts.experiments.grid import Grid
+from util.images import save_png
+from util.pages import html
+from util.pages.files import Picture, write_page
+from util.pages.html import printable
+
+ASSETS = Path(__file__).resolve().parent
+COLOURS = 8  # as many as the style has, then again from the first
+DASHES = ("", "dashed", "dotted")  # of the first, second and further seeds
+PICTURES, SIDE = 12, 176  # inputs that are shown, and pixels of a picture
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 230, 48, 14, 8, 24
+
+
+def write_grid_page(grid: Grid, found: Sequence[Table], facts: Mapping[str, str]) -> Path:
+    """Write index.html into the grid's folder and return its path; it needs no network."""
+    path = grid.folder / "index.html"
+    pictures = path.with_name("page_pictures")
+    shutil.rmtree(pictures, ignore_errors=True)
+
+    body: list[Any] = [tags.style(raw((ASSETS / "page.css").read_text(encoding="utf-8")))]
+    if grid.about:
+        body.append(tags.p(printable(grid.about)))
+    for number, table in enumerate(found):
+        body += [tags.h2(printable(table.data)), _table(grid, table)]
+        body += [tags.h3("Curves over images"), _legend(grid), _charts(grid, table.runs)]
+        rows = _pictures(grid, table, pictures / str(number))
+        if rows:
+            body += [
+                tags.h3("The same inputs, first seed, last checkpoint"),
+                html.picture_rows(rows, SIDE),
+            ]
+
+    body += [tags.h2("How to read this"), tags.ul(*(tags.li(text) for text in notes(grid)))]
+    body += [html.fact_table(facts), html.links({"table.md": "table.md", "table.csv": "table.csv"})]
+    body.append(tags.script(raw((ASSETS / "page.js").read_text(encoding="utf-8"))))
+
+    runs = sum(len(table.runs) for table in found)
+    summary = f"{runs} of {len(grid.jobs())} runs · {len(grid.rows)} rows · {len(grid.seeds)} seeds"
+    write_page(path, html.page(grid.name, summary, body))
+    return path
+
+
+def _table(grid: Grid, table: Table) -> tags.div:
+    heads = [tags.th("row", data_sort="text"), tags.th("seeds", data_sort="number")]
+    heads += [tags.th(printable(column), data_sort="number") for column in table.columns]
+
+    winners = [best_row(table, place) for place in range(len(table.columns))]
+    lines = []
+    for number, (row, cells) in enumerate(table.rows.items()):
+        name = [tags.span(cls=f"dot k{number % COLOURS}"), printable(row)]
+        if row == grid.baseline:
+            name.append(tags.small(" baseline"))
+        count = len(table.seeds[row])
+        line = [
+            tags.td(*name, data_value=printable(row)),
+            tags.td(str(count), data_value=str(count)),
+        ]
+        for cell, winner in zip(cells, winners, strict=True):
+            style = "best" if row == winner else ""
+            line.append(tags.td(shown(cell), data_value=_value(cell), cls=style))
+        lines.append(tags.tr(*line))
+
+    for floor, texts in floor_rows(table).items():
+        cells = [tags.td(text, data_value=text) for text in (floor, "", *texts)]
+        lines.append(tags.tr(*cells, cls="floor"))
+    head = tags.thead(tags.tr(*heads))
+    return tags.div(tags.table(head, tags.tbody(*lines), cls="results"), cls="wide")
+
+
+def best_row(table: Table, place: int) -> str | None:
+    """The row with the best mean in a column of ours; None for costs, the paper's figures, and fewer than two rows."""
+    means = {
+        row: cells[place].stats["mean"]
+        for row, cells in table.rows.items()
+        if isinstance(cells[place], Cell)
+    }
+    better = table.runs[0].better if table.runs else {}
+    way = better.get(table.columns[place].rpartition(" ")[0])
+    if len(means) < 2 or way is None:
+        return None
+    return min(means, key=means.get) if way == "low" else max(means, key=means.get)
+
+
+def _value(cell: Cell | float | None) -> str:
+    if cell is None:
+        return ""
+    return repr(cell.stats["mean"] if isinstance(cell, Cell) else cell)
+
+
+def _legend(grid: Grid) -> tags.p:
+    parts = []
+    for number, row in enumerate(grid.rows):
+        parts.append(
+            tags.span(tags.span(cls=f"dot k{number % COLOURS}"), printable(row), " \u2003")
+        )
+    return tags.p(
+        *parts, "solid: the first seed, dashed: the second, dotted: further ones", cls="summary"
+    )
+
+
+def _charts(grid: Grid, runs: Sequence[RunRow]) -> tags.div:
+    """A chart per figure and loss, with a curve per run."""
+    names = dict.fromkeys(name for run in runs for name in run.curves)
+    charts = tags.div(cls="charts")
+    for name in names:
+        drawn = []
+        for run in runs:
+            if name in run.curves and run.row in grid.rows:
+                colour = list(grid.rows).index(run.row) % COLOURS
+                order = grid.seeds.index(run.seed) if run.seed in grid.seeds else 0
+                dash = DASHES[min(order, len(DASHES) - 1)]
+                drawn.append((f"curve k{colour} {dash}", run.curves[name]))
+        charts.add(_chart(name, drawn))
+    return charts
+
+
+def _chart(name: str, drawn: Sequence[tuple[str, list[tuple[int, float]]]]) -> tags.div:
+    """Curves over each other as inline SVG; the outer 1 % of all values run along the frame."""
+    values = np.array([value for _, points in drawn for _, value in points])
+    low, high = np.percentile(values, (1, 99))
+    end = max(images for _, points in drawn for images, _ in points)
+    ticks = html.nice_ticks(float(low), float(high), 4)
+
+    def across(images: float) -> float:
+        return LEFT + images / end * (WIDTH - LEFT - RIGHT)
+
+    def up(value: float) -> float:
+        share = (np.clip(value, ticks[0], ticks[-1]) - ticks[0]) / (ticks[-1] - ticks[0])
+        return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
+
+    drawing = svg.svg(viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{name} over images")
+    for tick in ticks:
+        height = round(float(up(tick)), 1)
+        drawing.add(svg.line(x1=LEFT, x2=WIDTH - RIGHT, y1=height, y2=height))
+        drawing.add(svg.text(f"{tick:.10g}", x=LEFT - 6, y=height, cls="y"))
+    for tick in html.nice_ticks(0.0, float(end), 4):
+        if tick <= end:
+            place = round(across(tick), 1)
+            drawing.add(svg.text(html.short_number(tick), x=place, y=HEIGHT - 6, cls="x"))
+
+    for style, points in drawn:
+        steps = [f"{across(images):.1f} {up(value):.1f}" for images, value in points]
+        drawing.add(svg.path(d="M" + "L".join(steps), cls=style))
+    return tags.div(tags.h3(name), drawing, cls="chart")
+
+
+def _pictures(grid: Grid, table: Table, folder: Path) -> list[tuple[str, list[Picture]]]:
+    """A card per input: the input, and what the first seed of every row makes of it."""
+    sources = {}
+    for run in table.runs:
+        images = grid.folder / "results" / run.name / "test_latest" / "images"
+        if run.row not in sources and (images / "fake_B").is_dir():
+            sources[run.row] = images
+    if not sources:
+        return []
+
+    inputs = next(iter(sources.values())) / "real_A"
+    paths = list_images(str(inputs))
+    names = unique_names(paths, inputs)
+    chosen = np.linspace(0, len(names) - 1, min(PICTURES, len(names))).astype(int)
+    cards = []
+    for name in dict.fromkeys(names[place] for place in chosen):
+        files = {"input": inputs / f"{name}.png"}
+        files |= {row: images / "fake_B" / f"{name}.png" for row, images in sources.items()}
+        pictures = [
+            _small(label, file, folder, grid.folder)
+            for label, file in files.items()
+            if file.is_file()
+        ]
+        cards.append((name, pictures))
+    return cards
+
+
+def _small(label: str, file: Path, folder: Path, root: Path) -> Picture:
+    """A small copy of a picture beside the page, which then needs no other folder."""
+    with Image.open(file) as image:
+        small = image.convert("RGB")
+    small.thumbnail((2 * SIDE, 2 * SIDE))
+    target = folder / f"{len(list(folder.glob('*.png'))) if folder.is_dir() else 0:04d}.png"
+    save_png(np.asarray(small), target)
+    return Picture(label, target.relative_to(root).as_posix(), *small.size)

@@ -1,0 +1,332 @@
+"""A grid from one file: what it asks for, killed and restarted, what failed, the statistics, and the page."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from scripts import make_toy_dataset as toy
+from scripts.experiment import main
+from scripts.experiments.collect import run_row
+from scripts.experiments.grid import read_grid
+from scripts.experiments.job import finished
+from scripts.experiments.launch import free_devices
+from scripts.experiments.statistics import paired_test, summary
+from tests.browser import BROWSER, Browser
+from tests.helpers import REPO, make_dataset, start_command
+from util.errors import UserError
+
+GRID = """
+name = "small"
+seeds = [0, 1]
+baseline = "one"
+[flags]
+model = "cut"
+netG = "resnet_4blocks"
+ngf = 4
+ndf = 4
+load_size = 36
+crop_size = 32
+num_threads = 0
+nce_layers = [0, 4]
+n_epochs = 1
+n_epochs_decay = 0
+print_freq = 4
+save_latest_freq = 2
+no_html = true
+eval_freq = 4
+eval_metrics = ["edges"]
+[evaluate]
+bootstrap = 10
+[data.toy]
+dataroot = "DATA"
+[rows.one]
+[rows."two, another rate"]
+lr = 0.001
+[paper.score.toy]
+one = 0.5
+"""
+
+
+def write(folder, text: str = GRID, count: int = 6):
+    """The experiment file, with its data where there are none yet."""
+    data = folder / "data"
+    if not data.is_dir():
+        toy.main(["--out", str(data), "--size", "32", "--train", str(count), "--test", "2"])
+    path = folder / "grid.toml"
+    path.write_text(text.replace("DATA", str(data)))
+    return path
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_every_row_data_set_and_seed_is_a_run(tmp_path):
+    text = GRID.replace("seeds = [0, 1]", "seeds = [3, 4]") + "[sweep]\nbeta1 = [0.5, 0.9]\n"
+    text = text.replace('baseline = "one"', 'baseline = "one, beta1 0.5"')
+    grid = read_grid(write(tmp_path, text))
+    jobs = grid.jobs()
+    assert len(jobs) == 2 * 2 * 2 and [job.seed for job in jobs] == [3] * 4 + [4] * 4
+    assert jobs[1].run == "toy-one_beta1_0.9-seed3" and jobs[1].row == "one, beta1 0.9"
+    train = dict(zip(jobs[3].train[::2], jobs[3].train[1::2], strict=True))
+    assert (train["--lr"], train["--beta1"], train["--nce_layers"]) == ("0.001", "0.9", "0,4")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("[rows.one]", "[row.one]", r"row is unknown; did you mean 'rows'"),
+        ('baseline = "one"', 'baseline = "ones"', r"baseline 'ones' is no row; did you mean 'one'"),
+        (
+            "lr = 0.001",
+            "lrr = 0.001",
+            r"row 'two, another rate', data 'toy': unknown argument --lrr",
+        ),
+        ("lr = 0.001", "seed = 1", r"\[rows.two, another rate\] seed is chosen by the grid"),
+        (
+            "[rows.one]",
+            '[rows."two another rate"]',
+            r"two runs would be called toy-two_another_rate",
+        ),
+        (
+            "bootstrap = 10",
+            "bootstrap = -1",
+            r"\[evaluate\]: argument --bootstrap: expected a whole",
+        ),
+        (
+            "[evaluate]",
+            "[test]\nnum_tests = 1\n[evaluate]",
+            r"\[test\] num_tests is no flag .*num_test",
+        ),
+        ("[rows.one]", "rows = [", r"cannot be read as an experiment file"),
+        ("DATA", "nowhere", r"dataroot nowhere is not a folder"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_before_anything_runs(tmp_path, old, new, complaint):
+    assert old in GRID
+    with pytest.raises(UserError, match=complaint) as error:
+        read_grid(write(tmp_path, GRID.replace(old, new)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPO / "scripts" / "reproduce").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_the_files_of_the_project_are_understood(path, tmp_path, monkeypatch):
+    for data in ("horse2zebra", "cityscapes", "maps", "summer2winter_yosemite", "apple2orange"):
+        make_dataset(tmp_path / "datasets" / data, count=1)
+    monkeypatch.chdir(tmp_path)
+    grid = read_grid(path)
+    assert len(grid.jobs()) == len(grid.rows) * len(grid.data) * len(grid.seeds)
+    for figures in grid.paper.values():
+        for data, rows in figures.items():
+            assert data in grid.data and rows.keys() <= grid.rows.keys()
+
+
+# --- statistics -----------------------------------------------------------------------------------------------------
+
+
+def test_seeds_in_a_few_numbers():
+    found = summary([1.0, 2.0, 6.0])
+    assert found["mean"] == 3 and found["sd"] == pytest.approx(math.sqrt(7))
+    assert 1 <= found["interval"][0] < 3 < found["interval"][1] <= 6
+    assert summary([2.0]) == {"n": 1, "mean": 2.0, "sd": None, "interval": None}
+
+
+def test_the_paired_test_by_hand_and_by_its_level():
+    assert paired_test({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 1.0, 2: 1.0})["p"] == 2 / 8
+    assert paired_test({0: 1.0, 1: 0.0}, {0: 0.0, 1: 3.0})["p"] == 1
+    assert paired_test({0: 1.0, 5: 9.0}, {0: 0.0, 7: 9.0}) == {"n": 1, "difference": 1.0, "p": 1.0}
+    assert paired_test({0: 1.0}, {1: 1.0}) is None
+
+    rng = np.random.default_rng(0)
+    values = [
+        paired_test(dict(enumerate(rng.normal(size=6))), dict(enumerate(rng.normal(size=6))))["p"]
+        for _ in range(400)
+    ]
+    assert np.mean(np.array(values) <= 0.05) == pytest.approx(0.03, abs=0.03)
+
+
+def test_no_gpu_is_a_cpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert free_devices() == ["cpu"]
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text("#!/bin/sh\necho '0, 70000, 80000'\necho '1, 10, 80000'\n")
+    fake.chmod(0o755)
+    assert free_devices() == ["1"]
+    fake.write_text("#!/bin/sh\necho '0, 70000, 80000'\n")
+    with pytest.raises(UserError, match="all 1 GPUs are in use"):
+        free_devices()
+
+
+# --- a grid, killed in the middle and restarted ---------------------------------------------------------------------
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """A grid of 2 x 2 runs: killed while the second one trains, then run to its end. Returns its folder and the jobs."""
+    folder = tmp_path_factory.mktemp("grid")
+    path = write(folder)
+    jobs = read_grid(path, folder / "out").jobs()
+    command = ["scripts/experiment.py", path, "--out", folder / "out"]
+
+    process = start_command(command)
+    wait_for((jobs[1].folder / "latest_state.pt").exists)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    log = folder / "out" / "logs" / f"{jobs[1].run}.txt"
+    [child] = [int(p) for p in os.listdir("/proc") if p.isdigit() and runs_job(p, jobs[1].run)][:1]
+    os.kill(child, signal.SIGKILL)
+    state = {"first": stamp(jobs[0]), "left": finished(jobs[1])}
+
+    assert main([str(part) for part in command[1:]]) == 0, log.read_text()
+    return folder, jobs, state
+
+
+def runs_job(number: str, run: str) -> bool:
+    try:
+        with open(f"/proc/{number}/cmdline") as file:
+            return f"jobs/{run}.json" in file.read()
+    except OSError:
+        return False
+
+
+def stamp(job) -> int:
+    return (job.folder / "latest_state.pt").stat().st_mtime_ns
+
+
+@pytest.mark.slow
+def test_a_killed_grid_goes_on_and_ends_with_the_table_of_an_uninterrupted_one(grid, capsys):
+    folder, jobs, state = grid
+    assert stamp(jobs[0]) == state["first"], "what was done is not done again"
+    assert not state["left"] and all(finished(job) for job in jobs)
+
+    # the run that was cut off, alone and uninterrupted
+    one = GRID.replace("seeds = [0, 1]", "seeds = [0]").replace("[rows.one]", "")
+    one = one.replace('baseline = "one"', 'baseline = "two, another rate"').replace("one = 0.5", "")
+    path = write(folder, one)
+    assert main([str(path), "--out", str(folder / "alone")]) == 0
+    alone = run_row(folder / "alone" / "checkpoints" / jobs[1].run)
+    assert dict(alone.figures) == dict(run_row(jobs[1].folder).figures)
+    assert {"last", "best"} == alone.figures.keys() and alone.figures["last"]["score"] != 0
+
+
+@pytest.mark.slow
+def test_the_report_comes_from_folders_alone(grid, tmp_path):
+    folder, jobs, _ = grid
+    written = (folder / "out" / "table.md").read_text()
+    assert (
+        "| one (baseline) | 2 |" in written
+        and "score paper" in written
+        and "*doing nothing*" in written
+    )
+    assert "± " in written and " p 0.5" in written
+
+    rows = list(csv.DictReader((folder / "out" / "table.csv").open()))
+    assert len(rows) == 8 and {row["checkpoint"] for row in rows} == {"last", "best"}
+    assert float(rows[0]["images/s"]) > 0 and float(rows[0]["M parameters"]) > 0.01
+    assert float(rows[0]["memory GB"]) > 0.1 and "cut, preset official" in rows[0]["recipe"]
+
+    for job in jobs:
+        shutil.copytree(job.folder, tmp_path / "out" / "checkpoints" / job.run)
+    assert main([str(write(folder)), "--out", str(tmp_path / "out"), "--report"]) == 0
+    assert (tmp_path / "out" / "table.md").read_text() == written
+    assert (tmp_path / "out" / "table.csv").read_text() == (
+        folder / "out" / "table.csv"
+    ).read_text()
+
+
+@pytest.mark.slow
+def test_what_is_done_under_other_flags_is_not_shown_as_done(grid, capsys):
+    folder, _, _ = grid
+    path = write(folder, GRID.replace("lr = 0.001", "lr = 0.002"))
+    assert main([str(path), "--out", str(folder / "out"), "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "toy-one-seed0: done" in said and "toy-two_another_rate-seed0: train" in said
+    path = write(folder, GRID.replace("bootstrap = 10", "bootstrap = 11"))
+    assert main([str(path), "--out", str(folder / "out"), "--dry_run"]) == 0
+    assert "toy-one-seed0: last, best" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path, capsys):
+    """An image of the second data set is damaged: found in training, long after the file was checked."""
+    text = GRID.replace("seeds = [0, 1]", "seeds = [0]").split("[rows.")[0]
+    text = text.replace("[data.toy]", '[data.bad]\ndataroot = "BAD"\n[data.toy]') + "[rows.one]\n"
+    path = write(tmp_path, text, count=4)
+    bad = make_dataset(tmp_path / "bad")
+    for image in (bad / "trainA").iterdir():
+        image.write_bytes(b"damaged")
+    path.write_text(
+        path.read_text().replace("BAD", str(bad)).replace("eval_freq = 4", "eval_freq = 0")
+    )
+    assert main([str(path), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().out
+    assert "1 done now, 1 failed" in said and "failed: bad-one-seed0" in said
+    assert "not an image, whatever its name says" in said
+    assert "## bad" in (tmp_path / "out" / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_sorts_and_needs_no_network(grid, tmp_path):
+    if BROWSER is None:
+        pytest.skip("no browser")
+    folder, _, _ = grid
+    assert main([str(write(folder)), "--out", str(folder / "out"), "--report"]) == 0
+    for name in ("index.html", "page_pictures"):
+        source = folder / "out" / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    assert "http://" not in (tmp_path / "index.html").read_text().replace("http://www.w3.org", "")
+
+    values = (
+        "[...document.querySelectorAll('.results tbody tr')].map(r => r.cells[{}].dataset.value)"
+    )
+    with Browser() as browser:
+        browser.open(tmp_path / "index.html")
+        assert all(picture["width"] for picture in browser.images())
+        assert browser.evaluate("document.querySelectorAll('.chart path').length") >= 4
+        column = 2
+        click = f"document.querySelectorAll('.results th')[{column}].click()"
+        browser.evaluate(click)
+        up = [float(v) for v in browser.evaluate(values.format(column))[:2]]
+        browser.evaluate(click)
+        down = [float(v) for v in browser.evaluate(values.format(column))[:2]]
+        assert up == sorted(up) and down == sorted(up, reverse=True)
+        assert browser.evaluate(values.format(0))[2] == "doing nothing", "floors stay below"
+
+
+def test_a_cluster_without_submitit_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "submitit", None)
+    assert main([str(write(tmp_path)), "--out", str(tmp_path / "out"), "--cluster"]) == 2
+    assert "pip install submitit" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_cluster_runs_the_same_jobs(tmp_path, capsys):
+    """submitit's own executor for one machine stands in for SLURM."""
+    pytest.importorskip("submitit")
+    text = (
+        GRID.replace("seeds = [0, 1]", "seeds = [0]")
+        + '[cluster]\nexecutor = "local"\ntimeout_min = 5\n'
+    )
+    text = text.split('[rows."two')[0] + '[cluster]\nexecutor = "local"\ntimeout_min = 5\n'
+    path = write(tmp_path, text)
+    assert main([str(path), "--out", str(tmp_path / "out"), "--cluster"]) == 0
+    assert "1 done now" in capsys.readouterr().out
+    assert (
+        json.loads((tmp_path / "out/checkpoints/toy-one-seed0/job.json").read_text())["row"]
+        == "one"
+    )
