@@ -11,7 +11,6 @@ import time
 import numpy as np
 import pytest
 
-from scripts import make_toy_dataset as toy
 from scripts.experiment import main
 from scripts.experiments.collect import run_row
 from scripts.experiments.grid import read_grid
@@ -55,10 +54,14 @@ one = 0.5
 
 
 def write(folder, text: str = GRID, count: int = 6):
-    """The experiment file, with its data where there are none yet."""
+    """The experiment file, with its data where there are none yet: the truth is the next image of the folder."""
     data = folder / "data"
     if not data.is_dir():
-        toy.main(["--out", str(data), "--size", "32", "--train", str(count), "--test", "2"])
+        make_dataset(data, count=count, size=(32, 32))
+        images = sorted((data / "testA").iterdir())
+        (data / "testA_truth").mkdir()
+        for path, other in zip(images, [*images[1:], images[0]], strict=True):
+            shutil.copy(other, data / "testA_truth" / path.name)
     path = folder / "grid.toml"
     path.write_text(text.replace("DATA", str(data)))
     return path
@@ -90,9 +93,9 @@ def test_every_row_data_set_and_seed_is_a_run(tmp_path):
         ),
         ("lr = 0.001", "seed = 1", r"\[rows.two, another rate\] seed is chosen by the grid"),
         (
-            "[rows.one]",
-            '[rows."two another rate"]',
-            r"two runs would be called toy-two_another_rate",
+            "two, another rate",
+            "one!",
+            r"two runs would be called toy-one-seed0",
         ),
         (
             "bootstrap = 10",
@@ -177,7 +180,7 @@ def wait_for(condition, seconds: float = 120) -> None:
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    """A grid of 2 x 2 runs: killed while the second one trains, then run to its end. Returns its folder and the jobs."""
+    """A grid of 2 x 2 runs: killed while the second one trains, then run to its end. Gives its folder and the jobs."""
     folder = tmp_path_factory.mktemp("grid")
     path = write(folder)
     jobs = read_grid(path, folder / "out").jobs()
@@ -318,10 +321,7 @@ def test_a_cluster_without_submitit_is_one_line(tmp_path, monkeypatch, capsys):
 def test_a_cluster_runs_the_same_jobs(tmp_path, capsys):
     """submitit's own executor for one machine stands in for SLURM."""
     pytest.importorskip("submitit")
-    text = (
-        GRID.replace("seeds = [0, 1]", "seeds = [0]")
-        + '[cluster]\nexecutor = "local"\ntimeout_min = 5\n'
-    )
+    text = GRID.replace("seeds = [0, 1]", "seeds = [0]")
     text = text.split('[rows."two')[0] + '[cluster]\nexecutor = "local"\ntimeout_min = 5\n'
     path = write(tmp_path, text)
     assert main([str(path), "--out", str(tmp_path / "out"), "--cluster"]) == 0

@@ -1,0 +1,1 @@
+"""A small segmenter for label maps: how it reads pairs, and its network."""
