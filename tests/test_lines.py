@@ -88,6 +88,16 @@ def test_hints_quote_names_with_spaces(tmp_path, capsys):
     assert "python test.py --name 'my run'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flag", ["--dataroot", "--preset", "--", "--nmae"])
+def test_control_characters_of_a_command_line_leave_one_line(tmp_path, capsys, flag):
+    """A line break, or what would colour or clear a terminal."""
+    flags = [*train_flags(tmp_path), flag, "a\nb\x1b[2J\u2028c"]
+    assert exit_status(lambda: train(parse(TrainOptions(), flags))) == 2
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1 and text[:-1].isprintable()
+    assert r"a\nb\x1b[2J\u2028c" in text
+
+
 @pytest.mark.parametrize("options", [TrainOptions(), TestOptions()])
 def test_several_values_for_one_flag(tmp_path, options):
     save_record(train_options(tmp_path), {})

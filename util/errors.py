@@ -50,7 +50,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
     except UserError as error:
         shown = is_main_process() if error.shown is None else error.shown
         if shown:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {in_one_line(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
         if error.errno not in OF_THE_SYSTEM:
@@ -68,9 +68,14 @@ def exit_status(command: Callable[[], int | None]) -> int:
         return BAD_INPUT
 
 
+def in_one_line(text: str) -> str:
+    """The text with control characters, such as a line break inside a name, as one would type them in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is about too little memory, of a GPU or of the machine, here or in a worker."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return True
     text = str(error)
     return any(part in text for part in ("out of memory", "can't allocate memory", "MemoryError"))

@@ -81,15 +81,15 @@ class Fuzzer:
             said = [text for text in errors.getvalue().split("error: ")[1:] if text.count("\n") > 1]
             self.reasons[f"{depth}: {errors.getvalue()[7:87]}"] += 1
             if status and said:
-                self.faults["a message of several lines"].append(line)
+                self.note("a message of several lines", line)
         except SystemExit:
             end = "help"
         except TooSlow:
             end = "slow"
-            self.faults["took too long"].append(line)
+            self.note("took too long", line)
         except Exception as error:
             end = "TRACEBACK"
-            self.faults[origin(error)].append(line)
+            self.note(origin(error), line)
         self.ends[f"{depth}: {end}"] += 1
 
     def try_out(self, depth: str, options: TrainOptions | TestOptions, argv: list[str]) -> None:
@@ -106,6 +106,12 @@ class Fuzzer:
             self.keep(opt.model)
         elif depth == "test":
             translate(opt)
+
+    def note(self, fault: str, line: str) -> None:
+        """Count a fault, and show it at once where it is new."""
+        if fault not in self.faults:
+            print(f"{fault}\n    {line}", file=sys.stderr, flush=True)
+        self.faults[fault].append(line)
 
     def keep(self, model: str) -> None:
         """Keep the newest run of a method, for test.py."""
