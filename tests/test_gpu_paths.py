@@ -14,6 +14,7 @@ from models.inference import translate
 from models.step.cuda_graph import CudaRecorder
 from options import TestOptions, parse
 from tests.test_models import build
+from util.errors import UserError
 from util.hardware.runtime import Runtime, recorded_memory
 from util.pages import gallery
 from util.run.progress import Progress
@@ -46,6 +47,7 @@ class Greedy:
 
     def __init__(self, room: int) -> None:
         self.room, self.seen = room, []
+        self.opt = SimpleNamespace()
 
     def show(self, batch):
         self.seen.append(len(batch["A"]))
@@ -55,11 +57,16 @@ class Greedy:
 
 
 def test_a_batch_that_does_not_fit_is_halved():
-    batch = {"A": torch.arange(5.0), "A_size": [(1, 1)] * 5, "index": [3, 1, 4, 0, 2]}
+    batch = {
+        "A": torch.arange(5.0).view(5, 1, 1, 1),
+        "A_size": [(1, 1)] * 5,
+        "A_paths": [f"{number}.png" for number in range(5)],
+        "index": [3, 1, 4, 0, 2],
+    }
     model = Greedy(room=2)
     assert torch.equal(translate.show(model, batch)["fake_B"], batch["A"] + 1)
     assert model.seen == [5, 2, 3, 1, 2]
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"0\.png: 1 x 1 pixels do not fit into the memory"):
         translate.show(Greedy(room=0), batch)
 
 
@@ -104,7 +111,7 @@ def test_images_of_an_epoch_are_gone_when_the_next_one_begins(monkeypatch):
 
     loader, progress = Loader(), Progress(1, 3, steps_per_epoch=2, images_per_step=1)
     model = SimpleNamespace(end_epoch=lambda: None)
-    stop = SimpleNamespace(due=lambda: None, final=lambda: "end")
+    stop = SimpleNamespace(due=lambda: None, final=lambda: "end", fetch=lambda batches: batches)
     run = SimpleNamespace(model=model, progress=progress)
     assert train.run_epochs(loader, lambda batch: None, run, [], stop) == "end"
     assert loader.began == 3

@@ -38,7 +38,9 @@ def flags_of(root, *extra):
         "--gpu_ids",
         "-1",
     ]
-    return [str(flag) for flag in ("--name", "run", *where, "--num_test", "2", *extra)]
+    return [
+        str(flag) for flag in ("--name", "run", *where, "--num_test", "2", "--size", "own", *extra)
+    ]
 
 
 def translate(root, *extra):

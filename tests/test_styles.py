@@ -111,7 +111,7 @@ def test_references_give_their_style_to_images_of_a(run):
 
 
 def test_the_style_of_a_reference_is_what_the_encoder_of_b_reads(run):
-    model, _ = translator(options(run, "--style", str(run / "looks")))
+    model, _ = translator(options(run, "--style", str(run / "looks"), "--size", "own"))
     with torch.inference_mode():
         for path, style in zip(
             sorted((run / "looks").iterdir()), model.reference_styles, strict=True
