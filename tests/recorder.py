@@ -22,7 +22,9 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         leaves, structure = tree_flatten((args, kwargs or {}))
         result = function(*args, **(kwargs or {}))
-        self.calls.append((function, list(leaves), structure, result))
+        # a tensor that has got another shape in place keeps it
+        if torch.Tag.inplace_view not in function.tags:
+            self.calls.append((function, list(leaves), structure, result))
         return result
 
     def replay(self) -> None:
@@ -36,6 +38,8 @@ class Tape(TorchDispatchMode):
         """Results go where they went at the recording; views and operators in place have written there already."""
         for value, place in zip(tree_flatten(new)[0], tree_flatten(old)[0], strict=True):
             if isinstance(value, torch.Tensor) and value.data_ptr() != place.data_ptr():
+                if place.shape != value.shape:  # since then, in place
+                    place = place.as_strided(value.size(), value.stride())
                 place.copy_(value)
 
 

@@ -1,0 +1,1 @@
+"""Parts of scripts/gpu_check.py: its stages, the clock that they run by, and what is written after each."""

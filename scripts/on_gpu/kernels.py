@@ -1,0 +1,63 @@
+"""Stage: where a recorded step spends its time, kernel by kernel, from a profile of three replays."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+
+from scripts.benchmarking.ours import Ours
+from scripts.on_gpu.ladder import stepping
+from scripts.on_gpu.notes import Notes
+from scripts.on_gpu.setup import RECORDED, Setup
+
+REPLAYS, SHOWN = 3, 40
+
+
+def run(setup: Setup, notes: Notes) -> None:
+    """The fastest step that needs no compiler."""
+    contestant = Ours(RECORDED, setup.settings())
+    profile(stepping(contestant), RECORDED, notes)
+
+
+def profile(step: Callable[[], None], name: str, notes: Notes) -> None:
+    """Note a table of kernels, their number, and the share of time in which none ran."""
+    for _ in range(8):
+        step()
+    torch.cuda.synchronize()
+
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as trace:
+        for _ in range(REPLAYS):
+            step()
+        torch.cuda.synchronize()
+
+    spans, times, counts = [], Counter(), Counter()
+    for event in trace.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:
+            spans.append((event.time_range.start, event.time_range.end))
+            times[event.name] += event.time_range.elapsed_us()
+            counts[event.name] += 1
+    if not spans:
+        notes.find(False, f"{name}: the profiler saw no kernel")
+        return
+
+    total = sum(times.values())
+    for kernel, spent in times.most_common(SHOWN):
+        row = {"kernel": kernel[:110], "us a step": spent / REPLAYS}
+        row |= {"launches": counts[kernel] / REPLAYS, "share": spent / total}
+        notes.row(f"kernels of {name}", **row)
+
+    idle = 1 - busy(spans) / (max(end for _, end in spans) - min(start for start, _ in spans))
+    notes.figure(f"{name}: kernels", len(spans) / REPLAYS)
+    notes.figure(f"{name}: kinds of kernels", len(times))
+    line = f"{name}: {len(spans) / REPLAYS:.0f} kernels a step, {total / REPLAYS / 1e3:.2f} ms"
+    notes.find(True, f"{line}, none ran for {idle:.0%} of the time")
+
+
+def busy(spans: list[tuple[float, float]]) -> float:
+    """Microseconds in which a kernel ran; several at once count once."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
