@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.on_gpu.carried import use_wheels
 from scripts.on_gpu.conduct import Conductor
 from scripts.on_gpu.plan import STAGES, WARM
 from scripts.on_gpu.table import findings
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         work = Path(folder)
         for name in CACHES:  # of this run alone, so that what is measured is the same each time
             os.environ[name] = str(work / name.lower())
+        use_wheels(args.carried, work / "wheels")
         shown = shlex.join(["python", "scripts/gpu_check.py", *given])
 
         def command(stage: str, notes: Path) -> list[str]:

@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 import re
+from functools import partial
 from itertools import cycle, islice
 
 import numpy as np
@@ -21,9 +22,11 @@ from models.networks.chain import Chain, run_layers
 from models.step.cuda_graph import WARM_UP, RecordedStep
 from models.step.runners import CompiledStep, PlainStep, Step, create_step
 from options import TrainOptions
+from scripts.on_gpu import recorded
 from tests.helpers import run_command, train_flags
 from tests.recorder import CpuRecorder
 from tests.test_models import RECIPES, TRAINED, build, weights
+from util.errors import UserError
 from util.hardware.loss_scale import FIRST_SCALE, DynamicLossScale
 from util.hardware.runtime import Runtime, choose_precision
 
@@ -453,30 +456,14 @@ def test_the_command_line_says_what_cannot_be_had_and_writes_a_trace(tmp_path):
     + [("patchgcl", "--compile on"), ("cycle_gan", "--compile on")],
 )
 def test_recorded_steps_on_a_gpu(tmp_path, name, flags):
-    """Real CUDA graphs against the same steps run one by one; neither recording nor compiling fails its trial."""
-    results = []
-    for recorded in ("off", "on"):
-        extra = [
-            "--gpu_ids",
-            "0",
-            "--cuda_graph",
-            recorded,
-            "--deterministic",
-            *drawing(name),
-            *flags.split(),
-        ]
-        _, runtime, loader, model = build(tmp_path, name, None, *extra)
-        step = create_step(model, runtime, pytest.fail)
-        torch.manual_seed(5)
-        seen = []
-        for epoch in (1, 2, 3):
-            for batch in loader.epoch(epoch):
-                step(batch)
-                seen.append(
-                    {key: value.item() for key, value in model.get_current_losses().items()}
-                )
-            model.end_epoch()
-        results.append(seen)
-    assert isinstance(step, RecordedStep) and step.recordings
-    for number, (plain, fast) in enumerate(zip(*results, strict=True)):
-        assert fast == pytest.approx(plain, rel=1e-4), f"step {number}"
+    """Real CUDA graphs against the same steps run one by one; neither recording nor compiling fails its trial.
+
+    Both models are made for recording: learning rates as numbers, and copies of weights that autocast keeps, change the
+    last bits of plain steps.
+    """
+    extra = ["--gpu_ids", "0", "--cuda_graph", "on", "--deterministic", *drawing(name)]
+    try:
+        found = recorded.compare(partial(build, tmp_path, name, None, *extra, *flags.split()))
+    except UserError as refusal:
+        pytest.skip(str(refusal))  # of a cache, by a method whose images are scaled anew each time
+    assert found.good, found

@@ -33,7 +33,8 @@ def run(setup: Setup, notes: Notes) -> None:
     data = recorded.draw_pictures(setup.folder / "data")
     count = max(1, min(MOST, cpu_count() // CORES_EACH))
     shares = [setup.folder / f"share_{number}.jsonl" for number in range(count)]
-    command = [sys.executable, "-m", "scripts.on_gpu.recipes", str(data)]
+    expected = cases(one_each=setup.tiny)
+    command = [sys.executable, "-m", "scripts.on_gpu.recipes", str(data), str(int(setup.tiny))]
     processes = []
     for number, path in enumerate(shares):
         whole = [*command, str(number), str(count), str(path)]
@@ -46,7 +47,7 @@ def run(setup: Setup, notes: Notes) -> None:
         if process.returncode:
             notes.find(False, f"a process of this stage ended with {process.returncode}")
     take_over(shares, notes)
-    summarize(notes)
+    summarize(notes, len(expected))
     with notes.around("a recording that must fail"):
         fail_to_record(notes)
 
@@ -70,12 +71,12 @@ def take_over(shares: list[Path], notes: Notes) -> None:
         notes.row("recipes", **row)
 
 
-def summarize(notes: Notes) -> None:
+def summarize(notes: Notes, expected: int) -> None:
     """A line for each recipe that is not as it should be, and one for all."""
     head, *rows = notes.tables.get("recipes", [["recipe"]])
     found = [dict(zip(head, row, strict=True)) for row in rows]
     bits = sum(row["same_bits"] for row in found)
-    notes.find(len(found) == len(cases()), f"recipes compared: {len(found)} of {len(cases())}")
+    notes.find(len(found) == expected, f"recipes compared: {len(found)} of {expected}")
     good = [row for row in found if row["good"]]
     line = f"recorded as plain: {len(good)} of {len(found)}, {bits} of them to the last bit"
     notes.find(len(good) == len(found), line)
@@ -86,10 +87,14 @@ def summarize(notes: Notes) -> None:
             notes.find(False, f"{row['recipe']}: {text}")
 
 
-def cases() -> list[tuple[str, str, str | None, str]]:
-    """Title, method, preset and flags of all that is compared."""
+def cases(one_each: bool = False) -> list[tuple[str, str, str | None, str]]:
+    """Title, method, preset and flags of all that is compared; in a rehearsal one preset of each method."""
+    recipes = recorded.recipes()
+    if one_each:
+        recipes = list({name: (name, preset) for name, preset in reversed(recipes)}.values())
+
     found = []
-    for name, preset in recorded.recipes():
+    for name, preset in recipes:
         for amp in ("off", "bf16"):
             found.append((f"{name} {preset or ''} {amp}", name, preset, f"--amp {amp}"))
     return found + [(title, name, None, flags) for title, (name, flags) in ODD.items()]
@@ -126,9 +131,9 @@ def fail_to_record(notes: Notes) -> None:
 
 
 def main() -> None:
-    """One process's share: every so manieth case, a line of JSON each."""
-    data, number, count, path = sys.argv[1:]
-    own = cases()[int(number) :: int(count)]
+    """One process's share: every so many cases one, a line of JSON each."""
+    data, one_each, number, count, path = sys.argv[1:]
+    own = cases(one_each == "1")[int(number) :: int(count)]
     with open(path, "a") as file:
         for case in own:
             file.write(json.dumps(compare_case(Path(data), *case)) + "\n")

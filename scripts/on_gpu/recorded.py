@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data import create_loader, find_dataset
+from data import create_loader
 from models import create_model, find_model, model_names
 from models.step.cuda_graph import RecordedStep
 from models.step.runners import PlainStep, Step, create_step
@@ -89,12 +89,6 @@ def build(*flags: str) -> tuple:
     opt = parse(TrainOptions(), list(flags))
     runtime = Runtime.from_options(opt)
     return opt, runtime, create_loader(opt, runtime), create_model(opt, runtime)
-
-
-def cacheable(name: str, data: Path) -> bool:
-    """Whether a method's images can be kept on the device."""
-    opt = parse(TrainOptions(), tiny_flags(data, name, None))
-    return find_dataset(opt.dataset_mode)(opt).cacheable
 
 
 def compare(build: Build) -> Likeness:

@@ -8,9 +8,9 @@ from scripts.benchmarking.contest import Settings
 from scripts.benchmarking.device import Device
 from scripts.benchmarking.release import Release
 from scripts.benchmarking.step import Turns
+from scripts.on_gpu.carried import RELEASED, VGG, found
 
 TINY = "--ngf 4 --ndf 4 --netG resnet_4blocks --num_patches 16 --netF_nc 16"
-VGG, RELEASED = "vgg16*.pth", "released"  # what the folder of carried things may hold
 RECORDED = "bf16+nhwc+graph"  # the fastest variant that nothing has to be compiled for
 COMPILED = "bf16+nhwc+compile+graph"
 
@@ -52,8 +52,7 @@ class Setup:
     @property
     def vgg_weights(self) -> str:
         """The file of VGG16's weights that was carried; without one they are random."""
-        found = sorted(self.carried.glob(VGG)) if self.carried else []
-        return str(found[0]) if found else "random"
+        return str(found(self.carried, VGG) or "random")
 
     def settings(self) -> Settings:
         """For the contestants of scripts/benchmarking."""

@@ -1,0 +1,45 @@
+"""What was gathered for a machine without a network: where each thing lies in the folder, and how it is put to use."""
+
+import importlib.util
+import os
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+VGG, INCEPTION = "vgg16*.pth", "*inception*.pth"  # files of weights, by name
+RELEASED = "released"  # folder of a checkout of the released code
+WHEELS = "wheels"  # folder of libraries that the machine lacks
+DATA = "data.tar"  # trainA, trainB, testA, testB
+
+
+def found(carried: Path | None, pattern: str) -> Path | None:
+    """A file of weights that was carried, None without one."""
+    files = sorted(carried.glob(pattern)) if carried else []
+    return files[0] if files else None
+
+
+def unpack_data(carried: Path, folder: Path) -> Path:
+    """The data set that was carried, unpacked."""
+    with tarfile.open(carried / DATA) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def use_wheels(carried: Path | None, folder: Path) -> list[str]:
+    """Make carried libraries that are not installed importable here and in processes started from here; their names.
+
+    They are of Python alone, so that unpacking is all that it takes.
+    """
+    taken = []
+    for wheel in sorted((carried / WHEELS).glob("*.whl")) if carried else []:
+        name = wheel.name.split("-")[0]
+        if importlib.util.find_spec(name) is None:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(folder)
+            taken.append(name)
+    if taken:
+        sys.path.append(str(folder))
+        known = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = f"{known}{os.pathsep}{folder}" if known else str(folder)
+    return taken

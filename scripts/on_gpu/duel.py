@@ -1,0 +1,241 @@
+"""Two methods that train in turns of equal numbers of steps, and what becomes of them."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data import create_loader
+from models import create_model
+from models.inference.translate import translate
+from models.step.runners import create_step
+from options import TestOptions, TrainOptions, parse
+from scripts import evaluate
+from scripts.benchmarking.report import table
+from util.errors import UserError
+from util.files import atomic_path
+from util.hardware.runtime import Runtime
+from util.images import grid
+from util.run.checkpoint import Checkpoint
+from util.run.progress import Progress
+
+SHOWN = 6  # test images on the sheet
+FEATURE = "768"  # of Inception: the layer whose weights are small enough to travel
+
+
+class Fighter:
+    """One method: its run, as train.py would have it, and its own random numbers."""
+
+    def __init__(
+        self, name: str, flags: Sequence[str], data: Path, states: Path, seed: int
+    ) -> None:
+        self.name = name
+        line = ["--dataroot", str(data), "--model", name, "--name", name, "--seed", str(seed)]
+        self.opt = parse(TrainOptions(), [*line, "--checkpoints_dir", str(states), *flags])
+        self.runtime = Runtime.from_options(self.opt)
+        self.loader = create_loader(self.opt, self.runtime)
+        self.model = create_model(self.opt, self.runtime)
+        steps = self.loader.images_per_step
+        self.progress = Progress.from_options(self.opt, self.loader, steps)
+
+        fingerprint = self.loader.dataset.fingerprint()
+        about = (self.opt, self.runtime, self.model, self.progress)
+        self.checkpoint = Checkpoint(*about, fingerprint)
+        self.notes = self.checkpoint.begin()
+        self.model.prepare_once(self.loader.dataset)
+        self.step = create_step(self.model, self.runtime, self.notes.append)
+        self.random = self.runtime.rng_state()
+        self.batches = self._batches()
+        self.seconds = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Since the run began, by whatever call."""
+        return self.model.steps
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        """Batches from where the run is, epoch after epoch; what ends an epoch is done in between."""
+        progress = self.progress
+        for epoch in progress.epochs():
+            yield from self.loader.epoch(epoch, start=progress.step)
+            self.model.end_epoch()
+            progress.finish_epoch()
+
+    def run(self, count: int) -> dict[str, float]:
+        """So many steps, with the random numbers that a run of its own would draw; losses of the last one."""
+        self.runtime.set_rng_state(self.random)
+        began = time.perf_counter()
+        for _ in range(count):
+            batch = next(self.batches, None)
+            if batch is None:
+                raise UserError(
+                    f"{self.name} has done all its epochs; give more with -- --n_epochs N"
+                )
+            self.step(batch)
+            self.progress.advance()
+        self.model.check_finite(self.checkpoint.last_saved)
+        losses = self.runtime.mean(self.model.get_current_losses())  # waits for the device
+        self.seconds += time.perf_counter() - began
+        self.random = self.runtime.rng_state()
+        return losses
+
+    def save(self) -> None:
+        """Its whole state."""
+        self.runtime.set_rng_state(self.random)
+        self.checkpoint.record()
+        self.checkpoint.save_latest()
+
+
+class Duel:
+    """Both methods on the same images.
+
+    Args:
+        out: folder of results.
+        states: folder of the runs, as --checkpoints_dir of train.py.
+        data: a folder with trainA, trainB, testA and testB.
+        flags: method -> flags of train.py.
+        seed: of both.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        states: Path,
+        data: Path,
+        flags: Mapping[str, Sequence[str]],
+        seed: int,
+    ) -> None:
+        self.out, self.data, self.states = out, data, states
+        self.fighters = []
+        for name, own in flags.items():
+            fighter = Fighter(name, own, data, self.states, seed)
+            for note in fighter.notes:
+                print(f"{name}: {note}", flush=True)
+            self.fighters.append(fighter)
+        self._even_out()
+        self.measures: dict[str, dict[str, Any]] = {}
+        self.amiss: list[str] = []
+        self.folders: dict[str, Path] = {}
+
+    def _even_out(self) -> None:
+        """A call that was ended between two saves may have left one behind."""
+        most = max(fighter.steps for fighter in self.fighters)
+        for fighter in self.fighters:
+            if fighter.steps < most:
+                fighter.run(most - fighter.steps)
+                fighter.save()
+
+    def train(self, turn: int, most: int | None, until: float) -> None:
+        """Turns of so many steps, until the time is over or each has done so many."""
+        slowest = 0.0
+        while time.monotonic() + slowest < until:
+            count = turn if most is None else min(turn, most - self.fighters[0].steps)
+            if count <= 0:
+                break
+            began = time.monotonic()
+            for fighter in self.fighters:
+                losses = fighter.run(count)
+                self._log(fighter, losses)
+            slowest = max(slowest, time.monotonic() - began)
+        for fighter in self.fighters:
+            fighter.save()
+
+    def _log(self, fighter: Fighter, losses: Mapping[str, float]) -> None:
+        record = {"method": fighter.name, "steps": fighter.steps, "losses": dict(losses)}
+        self.out.mkdir(parents=True, exist_ok=True)
+        with open(self.out / "losses.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+        shown = " ".join(f"{name}: {value:.3f}" for name, value in losses.items())
+        print(f"{fighter.name} {fighter.steps} steps, {fighter.seconds:.0f} s: {shown}", flush=True)
+
+    def measure(self, results: Path, inception: Path | None, until: float) -> None:
+        """Translate the test images, and measure the translations; what cannot be measured is told."""
+        for fighter in self.fighters:
+            try:
+                folder = self._translate(fighter, results)
+                self.folders[fighter.name] = folder
+                if time.monotonic() > until:
+                    raise UserError("no time was left")
+                self.measures[fighter.name] = self._evaluate(fighter, folder, inception)
+            except Exception as error:  # the states are saved, and the other's figures are wanted
+                self.amiss.append(f"{fighter.name} is not measured: {error}")
+                print(self.amiss[-1], flush=True)
+
+    def _translate(self, fighter: Fighter, results: Path) -> Path:
+        where = ["--checkpoints_dir", str(self.states), "--results_dir", str(results)]
+        device = [] if fighter.opt.gpu_ids is None else ["--gpu_ids", fighter.opt.gpu_ids]
+        return translate(parse(TestOptions(), ["--name", fighter.name, *where, *device])).folder
+
+    def _evaluate(self, fighter: Fighter, folder: Path, inception: Path | None) -> dict[str, Any]:
+        if inception is None:
+            raise UserError("Inception's weights are not at hand; give --inception FILE")
+        target = self.data / ("testB" if fighter.opt.direction == "AtoB" else "testA")
+        out = folder / "measured.json"
+        flags = ["--fake", str(folder / "images" / "fake_B"), "--real", str(target)]
+        flags += ["--inception", str(inception), "--feature", FEATURE, "--out", str(out)]
+        evaluate.measure(evaluate.parse_arguments(flags))
+        return json.loads(out.read_text())
+
+    def publish(self, facts: Mapping[str, Any]) -> None:
+        """Write results.json, table.md and a sheet of pictures."""
+        earlier = []
+        with contextlib.suppress(OSError, ValueError):
+            earlier = json.loads((self.out / "results.json").read_text())["calls"]
+        now = {**facts, "amiss": self.amiss, "versions": self.fighters[0].runtime.versions()}
+        now["methods"] = {f.name: self._row(f) for f in self.fighters}
+        result = {"calls": [*earlier, now]}
+
+        write(self.out / "results.json", json.dumps(result, indent=1) + "\n")
+        write(self.out / "table.md", page(result))
+        if len(self.folders) == len(self.fighters):
+            self._write_sheet()
+
+    def _row(self, fighter: Fighter) -> dict[str, Any]:
+        return {
+            "recipe": fighter.opt.recipe,
+            "steps": fighter.steps,
+            "seconds": fighter.seconds,
+            "measures": self.measures.get(fighter.name),
+        }
+
+    def _write_sheet(self) -> None:
+        """Inputs in the first row, what each method makes of them below."""
+        first, *_ = self.folders.values()
+        files = sorted((first / "images" / "fake_B").rglob("*.png"))
+        chosen = files[:: max(1, len(files) // SHOWN)][:SHOWN]
+        names = [path.relative_to(first / "images" / "fake_B") for path in chosen]
+        places = [first / "images" / "real_A"]
+        places += [folder / "images" / "fake_B" for folder in self.folders.values()]
+
+        pictures = []
+        for place in places:
+            for name in names:
+                pictures.append(np.asarray(Image.open(place / name).convert("RGB")))
+        sheet = Image.fromarray(grid(pictures, len(names)))
+        with atomic_path(self.out / "pictures.jpg") as temporary:
+            sheet.save(temporary, format="JPEG", quality=90)
+
+
+def write(path: Path, text: str) -> None:
+    """A whole file or none."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """A row for each method after each call."""
+    rows = []
+    for number, call in enumerate(result["calls"], 1):
+        for name, row in call["methods"].items():
+            found = row["measures"] or {}
+            kid, fid = found.get("kid", {}).get("mean"), found.get("fid")
+            rows.append([number, name, row["steps"], row["seconds"], kid, fid])
+    head = ["call", "method", "steps in all", "s of this call", f"KID-{FEATURE}", f"FID-{FEATURE}"]
+    text = ["# PatchGCL and CUT, in turns", table(head, rows)]
+    text += [f"- {line}" for call in result["calls"] for line in call["amiss"]]
+    return "\n\n".join(text) + "\n"

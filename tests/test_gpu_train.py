@@ -1,0 +1,182 @@
+"""What travels to a GPU for ten minutes, and what is trained there: scripts/gpu_pack.py and scripts/gpu_train.py."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from scripts import gpu_pack, gpu_train
+from scripts.on_gpu.carried import unpack_data, use_wheels
+from scripts.on_gpu.duel import Duel
+from tests.helpers import make_dataset, run_command
+from util.errors import UserError
+
+TINY = [
+    "--netG", "resnet_4blocks", "--ngf", "4", "--ndf", "4", "--load_size", "36", "--crop_size", "32",
+    "--num_threads", "0", "--num_patches", "8",
+]  # fmt: skip
+
+
+def duel(tmp_path, data):
+    command = ["--out", str(tmp_path), "--dataroot", str(data), "--device", "-1"]
+    args = gpu_train.parse_arguments([*command, "--vgg_weights", "random", "--", *TINY])
+    return Duel(tmp_path, tmp_path / "state", data, gpu_train.flags_of(args), args.seed)
+
+
+@pytest.fixture(scope="module")
+def fought(tmp_path_factory):
+    """Two calls of three steps each, in turns of two, over the end of an epoch of four."""
+    root = tmp_path_factory.mktemp("duel")
+    data = make_dataset(root / "data")
+    for steps in (3, 6):
+        both = duel(root, data)
+        both.train(turn=2, most=steps, until=float("inf"))
+        both.publish({"command": "c", "data": {"name": "toy"}})
+    return root, both
+
+
+def test_taking_turns_changes_nothing_of_a_run(fought, tmp_path):
+    """The weights are those that train.py comes to alone, with the same seed, to the bit."""
+    root, both = fought
+    assert [fighter.steps for fighter in both.fighters] == [6, 6]
+    where = ["--dataroot", root / "data", "--checkpoints_dir", tmp_path, "--name", "patchgcl"]
+    flags = ["--preset", "shared", "--gpu_ids", "-1", "--display_id", "0", "--no_html"]
+    flags += ["--vgg_weights", "random", "--max_steps", "6"]
+    result = run_command(["train.py", *where, *flags, *TINY])
+    assert result.returncode == 0, result.stderr
+    states = []
+    for folder in (tmp_path, root / "state"):
+        file = folder / "patchgcl" / "latest_state.pt"
+        states.append(torch.load(file, weights_only=True)["model"])
+    for one, other in zip(*(s["networks"]["G"].values() for s in states), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_each_call_adds_to_the_record(fought):
+    root, _ = fought
+    calls = json.loads((root / "results.json").read_text())["calls"]
+    assert [call["methods"]["cut"]["steps"] for call in calls] == [3, 6]
+    logged = [json.loads(line) for line in (root / "losses.jsonl").read_text().splitlines()]
+    turns = [(line["method"], line["steps"]) for line in logged]
+    assert turns == [(name, steps) for steps in (2, 3, 5, 6) for name in ("patchgcl", "cut")]
+    assert "| 2 | cut | 6 | " in (root / "table.md").read_text()
+
+
+def test_what_cannot_be_measured_is_told_and_the_rest_is_there(fought, tmp_path, capsys):
+    root, both = fought
+    both.measure(tmp_path / "results", None, until=float("inf"))
+    both.publish({})
+    assert len(both.amiss) == 2 and "give --inception FILE" in both.amiss[0]
+    assert "- cut is not measured: " in (root / "table.md").read_text()
+    width, height = Image.open(root / "pictures.jpg").size
+    assert width > height > 3 * 36, "inputs and two methods, four images side by side"
+    both.measure(tmp_path / "results", Path("inception.pth"), until=0)
+    assert both.amiss[-1] == "cut is not measured: no time was left"
+
+
+def test_a_method_that_was_left_behind_catches_up(fought):
+    root, both = fought
+    both.fighters[0].run(1)
+    both.fighters[0].save()
+    again = duel(root, root / "data")
+    assert [fighter.steps for fighter in again.fighters] == [7, 7]
+
+
+def test_bad_input_is_one_line(tmp_path):
+    args = gpu_train.parse_arguments(["--out", str(tmp_path), "--carried", str(tmp_path)])
+    with pytest.raises(
+        UserError, match=r"give --dataroot DIR, or gather one with scripts/gpu_pack"
+    ):
+        gpu_train.data_of(args)
+    with pytest.raises(SystemExit):
+        gpu_train.parse_arguments(["--out", "x", "--limit", "50"])
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """Things to pack."""
+    data = make_dataset(tmp_path / "my_data", count=6)
+    (tmp_path / "vgg16.pth").write_bytes(b"weights")
+    release = tmp_path / "their"
+    for name in ("models/PatchGCL.py", ".git/x.py", "imgs/a.png", "LICENSE"):
+        (release / name).parent.mkdir(parents=True, exist_ok=True)
+        (release / name).write_text(name)
+    return tmp_path, ["--out", str(tmp_path / "out"), "--dataroot", str(data), "--wheels"]
+
+
+def test_a_packed_folder_holds_what_was_asked_for_and_says_its_size(shelf, capsys):
+    root, flags = shelf
+    more = ["--weights", str(root / "vgg16.pth"), "--official", str(root / "their")]
+    for _ in range(2):  # the second call replaces the folder of the first
+        assert gpu_pack.main([*flags, *more, "--images", "2", "--quality", "60"]) == 0
+    out = root / "out"
+    packed = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    released = ["released/LICENSE", "released/models/PatchGCL.py"]
+    assert packed == ["data.tar", "manifest.json", *released, "vgg16.pth"]
+    assert "MiB  in all, of at most 60: " in capsys.readouterr().out
+
+    data = unpack_data(out, root / "unpacked")
+    names = {p.name: sorted(f.name for f in p.iterdir()) for p in data.iterdir()}
+    assert names["trainA"] == ["image_000.webp", "image_003.webp"] and len(names["testB"]) == 6
+    facts = json.loads((out / "manifest.json").read_text())
+    assert facts["data"]["of"]["trainA"] == [2, 6] and facts["data"]["name"] == "my_data"
+    assert "quality 60" in facts["data"]["images as"] and len(facts["vgg16.pth"]) == 64
+    args = gpu_train.parse_arguments(["--out", "x", "--carried", str(out)])
+    assert gpu_train.facts_of(args, data)["images as"] == "WebP of quality 60"
+    assert gpu_train.flags_of(args)["patchgcl"][-1] == str(out / "vgg16.pth")
+
+
+def test_files_travel_as_they_are_without_a_quality(shelf):
+    root, flags = shelf
+    gpu_pack.main(flags)
+    with tarfile.open(root / "out" / "data.tar") as archive:
+        file = archive.extractfile("trainA/image_000.png").read()
+    assert file == (root / "my_data" / "trainA" / "image_000.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--weights", "nowhere.pth"], "--weights nowhere.pth does not exist"),
+        (["--official", "nowhere"], "no models/PatchGCL.py there"),
+        (["--dataroot", "nowhere"], "no folder trainA"),
+    ],
+)
+def test_what_is_not_there_is_one_line_and_leaves_nothing(tmp_path, flags, words):
+    with pytest.raises(UserError, match=words):
+        gpu_pack.main(["--out", str(tmp_path / "out"), "--wheels", *flags])
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_much_is_refused_with_the_sizes(shelf, monkeypatch):
+    root, flags = shelf
+    monkeypatch.setattr(gpu_pack, "MOST", 0.01)
+    with pytest.raises(UserError, match=r"too much, at most 0\.01 may travel \(data\.tar"):
+        gpu_pack.main(flags)
+    assert not (root / "out").exists()
+
+
+def test_carried_libraries_are_found_and_do_not_hide_installed_ones(tmp_path, monkeypatch):
+    """Here and in processes started from here."""
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "far_away-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("far_away/__init__.py", "VALUE = 7")
+    with zipfile.ZipFile(tmp_path / "wheels" / "numpy-0.1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("numpy/__init__.py", "raise RuntimeError")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert use_wheels(tmp_path, tmp_path / "unpacked") == ["far_away"]
+    assert importlib.import_module("far_away").VALUE == 7
+    code = "import far_away, numpy; print(far_away.VALUE)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "7"
+    assert os.environ["PYTHONPATH"] == str(tmp_path / "unpacked")
+    assert use_wheels(None, tmp_path) == []
