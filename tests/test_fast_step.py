@@ -22,7 +22,7 @@ from models.networks.chain import Chain, run_layers
 from models.step.cuda_graph import WARM_UP, RecordedStep
 from models.step.runners import CompiledStep, PlainStep, Step, create_step
 from options import TrainOptions
-from scripts.on_gpu import recorded
+from scripts.on_gpu.recorded import compare
 from tests.helpers import run_command, train_flags
 from tests.recorder import CpuRecorder
 from tests.test_models import RECIPES, TRAINED, build, weights
@@ -463,7 +463,7 @@ def test_recorded_steps_on_a_gpu(tmp_path, name, flags):
     """
     extra = ["--gpu_ids", "0", "--cuda_graph", "on", "--deterministic", *drawing(name)]
     try:
-        found = recorded.compare(partial(build, tmp_path, name, None, *extra, *flags.split()))
+        found = compare(partial(build, tmp_path, name, None, *extra, *flags.split()))
     except UserError as refusal:
         pytest.skip(str(refusal))  # of a cache, by a method whose images are scaled anew each time
     assert found.good, found
