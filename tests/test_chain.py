@@ -64,6 +64,14 @@ def test_a_map_too_small_to_mirror_is_refused():
         _Reflect.apply(image(1, 2, 4, 1), 1)
 
 
+def test_no_border_is_the_map_itself():
+    """As DRIT's convolutions of one pixel ask for; the border of a GPU takes a width of 0 too."""
+    x = image(2, 3, 4, 5)
+    assert reflect_pad(x, 0) is x
+    assert torch.equal(_Reflect.apply(x, 0), x)
+    assert torch.equal(gradient(lambda x: _Reflect.apply(x, 0), x, x), x)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (4, 5)])
 def test_the_adjoint_of_doubling_is_torchs(size):
     x, filt = image(2, 3, *size), BlurUp(3).double().filt

@@ -29,6 +29,8 @@ class ReflectionPad(nn.Module):
 
 def reflect_pad(x: Tensor, width: int) -> Tensor:
     """(B,C,H,W) -> (B,C,H+2*width,W+2*width), mirrored; H and W must be larger than `width`."""
+    if not width:
+        return x
     return _Reflect.apply(x, width) if x.is_cuda else F.pad(x, (width,) * 4, mode="reflect")
 
 
@@ -102,8 +104,9 @@ def fold_borders(grad: Tensor, width: int) -> Tensor:
 
 
 def inner(padded: Tensor, width: int) -> Tensor:
-    """What a border of this width surrounds."""
-    return padded[:, :, width:-width, width:-width]
+    """What a border of this width, which may be 0, surrounds."""
+    height, columns = padded.shape[2:]
+    return padded[:, :, width : height - width, width : columns - width]
 
 
 def mirrors(padded: Tensor, dim: int, width: int) -> list[tuple[Tensor, Tensor]]:
