@@ -10,7 +10,7 @@ from scripts.benchmarking.release import Release
 from scripts.benchmarking.step import Turns
 from scripts.on_gpu.carried import RELEASED, VGG, found
 
-TINY = "--ngf 4 --ndf 4 --netG resnet_4blocks --num_patches 16 --netF_nc 16"
+TINY = "--ngf 4 --ndf 4 --netG resnet_6blocks --num_patches 16 --netF_nc 16"
 RECORDED = "bf16+nhwc+graph"  # the fastest variant that nothing has to be compiled for
 COMPILED = "bf16+nhwc+compile+graph"
 
