@@ -77,7 +77,7 @@ def test_what_cannot_be_measured_is_told_and_the_rest_is_there(fought, tmp_path,
     assert len(both.amiss) == 2 and "give --inception FILE" in both.amiss[0]
     assert "- cut is not measured: " in (root / "table.md").read_text()
     width, height = Image.open(root / "pictures.jpg").size
-    assert width > height > 3 * 36, "inputs and two methods, four images side by side"
+    assert width > height > 3 * 32, "inputs and two methods, four images side by side"
     both.measure(tmp_path / "results", Path("inception.pth"), until=0)
     assert both.amiss[-1] == "cut is not measured: no time was left"
 
