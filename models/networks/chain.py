@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.blocks import InstanceNorm
+from models.networks.fused_norm import run_kernels, runs_kernels
 from models.networks.half_copies import CONVOLUTIONS, half_copy
 
 COMPILED_VARIANTS = 256  # of the code between convolutions: one per kind and shape
@@ -104,6 +105,9 @@ class Chain(nn.Sequential):
             bias = half_copy(self[before].bias)
 
         run = run_compiled() if self._runs_compiled else run_layers
+        alone = residual is None and bias is None and not _differentiated_twice
+        if alone and x.is_cuda and runs_kernels(part, x, partial(run, part, residual=None)):
+            return run_kernels(part, x)
         return run(part, x, residual, bias)
 
 

@@ -9,9 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks import create_discriminator, create_generator
-from models.networks.blocks import InstanceNorm, standardize
+from models.networks.blocks import InstanceNorm, standardize, standardized
 from models.networks.chain import Chain
-from models.networks.resampling import BlurDown, BlurUp, _Double, _Reflect, double, halve_by_slices
+from models.networks.fused_norm import has_triton, run_kernels
+from models.networks.resampling import (
+    BlurDown,
+    BlurUp,
+    ReflectionPad,
+    _Double,
+    _Reflect,
+    double,
+    halve_by_slices,
+    join_borders,
+)
 from models.networks.vgg import BLOCKS, VGG16Features
 from scripts.benchmarking.captured import Captured
 from scripts.benchmarking.checks import Refused
@@ -97,15 +107,21 @@ def levers(side: int, place: dict[str, Any]) -> dict[str, tuple[Sequence[int], d
 
     # first the form that runs on a GPU
     borders = {
-        "from slices": lambda x: _Reflect.apply(x, 1),
+        "written in place": lambda x: _Reflect.apply(x, 1),
         "torch's": lambda x: F.pad(x, (1,) * 4, mode="reflect"),
+        "joined slices": lambda x: join_borders(x, 1),
     }
     doublings = {"own backward": lambda x: _Double.apply(x, filt.to(x.dtype)), "torch's": double}
     norms = {
-        "written out": lambda x: standardize(x, norm.eps),
+        "own backward": lambda x: standardize(x, norm.eps),
         "as group norm": lambda x: F.group_norm(x, x.shape[1], eps=norm.eps),
+        "written out": lambda x: standardized(x, norm.eps).to(x.dtype),
         "torch's instance norm": lambda x: F.instance_norm(x, eps=norm.eps),
     }
+    between = [norm, nn.ReLU(), ReflectionPad(1)]  # of a residual block's convolutions
+    fused = {"one by one": nn.Sequential(*between)}
+    if place["device"].type == "cuda" and has_triton():
+        fused |= {"Triton's": partial(run_kernels, between)}
     passes = {
         "one pass": lambda x: netD(x),
         "one after the other": lambda x: torch.cat([netD(part) for part in x.chunk(2)]),
@@ -123,6 +139,7 @@ def levers(side: int, place: dict[str, Any]) -> dict[str, tuple[Sequence[int], d
         "doubling": ((2, 128, half, half), doublings),
         "halving": ((2, 128, side, side), halvings),
         "instance norm": ((2, 256, quarter, quarter), order(norms)),
+        "norm, ReLU and border": ((2, 256, quarter, quarter), fused),
         "convolution before it": ((2, 64, side, side), biases),
         "D on two images": ((2, 3, side, side), order(passes)),
         "VGG16 on outputs and inputs": ((4, 3, side, side), looks),
