@@ -196,11 +196,14 @@ class BaseOptions:
     def add_speed(parser: OptionParser) -> None:
         """How fast, at equal results up to rounding."""
         speed = parser.group(SPEED)
-        text = "precision of the networks; auto: bf16 on a GPU, else off"
+        text = (
+            "precision of the networks; auto: bf16 on a GPU and, to train, on a CPU with "
+            "instructions for it (AVX512-BF16, AMX); else off"
+        )
         speed.add("--amp", "auto", text, choices=tuple(PRECISIONS))
         speed.add("--tf32", True, "a GPU's float32 convolutions may round factors to 10 bits")
 
-        text = "layout of images and networks; auto: on for a GPU"
+        text = "layout of images and networks; auto: on for a GPU, and for a CPU in bf16"
         speed.add("--channels_last", "auto", text, switch)
         text = (
             "compile the graph head and all between convolutions, in the first step; "
@@ -257,7 +260,7 @@ class BaseOptions:
                 if name not in ("model", "preset") and value != published[name]:
                     departures.append(f"{name}={show_value(value)}")
 
-        precision = planned_precision(opt.gpu_ids, opt.amp, opt.tf32)
+        precision = planned_precision(opt.gpu_ids, opt.amp, opt.tf32, opt.is_train)
         text = f"{opt.model}, preset {opt.preset or 'none'}, {precision}"
         if departures:
             text += f", with {', '.join(departures)}"

@@ -12,7 +12,7 @@ two_domains=(patchgcl cut fastcut negcut hneg_src fsesim lsesim dclgan simdcl cy
 pairs=(pix2pix)
 single_images=(sincut sinhneg sinsc sinpatchgcl)
 
-common=(--seed "$seed" --num_threads 0 --print_freq 200 --update_html_freq 400 --display_id 0)
+common=(--seed "$seed" --amp off --num_threads 0 --print_freq 200 --update_html_freq 400 --display_id 0)
 nets=(--netG resnet_4blocks --ngf 16 --netD n_layers --n_layers_D 2 --ndf 32 --lr 0.0005 --ema 0.99)
 epochs=(--n_epochs 5 --n_epochs_decay 5)
 small=(--load_size 72 --crop_size 64 --cache ram)

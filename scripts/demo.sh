@@ -14,6 +14,7 @@ settings=( # small networks, and features of shallow layers, since those of an u
     --preset paper --vgg_weights random --attn_layers "0,2,4" --num_patches 128 --lambda_GNN 1
     --n_epochs 5 --n_epochs_decay 5 --lr 0.0005 --ema 0.99
     --print_freq 200 --update_html_freq 400 --display_id 0
+    --amp off # the same picture on every CPU
 )
 
 data=datasets/toy

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from util.hardware import runtime
+
 torch.set_num_threads(1)
 
 
@@ -10,3 +12,9 @@ torch.set_num_threads(1)
 def fixed_seed():
     """Each test starts from the same random state, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def same_precision_on_every_cpu(monkeypatch):
+    """--amp auto is float32, whatever the CPU has; commands in processes of their own name it (tests/helpers.py)."""
+    monkeypatch.setattr(runtime, "cpu_computes_in_bf16", lambda: False)

@@ -83,7 +83,7 @@ def free_port() -> int:
 
 TINY = [
     "--netG", "resnet_4blocks", "--ngf", "4", "--ndf", "4", "--load_size", "36", "--crop_size", "32",
-    "--num_threads", "0", "--gpu_ids", "-1", "--display_id", "0",
+    "--num_threads", "0", "--gpu_ids", "-1", "--display_id", "0", "--amp", "off",
 ]  # fmt: skip
 
 SINGLE = [

@@ -10,7 +10,7 @@ from torch import nn
 
 from models.networks import chain as chain_module
 from models.networks import create_discriminator, create_generator
-from models.networks.blocks import InstanceNorm, standardize, standardized
+from models.networks.blocks import AffineInstanceNorm, InstanceNorm, standardize, standardized
 from models.networks.chain import Chain
 from models.networks.resampling import (
     BlurDown,
@@ -125,6 +125,29 @@ def test_the_gradient_of_instance_norm_written_out_is_the_derived_one(layout):
 
     small = image(1, 2, 2, 3).requires_grad_()
     assert torch.autograd.gradgradcheck(lambda x: standardize(x, 1e-5), small)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_instance_norm_on_a_cpu_is_the_same_in_either_layout(affine):
+    """First and second derivatives too; statistics are float32 under autocast."""
+    norm = AffineInstanceNorm(5).double() if affine else InstanceNorm()
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    x, weights = 3 + 2 * image(2, 5, 6, 7), image(2, 5, 6, 7, seed=1)
+    last = x.to(memory_format=torch.channels_last)
+    assert norm(last).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(norm(last), norm(x), rtol=1e-10, atol=1e-12)
+    found = gradient(norm, last, weights)
+    torch.testing.assert_close(found, gradient(norm, x, weights), rtol=1e-10, atol=1e-12)
+
+    small = image(2, 5, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
+    assert torch.autograd.gradgradcheck(norm, small)
+
+    far, wide = (100 + last).bfloat16(), norm((100 + last).bfloat16().double())
+    with torch.autocast("cpu", torch.bfloat16):
+        half = norm.float()(far)
+    assert half.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(half.double(), wide, rtol=0.01, atol=0.02)
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])

@@ -21,14 +21,15 @@ from models.networks import graph as graph_module
 from models.networks.chain import Chain, run_layers
 from models.step.cuda_graph import WARM_UP, RecordedStep
 from models.step.runners import CompiledStep, PlainStep, Step, create_step
-from options import TrainOptions
+from options import TestOptions, TrainOptions, parse
 from scripts.on_gpu.recorded import compare
 from tests.helpers import run_command, train_flags
 from tests.recorder import CpuRecorder
 from tests.test_models import RECIPES, TRAINED, build, weights
 from util.errors import UserError
+from util.hardware import runtime as runtime_module
 from util.hardware.loss_scale import FIRST_SCALE, DynamicLossScale
-from util.hardware.runtime import Runtime, choose_precision
+from util.hardware.runtime import Runtime, choose_precision, planned_precision
 
 
 def capturing(monkeypatch):
@@ -410,9 +411,32 @@ def test_the_log_says_which_networks_are_compiled(tmp_path):
     )
 
 
-def test_precision_by_name():
-    cpu = torch.device("cpu")
+@pytest.mark.parametrize("able", [False, True])
+def test_precision_by_name(monkeypatch, able):
+    """auto takes bfloat16, and channels last with it, to train on a CPU that computes in it; never to translate."""
+    monkeypatch.setattr(runtime_module, "cpu_computes_in_bf16", lambda: able)
+    cpu, best = torch.device("cpu"), torch.bfloat16 if able else None
+    assert choose_precision("auto", cpu, training=True) == best
     assert choose_precision("auto", cpu) is None and choose_precision("bf16", cpu) == torch.bfloat16
+    assert choose_precision("off", cpu, training=True) is None
+
+    runtime = Runtime("-1", training=True)
+    assert runtime.amp_dtype == best
+    assert (runtime.memory_format == torch.channels_last) == able
+    assert planned_precision("-1", "auto", True, training=True) == (
+        "bfloat16" if able else "float32"
+    )
+
+
+def test_a_training_command_without_amp_takes_the_precision_of_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime_module, "cpu_computes_in_bf16", lambda: True)
+    opt, runtime, loader, model = build(tmp_path, "patchgcl", None, "--amp", "auto")
+    assert runtime.amp_dtype == torch.bfloat16 and "bfloat16" in opt.recipe
+    PlainStep(model)(next(iter(loader.epoch(1))))
+    model.check_finite("x.pt")
+
+    test = parse(TestOptions(), ["--name", "run", "--dataroot", opt.dataroot, "--gpu_ids", "-1"])
+    assert Runtime.from_options(test).amp_dtype is None
 
 
 def test_the_command_line_says_what_cannot_be_had_and_writes_a_trace(tmp_path):

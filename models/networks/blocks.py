@@ -23,14 +23,9 @@ class InstanceNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) -> the same shape; raises UserError for 1x1 maps, where the answer is 0 whatever x is.
-
-        A group norm with one channel per group is the same function. It is used because torch's instance norm takes
-        1.5 times as long on a CPU (forward and backward, maps of 64 x 64), and rounds its statistics under bf16
-        autocast there, where group norm keeps them in float32.
-        """
+        """(B,C,H,W) -> the same shape; raises UserError for 1x1 maps, where the answer is 0 whatever x is."""
         self._check_size(x)
-        return standardize(x, self.eps) if x.is_cuda else F.group_norm(x, x.shape[1], eps=self.eps)
+        return standardize(x, self.eps) if x.is_cuda else normalize_on_cpu(x, self.eps)
 
     @staticmethod
     def _check_size(x: Tensor) -> None:
@@ -59,7 +54,27 @@ class AffineInstanceNorm(InstanceNorm):
         self._check_size(x)
         if x.is_cuda:
             return standardize(x, self.eps, self.weight, self.bias)
-        return F.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
+        return normalize_on_cpu(x, self.eps, self.weight, self.bias)
+
+
+def normalize_on_cpu(
+    x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Instance normalisation of (B,C,H,W) by the operator that is fastest on a CPU, statistics in float32.
+
+    A group norm with one channel per group is the same function. Torch's instance norm takes 1.5 times as long (forward
+    and backward, maps of 64 x 64), and rounds its statistics under bf16 autocast. In channels last a group norm takes
+    15 times as long as a batch norm of each image, again the same function.
+    """
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    if not last:
+        return F.group_norm(x, x.shape[1], weight, bias, eps)
+
+    if weight is None:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = x.new_ones(x.shape[1], dtype=wide), x.new_zeros(x.shape[1], dtype=wide)
+    images = [F.batch_norm(image, None, None, weight, bias, True, 0.0, eps) for image in x.split(1)]
+    return images[0] if len(images) == 1 else torch.cat(images)
 
 
 def standardize(

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from util.hardware.precision import full_precision
+
 
 class ReflectionPad(nn.Module):
     """Mirror `width` pixels beyond each edge, the edge itself not repeated."""
@@ -141,12 +143,18 @@ def binomial_filter(taps: Sequence[float], channels: int, gain: float = 1.0) -> 
 def filter_and_halve(padded: Tensor, filt: Tensor, line: Sequence[float]) -> Tensor:
     """Depthwise convolution of (B,C,H,W) with stride 2 and no border; `filt` (C,1,K,K) is line x line.
 
-    Compiled code sums shifted slices instead, which fuse with their neighbours where a convolution would not.
+    Compiled code sums shifted slices instead, which fuse with their neighbours where a convolution would not. A CPU
+    convolves in float32 whatever autocast says, since torch's backward there takes eight times as long in bfloat16.
     """
     if torch.compiler.is_compiling():
         return halve_by_slices(padded, line)
+    if padded.is_cuda:
+        return F.conv2d(padded, filt, stride=2, groups=padded.shape[1])
 
-    return F.conv2d(padded, filt, stride=2, groups=padded.shape[1])
+    with torch.autocast(padded.device.type, enabled=False):
+        wide = full_precision(padded)
+        halved = F.conv2d(wide, filt.to(wide.dtype), stride=2, groups=padded.shape[1])
+    return halved.to(padded.dtype)
 
 
 def halve_by_slices(padded: Tensor, line: Sequence[float]) -> Tensor:

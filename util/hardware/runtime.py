@@ -68,13 +68,28 @@ def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", int(gpu_ids))
 
 
-def choose_precision(amp: str, device: torch.device) -> torch.dtype | None:
-    """The type that --amp asks for, None for float32; auto: bfloat16 on GPUs that compute in it, float32 elsewhere."""
+def choose_precision(amp: str, device: torch.device, training: bool = False) -> torch.dtype | None:
+    """The type that --amp asks for, None for float32.
+
+    auto: bfloat16 on GPUs that compute in it and, to train, on CPUs that do; float32 elsewhere.
+    """
     if amp != "auto":
         return PRECISIONS[amp]
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return PRECISIONS["bf16"]
-    return PRECISIONS["off"]
+
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = training and cpu_computes_in_bf16()
+    return PRECISIONS["bf16" if able else "off"]
+
+
+def cpu_computes_in_bf16() -> bool:
+    """Whether the CPU has instructions for products in bfloat16 (AVX512-BF16, AMX); without them it is slower."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        supported = getattr(torch.cpu, name, None)  # not in every version of torch
+        if supported and supported():
+            return True
+    return False
 
 
 def plans_gpu(gpu_ids: str | None) -> bool:
@@ -82,10 +97,10 @@ def plans_gpu(gpu_ids: str | None) -> bool:
     return gpu_ids != "-1" and torch.cuda.is_available()
 
 
-def planned_precision(gpu_ids: str | None, amp: str, tf32: bool) -> str:
+def planned_precision(gpu_ids: str | None, amp: str, tf32: bool, training: bool) -> str:
     """In words, the precision in which networks will run that are asked for like this; nothing is started."""
     on_gpu = plans_gpu(gpu_ids)
-    dtype = choose_precision(amp, torch.device("cuda" if on_gpu else "cpu"))
+    dtype = choose_precision(amp, torch.device("cuda" if on_gpu else "cpu"), training)
     if dtype is None and on_gpu and tf32:
         return "float32 with TF32 convolutions"
     return precision_name(dtype)
@@ -126,7 +141,8 @@ class Runtime:
         amp: auto, bf16, fp16 or off; see `choose_precision`.
         tf32: let a GPU's convolutions round float32 factors to 10 bits. Matrix products, those of graphs and
             contrastive losses among them, never do.
-        channels_last: auto (on a GPU), on or off; the layout in which a GPU's tensor cores convolve.
+        training: whether weights are to be learned; see `choose_precision`.
+        channels_last: auto (on a GPU, and on a CPU in bfloat16), on or off; the layout in which these convolve fastest.
         compile: auto (on a GPU), on or off; compile what `Compilable` modules have to compile.
         cuda_graph: auto (on a GPU, for one process), on or off; record a training step once, then replay it.
 
@@ -140,7 +156,8 @@ class Runtime:
 
     def __init__(
         self, gpu_ids: str | None = None, seed: int = 0, deterministic: bool = False, *, amp: str = "auto",
-        tf32: bool = True, channels_last: str = "auto", compile: str = "auto", cuda_graph: str = "auto",
+        training: bool = False, tf32: bool = True, channels_last: str = "auto", compile: str = "auto",
+        cuda_graph: str = "auto",
     ) -> None:  # fmt: skip
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
@@ -152,8 +169,9 @@ class Runtime:
             torch.backends.cudnn.benchmark = not deterministic
             torch.backends.cudnn.allow_tf32 = tf32
 
-        self.amp_dtype = choose_precision(amp, self.device)
-        last = on_gpu if channels_last == "auto" else channels_last == "on"
+        self.amp_dtype = choose_precision(amp, self.device, training)
+        fastest = on_gpu or self.amp_dtype == torch.bfloat16
+        last = fastest if channels_last == "auto" else channels_last == "on"
         self.memory_format = torch.channels_last if last else torch.contiguous_format
 
         self.compile = on_gpu if compile == "auto" else compile == "on"
@@ -184,6 +202,7 @@ class Runtime:
     def from_options(cls, opt: Namespace) -> "Runtime":
         """The runtime that a command line asks for."""
         speed = {"amp": opt.amp, "tf32": opt.tf32, "channels_last": opt.channels_last}
+        speed["training"] = opt.is_train
         if opt.is_train:
             speed |= {"compile": opt.compile, "cuda_graph": opt.cuda_graph}
         else:
