@@ -171,7 +171,7 @@ def test_no_gpu_is_a_cpu(monkeypatch, tmp_path):
 # --- a grid, killed in the middle and restarted ---------------------------------------------------------------------
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for(condition, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

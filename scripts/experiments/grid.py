@@ -199,6 +199,8 @@ def check_grid(grid: Grid) -> None:
             raise UserError(
                 f"{where}: two runs would be called {job.run}; give labels that differ in letters"
             )
+        if job.seed != grid.seeds[0]:
+            continue  # the same command but for its seed
         try:
             opt = parse(TrainOptions(), job.train)
         except UserError as error:

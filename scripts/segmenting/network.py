@@ -14,12 +14,18 @@ from util.errors import UserError
 from util.metrics.segmentation import LABEL_SETS, LabelSet
 from util.run.weights import atomic_save, read_file
 
+MOMENTUM = 0.1  # of batch norm: torchvision's 0.01 needs more steps than a small set is trained for
+
 
 def new_network(labels: LabelSet) -> nn.Module:
     """The network with initial weights."""
-    return lraspp_mobilenet_v3_large(
+    network = lraspp_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=len(labels.classes)
     )
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = MOMENTUM
+    return network
 
 
 def to_tensor(image: Image.Image) -> Tensor:
