@@ -499,12 +499,14 @@ def test_duplicates_are_counted_and_left_out(tmp_path, sets):
         make_image_folder(tmp_path / name, 6, seed=seed)
     shutil.copy(tmp_path / "train" / "image_000.png", tmp_path / "real" / "again.png")
     shutil.copy(tmp_path / "train_input" / "image_001.png", tmp_path / "input" / "image_002.png")
+    shutil.copy(tmp_path / "train_input" / "image_003.png", tmp_path / "real" / "stray.png")
     folders = [("--" + name, tmp_path / name) for name in ("input", "train", "train_input")]
     record, output = sets(*(part for pair in folders for part in pair))
     between = record["duplicates"]["between"]
     assert (between["reals in train"]["exact"], between["inputs in train_inputs"]["near"]) == (1, 1)
+    assert between["reals in train_inputs"]["exact"] == 1, "the other domain is looked through too"
     assert between["reals in train"]["images"] == [str(tmp_path / "real" / "again.png")]
-    assert "1 of 7 reals in train too (1 exactly)" in output
+    assert "1 of 8 reals in train too (1 exactly)" in output
     entry = record["figures"]["fid"]
     assert entry["without_duplicates"]["n"] == {"fake": 5, "real": 6}
     assert entry["without_duplicates"]["value"] != entry["value"]

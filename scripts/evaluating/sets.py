@@ -1,5 +1,6 @@
 """Figures of whole sets: FID, KID, precision and so on, with intervals, floors, and without duplicates."""
 
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -174,11 +175,10 @@ def floors(
 
 def without_duplicates(sets: Sets) -> dict[str, list[int]]:
     """Which fakes and reals to leave out so that no picture counts twice or stands in the training set too."""
-    reals = [sets.train.looks] if sets.train else []
-    lost = {"fakes": [], "reals": duplicates.superfluous(sets.reals.looks, reals)}
+    seen = [found.looks for found in (sets.train, sets.train_inputs) if found is not None]
+    lost = {"fakes": [], "reals": duplicates.superfluous(sets.reals.looks, seen)}
     if sets.inputs:
-        inputs = [sets.train_inputs.looks] if sets.train_inputs else []
-        lost["fakes"] = duplicates.superfluous(sets.inputs.looks, inputs)
+        lost["fakes"] = duplicates.superfluous(sets.inputs.looks, seen)
     return lost
 
 
@@ -195,7 +195,7 @@ def duplicate_report(sets: Sets) -> dict[str, Any]:
             "near": [[pictures.paths[i] for i in group] for group in found["near"]],
         }
 
-    for test, train in (("reals", "train"), ("inputs", "train_inputs")):
+    for test, train in itertools.product(("reals", "inputs"), ("train", "train_inputs")):
         one, other = getattr(sets, test), getattr(sets, train)
         if one is not None and other is not None:
             found = duplicates.shared(one.looks, other.looks)
