@@ -5,11 +5,14 @@ import sys
 from models.inference.translate import translate
 from options import TestOptions, parse
 from util.errors import exit_status
+from util.hardware.launch import start_processes
 
 
 def main() -> None:
     """Run the command line."""
-    translate(parse(TestOptions()))
+    opt = parse(TestOptions())
+    start_processes(opt.gpu_ids)
+    translate(opt)
 
 
 if __name__ == "__main__":

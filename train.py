@@ -10,28 +10,32 @@ from models.inference.evaluation import create_evaluator
 from models.step.runners import Step, create_step
 from options import TrainOptions, parse
 from util.errors import exit_status
+from util.hardware.launch import start_processes
+from util.hardware.out_of_memory import OutOfMemory
 from util.hardware.runtime import Runtime, print_once
 from util.logs.visualizer import Visualizer
 from util.run.checkpoint import Checkpoint
 from util.run.folder import describe_options, run_dir
 from util.run.progress import Progress
-from util.run.reports import Report, Run, reporting
+from util.run.reports import Report, Run, end_between_steps, reporting
 from util.run.stop import Ending, NoBatch, Stop
 
 
 def main() -> int:
     """Run the command line; returns the exit status."""
     opt = parse(TrainOptions())
+    start_processes(opt.gpu_ids)
     print_once(describe_options(opt), f"recipe: {opt.recipe}")
     return 0 if opt.dry_run else train(opt)
 
 
 def train(opt: Namespace) -> int:
     """Train until the last epoch, a limit, or a signal that asks to stop; returns the exit status."""
-    with Runtime.from_options(opt) as runtime:
+    with Runtime.from_options(opt) as runtime, OutOfMemory(opt, runtime.device) as memory:
         # build
         loader = create_loader(opt, runtime)
         model = create_model(opt, runtime)
+        memory.consumers = model.memory_use
         progress = Progress.from_options(opt, loader, loader.images_per_step)
         evaluator = create_evaluator(opt, runtime)
         checkpoint = Checkpoint(opt, runtime, model, progress, loader.dataset.fingerprint())
@@ -82,15 +86,6 @@ def run_epochs(
             report.after_epoch(epoch)
 
     return stop.final()
-
-
-def end_between_steps(reason: NoBatch, reports: Sequence[Report], stop: Stop) -> Ending:
-    """Save what has been done, where there is no next batch; returns why, or raises what a user must mend."""
-    for report in reports:
-        report.between_steps()
-    if reason.error:
-        raise reason.error
-    return stop.asked()
 
 
 if __name__ == "__main__":

@@ -25,14 +25,14 @@ def find_dataset(mode: str) -> type[BaseDataset]:
 def create_loader(opt: Namespace, runtime: Runtime) -> Loader:
     """Find the images that the options ask for and build the loader of their batches.
 
-    A step takes batch_size * accumulate images when training and batch_size at test; each of W
-    processes gets its W-th part of them.
+    A step takes batch_size * accumulate images when training; each of W processes gets its W-th part
+    of them. At test each process gets batch_size images at once.
 
     Raises:
         UserError: missing or unreadable images, or options that do not fit the images or each other.
     """
     dataset = find_dataset(opt.dataset_mode)(opt)
-    batches = opt.accumulate if opt.is_train else 1
+    batches = opt.accumulate if opt.is_train else runtime.world_size
     count = opt.batch_size * batches
 
     if count % runtime.world_size:

@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from argparse import Namespace
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from data.base_dataset import BaseDataset
 from models.inference.bar import Tell, nobody_listens
 from models.networks import create_discriminator, create_generator, initialize_weights
 from models.networks.image_pool import ImagePool
+from models.networks.recompute import recompute_blocks
 from models.step.training_step import TrainingStep
 from util.errors import UserError
 from util.hardware.batch_norm import has_batch_norm
@@ -86,6 +88,8 @@ class BaseModel(TrainingStep, ABC):
         self._adam: dict[
             str, dict[str, Any]
         ] = {}  # what was asked for, whatever a saved state says
+        self._recompute = training and opt.grad_checkpoint
+        self._recomputed = 0  # blocks
         self._prepared = False
         self._followers: set[str] = set()  # memories that are the same on all processes
         self.tell: Tell = nobody_listens
@@ -96,25 +100,34 @@ class BaseModel(TrainingStep, ABC):
         """Register a network on the device; `average` keeps its moving average too where --ema asks for one.
 
         Raises:
-            UserError: --accumulate or --on_nonfinite skip with batch normalisation.
+            UserError: batch normalisation, with an option that it contradicts.
         """
-        if self._skip_bad and has_batch_norm(net):
-            raise UserError(
-                f"--on_nonfinite skip: net{name} has batch normalisation, whose statistics a skipped step has changed; "
-                "give --on_nonfinite stop, or --normG instance --normD instance"
-            )
-        if self._accumulate > 1 and has_batch_norm(net):
-            raise UserError(
-                f"--accumulate {self._accumulate}: net{name} has batch normalisation, whose statistics would be those "
-                "of each part of the batch, not of a batch that is larger; give --accumulate 1, or --normG instance "
-                "--normD instance"
-            )
+        self._check_batch_norm(name, net)
         self.networks[name] = self.runtime.place(net)
         if self.is_train:
             self.runtime.share_statistics(net)
         if average and self._ema:
             self.averages[name] = copy.deepcopy(net).requires_grad_(False)
+        if self._recompute and not name.startswith("D"):  # some of these are differentiated twice
+            self._recomputed += recompute_blocks(net)
         return net
+
+    def _check_batch_norm(self, name: str, net: nn.Module) -> None:
+        """Raise UserError where statistics of a batch would be others than an option promises."""
+        contradicted = {
+            f"--accumulate {self._accumulate}": (
+                self._accumulate > 1,
+                "whose statistics would be those of each part of the batch",
+            ),
+            "--on_nonfinite skip": (self._skip_bad, "whose statistics a skipped step has changed"),
+            "--grad_checkpoint": (self._recompute, "which would note each batch twice"),
+        }
+        for flag, (given, why) in contradicted.items():
+            if given and has_batch_norm(net):
+                raise UserError(
+                    f"{flag}: net{name} has batch normalisation, {why}; "
+                    "leave the flag out, or give --normG instance --normD instance"
+                )
 
     def add_follower(self, name: str, net: nn.Module) -> nn.Module:
         """Register a network that never trains but follows another (`follow`): part of the state, on the device."""
@@ -399,6 +412,22 @@ class BaseModel(TrainingStep, ABC):
                 if value.shape == parameter.shape:
                     moments[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
+    def memory_use(self) -> dict[str, int]:
+        """What takes memory as long as the run lasts: name -> bytes."""
+        found = {}
+        for name, net in self.networks.items():
+            found[f"net{name}"] = bytes_of(net.state_dict().values())
+        for name, net in self.averages.items():
+            found[f"the average of net{name}"] = bytes_of(net.state_dict().values())
+        for name, optimizer in self.optimizers.items():
+            groups = [group["params"] for group in optimizer.param_groups]
+            grads = [p.grad for params in groups for p in params if p.grad is not None]
+            moments = [value for state in optimizer.state.values() for value in state.values()]
+            found[f"gradients and Adam of {name}"] = bytes_of([*grads, *moments])
+        for name, memory in self.memories.items():
+            found[name] = bytes_of([*memory.buffers(), *memory.parameters()])
+        return found
+
     def describe(self) -> str:
         """Networks and their sizes, one a line."""
         lines = []
@@ -410,6 +439,15 @@ class BaseModel(TrainingStep, ABC):
         compiled = [
             f"net{name}" for name, net in self.networks.items() if self.runtime.compiles(net)
         ]
+        if self._recompute:
+            lines.append(
+                f"--grad_checkpoint: {self._recomputed} residual blocks are computed twice"
+            )
         if self.runtime.compile and compiled:
             lines.append(f"the first step waits until {', '.join(compiled)} are compiled in part")
         return "\n".join(lines)
+
+
+def bytes_of(tensors: Iterable[Any]) -> int:
+    """What tensors take in memory; other values take none."""
+    return sum(x.numel() * x.element_size() for x in tensors if isinstance(x, Tensor))

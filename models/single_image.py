@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.adversary import r1_penalty
 from models.inference.tiling import translate_in_tiles
-from util.errors import UserError
+from util.errors import UserError, is_out_of_memory
 from util.parser import natural
 
 SCHEDULE = {"n_epochs": 8, "n_epochs_decay": 8}  # of 100,000 crops each
@@ -63,14 +63,31 @@ def check_options(opt: Namespace, has_identity: bool) -> None:
         )
 
 
+SPARE_TILE = 512  # pixels, where memory is too short for a whole image
+
+
 class TiledTranslation:
     """Translates with --tile; stands first in a model's list of bases."""
 
     def translate(self, real_A: Tensor) -> Tensor:
-        """(B,C,H,W) in [-1,1] -> the same size in domain B; not bounded with StyleGAN2 networks."""
+        """(B,C,H,W) in [-1,1] -> the same size in domain B; not bounded with StyleGAN2 networks.
+
+        Where memory is too short for the whole image and tiles give the same, they are taken unasked.
+        """
         net = self.inference_net("G")
-        tile = 0 if self.is_train else self.opt.tile
-        return translate_in_tiles(net, real_A, tile) if tile else net(real_A)
+        if self.is_train:
+            return net(real_A)
+        if self.opt.tile:
+            return translate_in_tiles(net, real_A, self.opt.tile)
+
+        random = self.runtime.rng_state()
+        try:
+            return net(real_A)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not hasattr(net, "reads"):
+                raise
+        self.runtime.set_rng_state(random)  # the noise is that of the whole image
+        return translate_in_tiles(net, real_A, SPARE_TILE)
 
 
 class SingleImage(TiledTranslation):

@@ -101,8 +101,8 @@ class BaseOptions:
         run.add("--easy_label", "", "title of the run's pages (default: the name)")
 
         text = (
-            "-1: CPU, 0: first GPU; default: the best. "
-            "Several: torchrun --nproc_per_node N train.py"
+            "-1: CPU, 0: first GPU; default: the best. 0,1 starts a process on each; "
+            "on several machines: torchrun (docs/scaling.md)"
         )
         run.add("--gpu_ids", None, text)
         text = "seed of the initial weights, the patches and the data order"

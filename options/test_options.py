@@ -15,6 +15,7 @@ from options.test_sizes import (
     describe_sizes,
     size_of,
 )
+from options.train_options import TrainOptions
 from util.errors import UserError
 from util.hardware.runtime import plans_gpu
 from util.parser import OptionParser, size_limit
@@ -37,6 +38,14 @@ OWN_AT_TEST = (
 TOGETHER = 8
 # a model that only applies weights may apply any run's
 CHOSEN_BY_MODEL = ("model", "preset", "dataset_mode")
+
+
+def check_plain(flag: str, value: str) -> None:
+    """Raise UserError for what would lead out of the folder of results."""
+    if "/" in value or "\\" in value or value in ("", ".", "..") or not value.isprintable():
+        raise UserError(
+            f"--{flag} {value!r} is part of a folder's name: give a plain word or number"
+        )
 
 
 class TestOptions(BaseOptions):
@@ -84,6 +93,7 @@ class TestOptions(BaseOptions):
             )
 
         chosen = Namespace(model=options["model"], dataset_mode=options["dataset_mode"])
+        TrainOptions().build_parser(chosen).check_saved(options, f"{run_dir(first)}/train_opt.json")
         parser = self.build_parser(chosen)
         own = set(OWN_AT_TEST)
         if not models.find_model(first.model).TRAINABLE:
@@ -132,6 +142,8 @@ class TestOptions(BaseOptions):
             saved = {name: value for name, value in saved.items() if name not in GEOMETRY}
 
         opt = super().resolve(parser, given, saved)
+        for flag in ("epoch", "phase"):  # parts of the results' folder
+            check_plain(flag, getattr(opt, flag))
         check_effect(given, opt)
         opt.size = size_of(opt, given, saved)
         opt.sizes = describe_sizes(opt)

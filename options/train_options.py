@@ -79,6 +79,11 @@ class TrainOptions(BaseOptions):
             "auto: on for a GPU"
         )
         speed.add("--cuda_graph", "auto", text, switch)
+        text = (
+            "compute residual blocks twice instead of keeping what they compute: equal gradients in "
+            "less memory, a step up to a third longer"
+        )
+        speed.add("--grad_checkpoint", False, text)
         text = "trace N steps, from the tenth on, for Perfetto or chrome://tracing"
         speed.add("--profile", 0, text, natural)
 

@@ -19,10 +19,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -104,8 +104,9 @@ class Command:
 
     def start(self) -> list[int]:
         """Fork the processes; returns their numbers."""
-        port = free_port()
-        return [self._fork(rank, port) for rank in range(self.processes)]
+        return start(
+            lambda: train.train(parse(TrainOptions(), self.argv)), self.processes, self.log
+        )
 
     def finish(self) -> None:
         """Start, and wait for the end; raises RuntimeError where that is none."""
@@ -113,28 +114,39 @@ class Command:
         if any(statuses):
             raise RuntimeError(f"exit statuses {statuses}:\n{self.log.read_text()[-3000:]}")
 
-    def _fork(self, rank: int, port: int) -> int:
-        child = os.fork()
-        if child:
-            return child
 
-        # in the child, which never comes back
-        status = 1
-        try:
-            with open(self.log, "a") as log:
-                os.dup2(log.fileno(), 1)
-                os.dup2(log.fileno(), 2)
-            if self.processes > 1:
-                place = {"RANK": rank, "WORLD_SIZE": self.processes, "LOCAL_RANK": rank}
-                place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-                os.environ.update({name: str(value) for name, value in place.items()})
-            status = exit_status(lambda: train.train(parse(TrainOptions(), self.argv)))
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+def start(work: Callable[[], int | None], processes: int, log: Path) -> list[int]:
+    """Fork processes that do the work of a command together, as torchrun starts them; returns their numbers.
+
+    `log`: what they print is added to it.
+    """
+    port = free_port()
+    children = []
+    for rank in range(processes):
+        place = {"RANK": rank, "WORLD_SIZE": processes, "LOCAL_RANK": rank}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        child = os.fork()
+        if not child:
+            do_and_exit(work, place if processes > 1 else {}, log)
+        children.append(child)
+    return children
+
+
+def do_and_exit(work: Callable[[], int | None], place: Mapping[str, Any], log: Path) -> NoReturn:
+    """In a forked process: do the work, and never come back."""
+    status = 1
+    try:
+        with open(log, "a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.environ.update({name: str(value) for name, value in place.items()})
+        status = exit_status(work)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def wait_for(children: Sequence[int]) -> list[int]:

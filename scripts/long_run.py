@@ -24,7 +24,8 @@ sys.path.insert(0, str(ROOT))
 from scripts.kill_runs import IMAGES, make_images
 
 TINY = (
-    "--netG resnet_4blocks --ngf 2 --ndf 2 --load_size 20 --crop_size 16 --preprocess resize_and_crop --gpu_ids -1 "
+    "--netG resnet_4blocks --ngf 2 --netD n_layers --n_layers_D 1 --ndf 2 --netF_nc 16 "
+    "--load_size 20 --crop_size 16 --gpu_ids -1 "
     "--graph_features generator --num_patches 16 --num_threads 1 --display_id 0 --print_freq 50 "
     "--save_latest_freq 500 --update_html_freq 1000 --display_freq 1000 --save_epoch_freq 100 --keep_last 2 "
     "--display_winsize 32"

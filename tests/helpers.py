@@ -1,5 +1,6 @@
 """What several test files need: small image folders, and the project's commands run as a user runs them."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -72,6 +74,25 @@ def start_command(args: list, env: dict[str, str] | None = None) -> subprocess.P
     return subprocess.Popen(
         command, cwd=REPO, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment(env)
     )
+
+
+class Finished(NamedTuple):
+    """A command that has ended, run by one process or several."""
+
+    statuses: list[int]
+    output: str
+
+
+def run_forked(*commands: tuple[Sequence, int], timeout: float = 300) -> list[Finished]:
+    """Run commands one after another, each `(ARGS, processes)`, as `run_command` does with `python ARGS`.
+
+    All are forked from one process that has imported everything, which costs a start once. The processes of a command
+    find each other as those of torchrun do.
+    """
+    spec = json.dumps([[list(map(str, args)), processes] for args, processes in commands])
+    result = run_command(["-m", "tests.forked", spec], timeout=timeout)
+    assert result.returncode == 0, result.stderr
+    return [Finished(*found) for found in json.loads(result.stdout.splitlines()[-1])]
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ from tests.helpers import (
     free_port,
     make_image_folder,
     run_command,
+    run_forked,
     start_command,
     train_flags,
     without,
@@ -370,7 +371,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path):
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """torchrun: the same images and, with every position a node, the same losses up to rounding."""
+    """The same images and, with every position a node, the same losses up to rounding; refusals are said once."""
     flags = [
         "--max_steps",
         "2",
@@ -381,23 +382,22 @@ def test_two_processes_train_as_one(tmp_path):
         "--print_freq",
         "2",
     ]
-    assert train(tmp_path, *flags).returncode == 0
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
-    result = run_command(
-        [*launch, "train.py", *train_flags(tmp_path, *SCHEDULE, *flags, "--name", "two")]
-    )
-    assert result.returncode == 0, result.stderr
+    command = ["train.py", *train_flags(tmp_path, *SCHEDULE, *flags)]
+    odd = ["train.py", *train_flags(tmp_path, "--name", "odd", "--batch_size", "3")]
+    alone, two, refused = run_forked((command, 1), ([*command, "--name", "two"], 2), (odd, 2))
+    assert alone.statuses == [0] and two.statuses == [0, 0], two.output
     for line in ("recipe: patchgcl", "lambda_GNN: 0.1", "--max_steps 2 is reached"):
-        assert result.stdout.count(line) == 1, f"{line} is not printed once"
-    alone, together = records(tmp_path), records(tmp_path, "two")
-    assert len(alone) == len(together) == 2
-    for (epoch, images, losses), other in zip(alone, together, strict=True):
-        assert (epoch, images) == other[:2]
-        assert other[2] == pytest.approx(losses, rel=2e-3)
-    odd = run_command(
-        [*launch, "train.py", *train_flags(tmp_path, "--name", "odd", "--batch_size", "3")]
-    )
-    assert odd.returncode != 0 and "cannot be shared by 2 processes" in odd.stderr
+        assert two.output.count(line) == 1, f"{line} is not printed once"
+
+    one, other = records(tmp_path), records(tmp_path, "two")
+    assert len(one) == len(other) == 2
+    for (epoch, images, losses), together in zip(one, other, strict=True):
+        assert (epoch, images) == together[:2]
+        assert together[2] == pytest.approx(losses, rel=2e-3)
+
+    assert refused.statuses == [2, 2]
+    assert refused.output.count("cannot be shared by 2 processes") == 1
+    assert "Traceback" not in refused.output
 
 
 def test_only_pages_need_the_library_of_pages(tmp_path):

@@ -16,6 +16,7 @@ import torch
 
 from data import create_loader, workers
 from data.workers import check_shared_memory
+from options import TestOptions, parse
 from tests.helpers import REPO, train_options
 from tests.test_checkpoint import FakeModel, checkpoint, small_net
 from tests.test_models import build, step
@@ -221,6 +222,32 @@ def test_errors_of_the_system_are_one_line(capsys):
     )
     with pytest.raises(FileNotFoundError):  # a file that should be there is an error of ours
         exit_status(lambda: os.stat("/nowhere/at/all"))
+
+
+def test_a_name_with_a_line_feed_leaves_a_message_in_one_line():
+    """Found by the fuzz of folder trees."""
+    assert str(UserError("train/a\nb\udc80.png is empty")) == "train/a\\nb\\udc80.png is empty"
+    assert str(UserError("雪 “a” is fine")) == "雪 “a” is fine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: {**record, "options": None}, "its options are no dict"),
+        (lambda record: {**record, "history": [3]}, "its history has an entry"),
+        (lambda record: {**record, "options": record["options"] | {"ngf": None}}, "ngf is 'None'"),
+        (lambda record: {**record, "options": record["options"] | {"netG": [1]}}, "netG is '1'"),
+    ],
+)
+def test_a_record_that_was_changed_by_hand_is_named(tmp_path, change, message):
+    """Found by the fuzz of records."""
+    run = checkpoint(tmp_path)
+    run.begin()
+    run.close()
+    path = run.folder / "train_opt.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(UserError, match=f"train_opt.json.*{message}.*restore or delete it"):
+        parse(TestOptions(), ["--name", "run", "--checkpoints_dir", str(run.folder.parent)])
 
 
 def test_training_goes_on_when_a_save_fails_and_tries_again():

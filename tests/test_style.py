@@ -79,7 +79,9 @@ def test_the_top_level_is_what_it_should_be():
         "models", "data", "options", "util", "scripts", "train.py", "test.py", "requirements.txt", "README.md",
         "LICENSE", "tests", "docs", ".ci", "pyproject.toml", ".gitignore", ".gitattributes",
     }  # fmt: skip
-    made_by_use = {".git", ".venv", "carried", "checkpoints", "results", "datasets", "weights"}
+    made_by_use = {
+        ".git", ".venv", ".hypothesis", "carried", "checkpoints", "results", "datasets", "weights",
+    }  # fmt: skip
     found = {
         path.name
         for path in REPO.iterdir()

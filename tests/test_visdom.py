@@ -235,7 +235,10 @@ def test_a_server_that_is_absent_is_one_warning_with_the_remedy(tmp_path, capfd)
     assert time.monotonic() - before < 3
     out, err = capfd.readouterr()
     (warning,) = warnings_in(out)
-    assert f"python -m visdom.server -port {port}" in warning and "--display_id 0" in warning
+    assert (
+        f"python -m visdom.server -bind_local -port {port}" in warning
+        and "--display_id 0" in warning
+    )
     assert err == "" and "Traceback" not in out
 
 

@@ -35,6 +35,10 @@ class UserError(Exception):
 
     shown: bool | None = None
 
+    def __str__(self) -> str:
+        """The message in one line, whatever names of files it holds."""
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
+
 
 class UnfitImage(UserError):
     """An image that a method cannot translate, such as one of too few pixels: test.py names it and goes on."""

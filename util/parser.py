@@ -243,6 +243,26 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
         """The default of every option."""
         return {name: self.get_default(name) for name in self.declared()}
 
+    def check_saved(self, values: dict[str, Any], source: str) -> None:
+        """See that saved values are such as their options take; those of unknown options are left to others.
+
+        Raises:
+            UserError: one is not; the message names it and the `source`.
+        """
+        for name, action in self.declared().items():
+            saved = values.get(name, action.default)
+            if saved == action.default:
+                continue
+            text = show_value(saved)
+            try:
+                value = action.type(text) if action.type else text
+            except (argparse.ArgumentTypeError, ValueError, TypeError, OverflowError):
+                value = _UNSET
+            if value != saved or (action.choices and value not in action.choices):
+                raise UserError(
+                    f"{source}: {name} is {text!r}, which --{name} does not take; restore or delete it"
+                )
+
     def flags(self) -> list[str]:
         """Every flag, in all its spellings."""
         return list(self._option_string_actions)

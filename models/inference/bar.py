@@ -25,16 +25,17 @@ class Bar:
 
     Attributes:
         figures: what the method has told last of the picture under way.
-        means: of the last figures of each picture so far, by name.
+        told: the last figures of each picture so far, by name; means: of these.
     """
 
-    def __init__(self, total: int, in_parts: bool) -> None:
+    def __init__(self, total: int, in_parts: bool, shown: bool = True) -> None:
         shape = PARTS_BAR if in_parts else None
-        self._tqdm = tqdm(total=total, unit="img", disable=None, bar_format=shape)
+        hidden = None if shown else True  # None: where there is no terminal
+        self._tqdm = tqdm(total=total, unit="img", disable=hidden, bar_format=shape)
         self.figures: dict[str, float] = {}
         self._done = 0
         self._skipped = 0
-        self._told: dict[str, list[float]] = {}
+        self.told: dict[str, list[float]] = {}
 
     def tell(self, part: float, figures: Mapping[str, float], note: str = "") -> None:
         """How much of the picture under way is done, 0 to 1, its figures, and a line that stays."""
@@ -58,6 +59,11 @@ class Bar:
         self._done += count
         self._tqdm.update(self._done - self._tqdm.n)
 
+    def join(self, told: Mapping[str, list[float]]) -> None:
+        """Take over what another process was told."""
+        for name, values in told.items():
+            self.told.setdefault(name, []).extend(values)
+
     def skip(self, figures: Mapping[str, float]) -> None:
         """A picture was there already, with these figures; it counts for no speed."""
         self._note(figures)
@@ -69,11 +75,11 @@ class Bar:
 
     @property
     def means(self) -> dict[str, float]:
-        return {name: sum(values) / len(values) for name, values in self._told.items()}
+        return {name: sum(values) / len(values) for name, values in self.told.items()}
 
     def _note(self, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
-            self._told.setdefault(name, []).append(value)
+            self.told.setdefault(name, []).append(value)
 
     def __enter__(self) -> "Bar":
         return self

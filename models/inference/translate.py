@@ -17,7 +17,7 @@ from models.base_model import BaseModel
 from models.inference.bar import Bar
 from models.inference.memory import does_not_fit
 from util.errors import UnfitImage, UserError, is_out_of_memory
-from util.hardware.runtime import Runtime
+from util.hardware.runtime import Runtime, print_once
 from util.pages.finished import Finished
 from util.pages.gallery import Gallery
 from util.run.checkpoint import load_for_inference
@@ -34,8 +34,16 @@ NO_PART = {
 
 
 def translate(opt: Namespace) -> Gallery:
-    """Translate every image of the phase, at the sizes that the options ask for; returns the gallery, written."""
-    runtime = Runtime.from_options(opt)
+    """Translate every image of the phase, at the sizes that the options ask for; returns the gallery, written.
+
+    Several processes share the images, and the first one writes the pages.
+    """
+    with Runtime.from_options(opt) as runtime:
+        return translate_on(runtime, opt)
+
+
+def translate_on(runtime: Runtime, opt: Namespace) -> Gallery:
+    """`translate`, where a runtime says."""
     loader = create_loader(opt, runtime)
     model = create_model(opt, runtime)
     weights = load_for_inference(model, run_dir(opt), opt.epoch, use_average=not opt.no_ema)
@@ -56,17 +64,19 @@ def translate(opt: Namespace) -> Gallery:
     }
     facts = {name: fact for name, fact in facts.items() if fact}
     count = len(loader.dataset)
-    print(f"{opt.recipe}: {count} images, weights {facts['weights']}, on {runtime.describe()}")
-    print(
+    print_once(f"{opt.recipe}: {count} images, weights {facts['weights']}, on {runtime.describe()}")
+    print_once(
         f"sizes of images: {opt.sizes}{'; --size own keeps them' if opt.size == 'trained' else ''}"
     )
 
     began = time.perf_counter()
-    bar = Bar(count, in_parts=model.COSTLY)
-    gallery = Gallery(result_dir(opt), opt.easy_label or opt.name, facts)
+    bar = Bar(-(-count // runtime.world_size), in_parts=model.COSTLY, shown=runtime.is_main)
+    gallery = Gallery(result_dir(opt), opt.easy_label or opt.name, facts, runtime.is_main)
     with gradients(model), bar, gallery:
-        finished = Finished(gallery, depends(opt, facts)) if model.COSTLY else None
+        known = depends(opt, facts)
+        finished = Finished(gallery, known, runtime.rank) if model.COSTLY else None
         left_out = translate_all(loader, model, runtime, gallery, bar, finished)
+        left_out += bring_together(runtime, gallery, bar, left_out)
         if left_out:
             gallery.description["left out"] = "; ".join(left_out)
         gallery.description |= {f"mean {name}": f"{value:.4g}" for name, value in bar.means.items()}
@@ -74,8 +84,8 @@ def translate(opt: Namespace) -> Gallery:
     seconds = time.perf_counter() - began
     speed = f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)"
     if gallery.no_page:
-        print(f"no page: {gallery.no_page}")
-    print(f"{speed}: {gallery.folder if gallery.no_page else gallery.folder / 'index.html'}")
+        print_once(f"no page: {gallery.no_page}")
+    print_once(f"{speed}: {gallery.folder if gallery.no_page else gallery.folder / 'index.html'}")
     return gallery
 
 
@@ -147,6 +157,22 @@ def show(model: BaseModel, batch: Mapping[str, Any]) -> dict[str, Tensor]:
     for part in (slice(0, count // 2), slice(count // 2, count)):
         halves.append(show(model, {key: entry[part] for key, entry in batch.items()}))
     return {label: torch.cat([half[label] for half in halves]) for label in halves[0]}
+
+
+def bring_together(runtime: Runtime, gallery: Gallery, bar: Bar, left_out: list[str]) -> list[str]:
+    """Let the main process know what the others have written and been told, once it is on the disk.
+
+    Returns what the others have left out.
+    """
+    gallery.flush()
+    own = (gallery.rows, gallery.files, bar.told, left_out)
+    further = []
+    for rows, files, told, lines in runtime.gather(own)[1:]:
+        gallery.rows += rows
+        gallery.files |= files
+        bar.join(told)
+        further += lines
+    return further
 
 
 def depends(opt: Namespace, facts: Mapping[str, str]) -> dict[str, Any]:

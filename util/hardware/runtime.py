@@ -40,7 +40,7 @@ def print_once(*lines: str) -> None:
 
 
 def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
-    """The device that --gpu_ids asks for, the best one without the flag.
+    """The device that --gpu_ids asks for, the best one without the flag; of several, that of this process.
 
     Raises:
         UserError: the GPU does not exist, or several are named for one process.
@@ -52,11 +52,13 @@ def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
         return torch.device("cpu")
 
     if "," in gpu_ids:
-        number = len(gpu_ids.split(","))
-        raise UserError(
-            f"--gpu_ids {gpu_ids}: one process drives one GPU; for several run "
-            f"CUDA_VISIBLE_DEVICES={gpu_ids} torchrun --nproc_per_node {number} train.py ..."
-        )
+        numbers = gpu_ids.split(",")
+        if "RANK" not in os.environ or local_rank >= len(numbers):
+            raise UserError(
+                f"--gpu_ids {gpu_ids}: one process drives one GPU; for several run "
+                f"torchrun --nproc_per_node {len(numbers)} train.py ..."
+            )
+        return choose_device(numbers[local_rank].strip())
     if not gpu_ids.isdecimal():
         raise UserError(f"--gpu_ids {gpu_ids}: expected the number of a GPU, or -1 for the CPU")
     if int(gpu_ids) >= count:
@@ -94,7 +96,7 @@ def cpu_computes_in_bf16() -> bool:
 
 def plans_gpu(gpu_ids: str | None) -> bool:
     """Whether --gpu_ids leads to a GPU; nothing is started."""
-    return gpu_ids != "-1" and torch.cuda.is_available()
+    return set((gpu_ids or "").split(",")) != {"-1"} and torch.cuda.is_available()
 
 
 def planned_precision(gpu_ids: str | None, amp: str, tf32: bool, training: bool) -> str:

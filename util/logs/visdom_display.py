@@ -53,7 +53,7 @@ class VisdomDisplay:
         except OSError as error:
             raise ConnectionError(
                 f"no server at {self.server}:{self.port}; "
-                f"start one with `python -m visdom.server -port {self.port}`, "
+                f"start one with `python -m visdom.server -bind_local -port {self.port}`, "
                 "or silence this with `--display_id 0`"
             ) from error
 

@@ -24,13 +24,16 @@ class Finished:
     Args:
         gallery: where rows are shown.
         depends: what all pictures depend on, as JSON can hold it.
+        rank: of several processes each has a record of its own, and reads those of all.
     """
 
-    def __init__(self, gallery: Gallery, depends: Mapping[str, Any]) -> None:
+    def __init__(self, gallery: Gallery, depends: Mapping[str, Any], rank: int = 0) -> None:
         self.gallery = gallery
         self.depends = json.dumps(depends, sort_keys=True, default=str)
-        self.path = gallery.folder / RECORD
-        self.entries = self._read()
+        self.path = gallery.folder / (RECORD if not rank else f"finished_{rank}.json")
+        self.entries: dict[str, Any] = {}
+        for path in sorted(gallery.folder.glob("finished*.json")):
+            self.entries |= read_record(path)
 
     def take_up(self, name: str, sources: Sequence[str]) -> dict[str, float] | None:
         """Show the row `name`, made of the files `sources`, if it is done: its figures, else None."""
@@ -66,19 +69,19 @@ class Finished:
         parts = [self.depends, *(str(checksum(Path(source))) for source in sources)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def _read(self) -> dict[str, Any]:
-        if not self.path.exists():
-            return {}
-        try:
-            entries = json.loads(self.path.read_text(encoding="utf-8"))
-            if not isinstance(entries, dict):
-                raise ValueError("it holds no rows")
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.path} is not a record of finished pictures ({error}); "
-                "delete it, and all are made again"
-            ) from None
-        return entries
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The entries of a record; raises UserError where it is none."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, dict):
+            raise ValueError("it holds no rows")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a record of finished pictures ({error}); "
+            "delete it, and all are made again"
+        ) from None
+    return entries
 
 
 def checksum(path: Path) -> str | None:

@@ -46,9 +46,15 @@ class Gallery:
     """
 
     def __init__(
-        self, folder: Path, title: str, description: Mapping[str, str], size: int = 256
+        self,
+        folder: Path,
+        title: str,
+        description: Mapping[str, str],
+        pages: bool = True,
+        size: int = 256,
     ) -> None:
-        """`description`: a table of facts; `size`: width on the page."""
+        """`description`: a table of facts; `pages`: False where another process writes them; `size`: width on them."""
+        self.pages = pages
         self.folder = Path(folder)
         self.title = title
         self.description = dict(description)
@@ -115,6 +121,8 @@ class Gallery:
         """Wait for the files, then write the pages. UserError names the first file that could not be written."""
         self.pool.shutdown()
         self._raise_write_error()
+        if not self.pages:
+            return
         try:
             self._set_aside_earlier()
             if self.no_page is None:

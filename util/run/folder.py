@@ -182,13 +182,32 @@ def saved_record(folder: Path, remedy: str = "") -> dict:
         return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not {"options", "recipe", "versions"} <= record.keys():
-            raise ValueError("it lacks options, recipe or versions")
-    except (OSError, ValueError) as error:
+        check_record(record)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not a record of training options ({error}); restore or delete it"
         ) from None
     return record
+
+
+def check_record(record: Any) -> None:
+    """Raise ValueError where JSON is no record, as `save_record` writes it."""
+    if not isinstance(record, dict) or not {"options", "recipe", "versions"} <= record.keys():
+        raise ValueError("it lacks options, recipe or versions")
+
+    kinds = {"options": dict, "recipe": str, "versions": dict, "history": list}
+    for name, kind in kinds.items():
+        if not isinstance(record.get(name, kind()), kind):
+            raise ValueError(f"its {name} are no {kind.__name__}")
+    for chapter in record.get("history", []):
+        if not isinstance(chapter, dict) or not isinstance(chapter.get("changes"), dict):
+            raise ValueError("its history has an entry without changes")
+        pairs = chapter["changes"].values()
+        whole = "from_image" in chapter and all(
+            isinstance(pair, list) and len(pair) == 2 for pair in pairs
+        )
+        if not whole:
+            raise ValueError("its history has an entry that is cut short")
 
 
 def move_aside(folder: Path) -> Path | None:

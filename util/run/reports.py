@@ -3,7 +3,7 @@
 A new one is a class here or beside what it reports, and a line in `create_reports`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -15,6 +15,7 @@ from util.run.folder import run_dir
 from util.run.health import Health
 from util.run.profiler import StepProfiler
 from util.run.report import Report, Run, Writing
+from util.run.stop import Ending, NoBatch, Stop
 
 SPREAD = "spread of the pictures"
 
@@ -120,3 +121,12 @@ def reporting(run: Run) -> Iterator[list[Report]]:
         for report in reports:
             report.close()
         run.close()
+
+
+def end_between_steps(reason: NoBatch, reports: Sequence[Report], stop: Stop) -> Ending:
+    """Save what has been done, where there is no next batch; returns why, or raises what a user must mend."""
+    for report in reports:
+        report.between_steps()
+    if reason.error:
+        raise reason.error
+    return stop.asked()

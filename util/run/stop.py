@@ -17,6 +17,7 @@ from util.run.progress import Progress
 # Ctrl-C, a scheduler's request, a closed terminal, and what SLURM sends where --signal asks for it.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 BY_SIGNAL = 128  # the exit status of a shell for a command that a signal ended, beside its number
+CONFER = 2.0  # seconds between two times at which several processes compare notes
 PATIENCE = 20  # seconds that one of several processes waits for its data after a signal
 
 
@@ -56,6 +57,8 @@ class Stop:
         self.started = time.monotonic()
         self.requested = 0  # the number of the signal
         self._waiting = False
+        self._steps = self._confer_at = self._confer_last = 0
+        self._conferred = self.started
         self._previous: dict[int, object] = {}
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
@@ -100,9 +103,7 @@ class Stop:
         opt, progress = self.opt, self.progress
         if self._launcher is not None and os.getppid() != self._launcher:
             self.requested = self.requested or signal.SIGHUP  # torchrun was killed
-        confer = progress.due(
-            opt.print_freq
-        )  # several processes compare notes now and then, since that takes time
+        confer = self._time_to_confer()
 
         if self.runtime.agree(self.requested, confer):
             return self.asked()
@@ -112,6 +113,18 @@ class Stop:
             limit = f"--max_minutes {opt.max_minutes:g}"
             return Ending(0, f"{limit} are over at {self._where()}; the same command continues")
         return None
+
+    def _time_to_confer(self) -> bool:
+        """Whether several processes compare notes after this step, which takes time; they agree on when."""
+        self._steps += 1
+        if self._steps < self._confer_at:
+            return False
+        now = time.monotonic()
+        per_step = (now - self._conferred) / max(self._steps - self._confer_last, 1)
+        steps = self.runtime.agree(min(int(CONFER / max(per_step, 1e-4)), 10_000), confer=True)
+        self._conferred, self._confer_last = now, self._steps
+        self._confer_at = self._steps + max(steps, 1)
+        return True
 
     def asked(self) -> Ending:
         """How a run ends that a signal, to this process or another, has asked to."""

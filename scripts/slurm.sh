@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Train on machines that SLURM lends, and queue again when their time is over; arguments go to train.py.
+#
+#   sbatch --nodes 2 --gpus-per-node 8 scripts/slurm.sh --dataroot DATA --name RUN --batch_size 16
+#
+# Three minutes before the end all processes are asked to save; the next start goes on from there.
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@180
+set -uo pipefail
+cd "${SLURM_SUBMIT_DIR:-.}" || exit 1
+
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+    echo "error: this is for sbatch; without SLURM see docs/scaling.md" >&2
+    exit 2
+fi
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+torchrun=.venv/bin/torchrun
+[[ -x $torchrun ]] || torchrun=torchrun
+
+asked=
+stop() {
+    asked=yes
+    kill -TERM "$training"
+}
+trap stop USR1 TERM
+
+srun "$torchrun" --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node "${SLURM_GPUS_ON_NODE:-1}" \
+    --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:29500" train.py "$@" &
+training=$!
+
+# `wait` returns early when a signal comes
+status=0
+while kill -0 "$training" 2>/dev/null; do
+    wait "$training"
+    status=$?
+done
+if [[ -n $asked ]]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -1,0 +1,120 @@
+"""Several processes: started by --gpu_ids, sharing what test.py translates, killed, resumed on another number."""
+
+import re
+
+import pytest
+import torch
+
+from tests.helpers import REPO, run_command, run_forked, train_flags
+from tests.test_commands import assert_same_run, state
+from util.errors import UserError
+from util.hardware.launch import check_numbers
+from util.run.progress import Progress
+from util.run.stop import Stop
+
+QUICK = ["--n_epochs", "2", "--n_epochs_decay", "0", "--batch_size", "2", "--print_freq", "2"]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A run of two processes, as `--gpu_ids -1,-1` starts it; afterwards its own test set, by one and by two."""
+    root = tmp_path_factory.mktemp("pair")
+    flags = train_flags(root, *QUICK, "--gpu_ids=-1,-1", model="cycle_gan")
+    launched = run_command(["train.py", *flags])
+    where = ["--checkpoints_dir", root / "checkpoints", "--name", "run", "--gpu_ids", "-1"]
+    test = ["test.py", *where, "--results_dir"]
+    ended = run_forked(([*test, root / "alone"], 1), ([*test, root / "together"], 2))
+    return root, launched, ended
+
+
+def test_several_devices_start_several_processes(pair):
+    root, launched, _ = pair
+    assert launched.returncode == 0, launched.stderr
+    assert "CPU, 2 processes, float32)" in launched.stdout
+    assert launched.stdout.count("training is complete") == 1
+    assert len(state(root)["rng"]) == len(state(root)["model"]["memories"]) == 2
+
+
+def test_an_error_of_several_processes_is_one_line(pair):
+    root, _, _ = pair
+    flags = train_flags(root, *QUICK, "--gpu_ids=-1,-1", "--ngf", "8", model="cycle_gan")
+    refused = run_command(["train.py", *flags])
+    assert refused.returncode == 2
+    assert re.fullmatch(r"error: --ngf 8 contradicts the run .*\n", refused.stderr), refused.stderr
+
+
+def test_several_processes_share_what_is_translated(pair):
+    root, _, (alone, together) = pair
+    assert alone.statuses == [0] and together.statuses == [0, 0], together.output
+    assert together.output.count("images/s") == 1
+    one, two = (root / name / "run" / "test_latest" for name in ("alone", "together"))
+    pictures = sorted(path.relative_to(one) for path in one.glob("images/*/*.png"))
+    assert len(pictures) == 6 * 4  # inputs, translations and what comes back, in both directions
+    for picture in pictures:
+        assert (one / picture).read_bytes() == (two / picture).read_bytes(), picture
+    pages = [
+        re.findall(r"images/[^\"&]+\.png", (folder / "index.html").read_text())
+        for folder in (one, two)
+    ]
+    assert pages[0] == pages[1] and len(pages[0]) >= 24
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    """2, then 1, then 2; the images are those of a run that one process trained, and so are the counters."""
+    flags = train_flags(tmp_path, *QUICK, "--n_epochs", "3", model="cycle_gan")
+    command = ["train.py", *flags, "--max_steps"]
+    parts = [([*command, steps], count) for steps, count in ((2, 2), (4, 1), (6, 2))]
+    for ended in run_forked(*parts, (["train.py", *flags, "--name", "alone", "--max_steps", 6], 1)):
+        assert not any(ended.statuses), ended.output
+    changed, alone = state(tmp_path), state(tmp_path, "alone")
+    assert changed["progress"] == alone["progress"]
+    assert changed["model"]["networks"].keys() == alone["model"]["networks"].keys()
+    for name, net in changed["model"]["networks"].items():
+        assert all(torch.isfinite(value).all() for value in net.values()), name
+    with pytest.raises(AssertionError):  # other pools and random numbers
+        assert_same_run(changed, alone)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [("0,2", "'2' is no GPU of this machine, which has 2"), ("0,x", "'x' is no GPU"), ("1,1", "twice")],
+)  # fmt: skip
+def test_gpus_that_are_not_there_are_named(numbers, message):
+    with pytest.raises(UserError, match=message):
+        check_numbers(numbers.split(","), 2)
+    check_numbers(["0", "1"], 2)
+    check_numbers(["-1", "-1"], 0)
+
+
+def test_processes_compare_notes_by_the_clock(monkeypatch):
+    """Every two seconds, whatever --print_freq is: at each step where one takes longer, at few where they are short."""
+    now = [0.0]
+    monkeypatch.setattr("util.run.stop.time.monotonic", lambda: now[0])
+
+    class Two:
+        world_size = 2
+        conferred = 0
+
+        def agree(self, number, confer):
+            self.conferred += 0.5 * confer  # when to do so again is agreed too
+            return number if confer else 0
+
+    opt = type("Options", (), {"max_minutes": None, "print_freq": 10**9})
+    for seconds, low, high in ((3.0, 100, 100), (0.1, 5, 8)):
+        runtime = Two()
+        stop = Stop(opt, runtime, Progress(1, 9, 1000, 1))
+        for _ in range(100):
+            now[0] += seconds
+            assert stop.due() is None
+        assert low <= runtime.conferred <= high
+
+
+def test_the_scripts_short_form(tmp_path):
+    """SIGKILL at random moments, one process and two: the same end, bit for bit; a lost process ends the other."""
+    flags = ["--kills", 2, "--epochs", 4, "--models", "cycle_gan", "--folder", tmp_path]
+    result = run_command([REPO / "scripts" / "kill_runs.py", *flags], timeout=600)
+    assert result.returncode == 0, result.stderr
+    alone, two, lost = result.stdout.splitlines()
+    assert "1 process: 2 SIGKILLs" in alone and "equal bit for bit" in alone
+    assert "2 processes: 2 SIGKILLs" in two and "equal bit for bit" in two
+    assert "error: process 1 of 2" in lost
