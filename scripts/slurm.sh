@@ -23,9 +23,9 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 torchrun=.venv/bin/torchrun
 [[ -x $torchrun ]] || torchrun=torchrun
 
-asked=
+signals=0
 stop() {
-    asked=yes
+    signals=$((signals + 1))
     kill -TERM "$training"
 }
 trap stop USR1 TERM
@@ -34,13 +34,14 @@ srun "$torchrun" --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node "${SLURM_GPUS_
     --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:29500" train.py "$@" &
 training=$!
 
-# `wait` returns early when a signal comes
-status=0
-while kill -0 "$training" 2>/dev/null; do
+# `wait` returns early when a signal comes, with the signal's number instead of the status.
+while true; do
+    before=$signals
     wait "$training"
     status=$?
+    [[ $signals != "$before" ]] || break
 done
-if [[ -n $asked ]]; then
+if ((signals)); then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
