@@ -40,12 +40,14 @@ TOGETHER = 8
 CHOSEN_BY_MODEL = ("model", "preset", "dataset_mode")
 
 
-def check_plain(flag: str, value: str) -> None:
-    """Raise UserError for what would lead out of the folder of results."""
-    if "/" in value or "\\" in value or value in ("", ".", "..") or not value.isprintable():
-        raise UserError(
-            f"--{flag} {value!r} is part of a folder's name: give a plain word or number"
-        )
+def unpublished(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a record that no preset of its method sets so."""
+    presets = models.find_model(options["model"]).PRESETS.values()
+    return {
+        name: value
+        for name, value in options.items()
+        if not any(name in preset and preset[name] == value for preset in presets)
+    }
 
 
 class TestOptions(BaseOptions):
@@ -93,7 +95,8 @@ class TestOptions(BaseOptions):
             )
 
         chosen = Namespace(model=options["model"], dataset_mode=options["dataset_mode"])
-        TrainOptions().build_parser(chosen).check_saved(options, f"{run_dir(first)}/train_opt.json")
+        record_file = f"{run_dir(first)}/train_opt.json"
+        TrainOptions().build_parser(chosen).check_saved(unpublished(options), record_file)
         parser = self.build_parser(chosen)
         own = set(OWN_AT_TEST)
         if not models.find_model(first.model).TRAINABLE:
@@ -142,8 +145,6 @@ class TestOptions(BaseOptions):
             saved = {name: value for name, value in saved.items() if name not in GEOMETRY}
 
         opt = super().resolve(parser, given, saved)
-        for flag in ("epoch", "phase"):  # parts of the results' folder
-            check_plain(flag, getattr(opt, flag))
         check_effect(given, opt)
         opt.size = size_of(opt, given, saved)
         opt.sizes = describe_sizes(opt)

@@ -13,6 +13,12 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@180
 set -uo pipefail
+case " $* " in
+    *" --help "* | *" -h "*)
+        sed -n '2,/^#SBATCH/{/^#SBATCH/!s/^# \{0,1\}//p}' "$0"
+        exit
+        ;;
+esac
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 1
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then

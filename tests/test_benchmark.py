@@ -291,7 +291,7 @@ def test_recorded_variants_take_part(settings, monkeypatch):
 def test_levers_are_measured_beside_equal_forms_only(settings):
     turns = step.Turns(iterations=1, rounds=2, warm_up=1)
     found = levers.measure_levers(settings, turns)
-    assert {len(forms) for forms in found.values()} == {2, 3} and len(found) == 8
+    assert {len(forms) for forms in found.values()} == {2, 3, 4} and len(found) == 8
     assert all(
         row["ms"] > 0 and row["ratio"]["ratio"] > 0 for forms in found.values() for row in forms[1:]
     )

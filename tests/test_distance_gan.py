@@ -251,7 +251,7 @@ def test_images_of_several_sizes_have_no_distance_but_halves_have(tmp_path):
             tmp_path / "data" / f"train{letter}", count=4, size=(32, 48), suffix=".bmp"
         )
     flags = ["--preprocess", "none", "--distance_items", "image"]
-    with pytest.raises(UserError, match="--preprocess none leaves images of several sizes"):
+    with pytest.raises(UserError, match="images of one batch differ in size"):
         prepared(tmp_path, PAIRED, "official", *flags)
     *_, model = prepared(tmp_path, HALVED, "shared", *flags)
     assert (values(model)[:, 1] > 0).all()

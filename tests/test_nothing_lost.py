@@ -402,6 +402,8 @@ def stop(world_size=1):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_answered_after_the_step(number):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("ignored by whatever started these tests, as nohup does")
     with stop() as asked:
         os.kill(os.getpid(), number)
         ending = asked.due()

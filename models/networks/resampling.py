@@ -148,7 +148,7 @@ def filter_and_halve(padded: Tensor, filt: Tensor, line: Sequence[float]) -> Ten
     """
     if torch.compiler.is_compiling():
         return halve_by_slices(padded, line)
-    if padded.is_cuda:
+    if padded.device.type != "cpu":
         return F.conv2d(padded, filt, stride=2, groups=padded.shape[1])
 
     with torch.autocast(padded.device.type, enabled=False):

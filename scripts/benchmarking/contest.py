@@ -178,7 +178,7 @@ class Contestant:
         on another one does not allow.
         """
         for name, value in list(vars(self.model).items()):
-            if isinstance(value, Tensor) and value.grad_fn is not None:
+            if isinstance(value, Tensor) and value.requires_grad:
                 delattr(self.model, name)
 
     def clear(self) -> None:

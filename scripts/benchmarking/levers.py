@@ -68,6 +68,9 @@ def measure_levers(
 
     found = {}
     for name, (shape, forms) in levers(settings.size, place).items():
+        if len(forms) == 1:
+            continue  # the other form does not run on this device
+
         with failures.around(name):
             x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(**place)
             require_equal(name, x, forms)
