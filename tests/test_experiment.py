@@ -179,7 +179,15 @@ def wait_for(condition, seconds: float = 600) -> None:
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory):
+def one_thread():
+    """Commands and what runs in process take one thread each: the bits of a step depend on their number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, one_thread):
     """A grid of 2 x 2 runs: killed while the second one trains, then run to its end. Gives its folder and the jobs."""
     folder = tmp_path_factory.mktemp("grid")
     path = write(folder)
