@@ -1,8 +1,10 @@
 """What is cut from which image: the geometry of each --preprocess, and views turned into pixels."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,6 +107,23 @@ def scaler_of(mode: str) -> str:
     """The word of a --preprocess that says how images are scaled; "none" where they keep their size."""
     scalers = [word for word in mode.split("_and_") if word in SCALERS]
     return scalers[0] if scalers else "none"
+
+
+def scaled_as_trained(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How whole images are scaled as a run with these options scaled those of its last epochs, uncut.
+
+    Where training resized to a square and cut, the square has the side of the cut, as in the tests of the papers.
+    Training on parts of images at their own size keeps that size.
+    """
+    words = options["preprocess"].split("_and_")
+    scaler = scaler_of(options["preprocess"])
+    if scaler == "none":
+        return {"preprocess": "none"}
+
+    cuts = scaler == "resize" and any(word in CUTTERS for word in words)
+    reduced = options.get("finetune_resize", False) and options.get("n_epochs_decay", 0) > 0
+    side = options["crop_size"] if cuts or reduced else options["load_size"]
+    return {"preprocess": scaler, "load_size": side, "crop_size": options["crop_size"]}
 
 
 ZOOM_RANGE = (0.8, 1.0)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import data
-from data.transforms import CUTTERS, scaler_of
+from data.transforms import CUTTERS, scaled_as_trained, scaler_of
 from util.errors import UserError
 
 GEOMETRY = ("preprocess", "load_size", "crop_size")
@@ -13,20 +13,10 @@ SIZES = ("trained", "own")
 
 
 def as_trained(options: Mapping[str, Any]) -> dict[str, Any]:
-    """How test.py scales images for a run with these options: as training did in its last epochs, uncut.
-
-    Where training resized to a square and cut, the square has the side of the cut, as in the tests of the papers.
-    Training on parts of images at their own size keeps that size.
-    """
-    words = options["preprocess"].split("_and_")
-    scaler = scaler_of(options["preprocess"])
-    if scaler == "none" or data.find_dataset(options["dataset_mode"]).OWN_SIZE_AT_TEST:
+    """How test.py scales images for a run with these options: as training did in its last epochs, uncut."""
+    if data.find_dataset(options["dataset_mode"]).OWN_SIZE_AT_TEST:
         return {"preprocess": "none"}
-
-    cuts = scaler == "resize" and any(word in CUTTERS for word in words)
-    reduced = options.get("finetune_resize", False) and options.get("n_epochs_decay", 0) > 0
-    side = options["crop_size"] if cuts or reduced else options["load_size"]
-    return {"preprocess": scaler, "load_size": side, "crop_size": options["crop_size"]}
+    return scaled_as_trained(options)
 
 
 def check_sizes(given: Mapping[str, Any], has_record: bool) -> None:

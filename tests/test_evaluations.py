@@ -13,7 +13,8 @@ from data.held_out import split_held_out
 from models.inference.evaluation import evaluation_options
 from models.inference.translate import translate
 from options import TestOptions, TrainOptions, parse
-from tests.helpers import make_dataset, make_image_folder, train_flags
+from options.test_sizes import as_trained
+from tests.helpers import make_dataset, make_image_folder, train_flags, train_options
 from train import main
 from util.errors import UserError, exit_status
 from util.run.weights import read_file
@@ -198,3 +199,20 @@ def test_time_spent_on_measuring_is_no_time_of_steps():
     progress.advance()
     progress.leave_out(9)
     assert progress.times()["time"] == pytest.approx(1, abs=0.2) and np.isfinite(progress._since)
+
+
+@pytest.mark.parametrize(
+    ("mode", "scaled"),
+    [
+        ("resize_and_crop", ("resize", 32)),
+        ("resize", ("resize", 32)),
+        ("scale_width_and_crop", ("scale_width", 32)),
+        ("crop", ("none", 36)),
+    ],
+)
+def test_images_are_scaled_as_test_py_scales_them(tmp_path, mode, scaled):
+    """Of a run that reduces images in its last epochs."""
+    opt = train_options(tmp_path, "--preprocess", mode)
+    found = evaluation_options(opt)
+    assert (found.preprocess, found.load_size) == scaled
+    assert as_trained(vars(opt)).items() <= vars(found).items()

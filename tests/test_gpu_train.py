@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from scripts import gpu_pack, gpu_train
+from scripts.on_gpu import duel as duel_module
 from scripts.on_gpu.carried import unpack_data, use_wheels
 from scripts.on_gpu.duel import Duel
 from tests.helpers import make_dataset, run_command
@@ -80,6 +81,20 @@ def test_what_cannot_be_measured_is_told_and_the_rest_is_there(fought, tmp_path,
     assert width > height > 3 * 32, "inputs and two methods, four images side by side"
     both.measure(tmp_path / "results", Path("inception.pth"), until=0)
     assert both.amiss[-1] == "cut is not measured: no time was left"
+
+
+def test_the_figures_that_evaluate_writes_stand_in_the_table(fought, tmp_path, monkeypatch):
+    root, both = fought
+    figures = {"fid": {"value": 1.25, "n": {}}, "kid": {"value": 0.5, "n": {}}}
+
+    def measure(args):
+        args.out.write_text(json.dumps({"figures": figures}))
+
+    monkeypatch.setattr(duel_module.evaluate, "measure", measure)
+    both.measure(tmp_path / "results", Path("inception.pth"), until=float("inf"))
+    both.publish({})
+    row = (root / "table.md").read_text().strip().splitlines()
+    assert [line for line in row if "| cut |" in line][-1].endswith("| 0.5 | 1.25 |")
 
 
 def test_a_method_that_was_left_behind_catches_up(fought):

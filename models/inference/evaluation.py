@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from data import create_loader
+from data.transforms import scaled_as_trained
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.images import to_uint8
@@ -139,10 +140,7 @@ def evaluation_options(opt: Namespace) -> Namespace:
     found.phase = opt.phase if opt.eval_split == "holdout" else opt.eval_split
     found.only_held_out = opt.eval_split == "holdout"
 
-    if "resize" in opt.preprocess:
-        found.load_size = opt.crop_size
-    else:
-        found.preprocess = "none"
+    vars(found).update(scaled_as_trained(vars(opt)))
     return found
 
 

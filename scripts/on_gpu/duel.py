@@ -179,7 +179,7 @@ class Duel:
         flags = ["--fake", str(folder / "images" / "fake_B"), "--real", str(target)]
         flags += ["--inception", str(inception), "--feature", FEATURE, "--out", str(out)]
         evaluate.measure(evaluate.parse_arguments(flags))
-        return json.loads(out.read_text())
+        return json.loads(out.read_text())["figures"]
 
     def publish(self, facts: Mapping[str, Any]) -> None:
         """Write results.json, table.md and a sheet of pictures."""
@@ -233,7 +233,7 @@ def page(result: Mapping[str, Any]) -> str:
     for number, call in enumerate(result["calls"], 1):
         for name, row in call["methods"].items():
             found = row["measures"] or {}
-            kid, fid = found.get("kid", {}).get("mean"), found.get("fid")
+            kid, fid = (found[name]["value"] if found else None for name in ("kid", "fid"))
             rows.append([number, name, row["steps"], row["seconds"], kid, fid])
     head = ["call", "method", "steps in all", "s of this call", f"KID-{FEATURE}", f"FID-{FEATURE}"]
     text = ["# PatchGCL and CUT, in turns", table(head, rows)]
