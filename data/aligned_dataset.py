@@ -48,7 +48,6 @@ class AlignedDataset(BaseDataset):
 
         if self.kind == "folders":
             self.domains = self._paired(self.domains)
-        self.notes.append(self._describe())
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:
         rng = self.rng(epoch, index)
@@ -104,21 +103,22 @@ class AlignedDataset(BaseDataset):
             return "folders", None
         return "none", None
 
-    def _describe(self) -> str:
-        """How the files are read, for the user."""
+    def describe_files(self) -> list[str]:
+        """How pairs lie."""
         if self.kind == "none":
-            return "each file is one image, translated whole (--pairs halves: A and B side by side)"
+            return [
+                "each file is one image, translated whole (--pairs halves: A and B side by side)"
+            ]
         if self.kind == "folders":
-            return "pairs are the files of equal names in " + " and ".join(
-                domain.folder for domain in self.domains.values()
-            )
+            folders = " and ".join(domain.folder for domain in self.domains.values())
+            return [f"pairs are the files of equal names in {folders}"]
 
         sizes = set()
         for path in self.domains["A"].paths:
             width, height = self._part("A", path)[0]
             sizes.add(f"{width} x {height}")
         size = sizes.pop() if len(sizes) == 1 else "equal"
-        return f"each file is cut into two {size} halves, A on the left, B on the right"
+        return [f"each file is cut into two {size} halves, A on the left, B on the right"]
 
     def check_file(self, role: str, number: int) -> None:
         """Raise UserError for a width that cannot be halved, and for images of a pair that differ in size."""

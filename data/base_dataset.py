@@ -65,9 +65,8 @@ class BaseDataset(ABC):
         self.preprocess = Preprocess(
             opt.preprocess, opt.crop_size, opt.size_multiple, opt.is_train, opt.no_flip
         )
-        self.levels = (
-            tuple(opt.value_range) if opt.value_range else None
-        )  # of grey files: what is black and what is white
+        # of grey files: what is black and what is white
+        self.levels = tuple(opt.value_range) if opt.value_range else None
         self.file_sizes: dict[str, Size] = {}
         self.domains = {role: self._find_domain(role) for role in roles}
 
@@ -85,6 +84,10 @@ class BaseDataset(ABC):
     def unlike_epochs(self) -> tuple[int, ...]:
         """Epochs that stand for all others as to the size of their images."""
         return (1, self.opt.n_epochs + 1) if self.is_train else (1,)
+
+    def describe_files(self) -> list[str]:
+        """What a user should know of how files are read, a line each; their sizes are known."""
+        return []
 
     def check_file(self, role: str, number: int) -> None:
         """Raise UserError where the header of an image tells that it does not fit; its size is known."""

@@ -33,9 +33,8 @@ def inspect(dataset: BaseDataset, images_per_step: int) -> list[str]:
         notes += note_several(domain, headers)
 
     check_sizes(dataset, images_per_step)
-    return list(
-        dict.fromkeys(notes + note_values(dataset))
-    )  # both domains may be of the same files
+    notes += [*dataset.describe_files(), *note_values(dataset)]
+    return list(dict.fromkeys(notes))  # both domains may be of the same files
 
 
 def read_headers(paths: Sequence[str]) -> list[Header]:
@@ -76,11 +75,16 @@ def check_sizes(dataset: BaseDataset, images_per_step: int) -> None:
             sizes = sizes_in_steps(dataset, role, epoch)
             if dataset.is_train and dataset.cacheable and images_per_step > 1 and len(sizes) > 1:
                 (one, path), (other, second), *_ = sizes.items()
-                raise UserError(
-                    f"images of one batch differ in size: {path} is {one[0]}x{one[1]}, {second} is "
-                    f"{other[0]}x{other[1]}; use --preprocess resize_and_crop or "
-                    "scale_shortside_and_crop, or --batch_size 1"
-                )
+                raise unlike_in_batch((path, one), (second, other))
+
+
+def unlike_in_batch(one: tuple[str, Size], other: tuple[str, Size]) -> UserError:
+    """What to raise where two images of a batch, (path, (width, height)), differ in size."""
+    shown = ", ".join(f"{path} is {width}x{height}" for path, (width, height) in (one, other))
+    return UserError(
+        f"images of one batch differ in size: {shown}; use --preprocess resize_and_crop or "
+        "scale_shortside_and_crop, or --batch_size 1"
+    )
 
 
 def sizes_in_steps(dataset: BaseDataset, role: str, epoch: int) -> dict[Size, str]:

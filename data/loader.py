@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from data.base_dataset import BaseDataset
 from data.cache import PixelCache
 from data.deferred import Deferred
+from data.inspection import unlike_in_batch
 from data.transforms import View, cut_view, read_source
 from data.workers import (
     check_shared_memory,
@@ -244,21 +245,13 @@ def make_batch(dataset: BaseDataset, keys: Keys, cut: Cut) -> RawBatch:
         views = [plan[role] for plan in plans]
         for view in views:
             if view.box[2:] != views[0].box[2:]:
-                raise UserError(
-                    f"images of one batch differ in size: {_described(views[0])}, "
-                    f"{_described(view)}; use --preprocess resize_and_crop or "
-                    "scale_shortside_and_crop, or --batch_size 1"
-                )
+                pair = ((v.source.path, v.box[2:]) for v in (views[0], view))
+                raise unlike_in_batch(*pair)
 
         batch.pixels[role] = cut(views)
         batch.facts[f"{role}_paths"] = [view.source.path for view in views]
         batch.facts[f"{role}_size"] = [view.content_size for view in views]
     return batch
-
-
-def _described(view: View) -> str:
-    _, _, width, height = view.box
-    return f"{view.source.path} is {width}x{height}"
 
 
 def cut_views(pixels: Callable[..., Tensor], views: Sequence[View]) -> Tensor:

@@ -45,7 +45,7 @@ from scripts.benchmarking.step import (
 from scripts.benchmarking.survival import Failures, Sections
 from util.errors import UserError
 from util.hardware.provenance import git_commit
-from util.parser import int_list, positive_int
+from util.parser import int_list, positive_int, script_parser
 
 PARTS = ("step", "parts", "levers", "memory", "head", "sweep", "files", "translation")
 TURNS = {"cuda": (50, 5, 20), "cpu": (3, 3, 1)}  # iterations a round, rounds, steps of warm-up
@@ -72,11 +72,7 @@ def names(allowed: tuple[str, ...]) -> Any:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     add = parser.add_argument
 
     # what is measured, and how long

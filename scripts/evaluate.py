@@ -48,17 +48,14 @@ from util.files import atomic_path
 from util.hardware import provenance
 from util.metrics.features import LAYERS, Inception
 from util.metrics.prdc import NEIGHBOURS, nearest
+from util.parser import natural, positive_int, script_parser
 
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, this process's by default."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     add = parser.add_argument_group("a run (its folders are found by name)").add_argument
     add("--name", help="name of the run, as given to train.py and test.py")
     add("--phase", default="test", help="as given to test.py (default: test)")
@@ -112,30 +109,17 @@ def add_judges(parser: argparse.ArgumentParser) -> None:
     add("--lpips", type=Path, metavar="PATH", help="linear layers of LPIPS for VGG16, vgg.pth")
 
     text = "scale all images to squares of N pixels before anything is measured"
-    add("--resize", type=at_least(1), metavar="N", help=text)
+    add("--resize", type=positive_int, metavar="N", help=text)
     text = "resamples behind an interval (default: 200; 0: no intervals)"
-    add("--bootstrap", type=at_least(0), default=200, metavar="N", help=text)
-    add("--seed", type=at_least(0), default=0, help="of resamples and of the grid (default: 0)")
-    add("--batch_size", type=at_least(1), default=32, help="images at once (default: 32)")
+    add("--bootstrap", type=natural, default=200, metavar="N", help=text)
+    add("--seed", type=natural, default=0, help="of resamples and of the grid (default: 0)")
+    add("--batch_size", type=positive_int, default=32, help="images at once (default: 32)")
     text = "keep no features of real images beside torch's weights"
     add("--no_store", action="store_true", help=text)
 
     add = parser.add_argument_group("the page").add_argument
-    add("--worst", type=at_least(0), default=12, metavar="N", help="worst pictures (default: 12)")
-    add("--grid", type=at_least(1), default=24, metavar="N", help="random pictures (default: 24)")
-
-
-def at_least(lowest: int):
-    """What reads a whole number of at least `lowest`."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < lowest:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {lowest}, got {text!r}"
-            )
-        return int(text)
-
-    return read
+    add("--worst", type=natural, default=12, metavar="N", help="worst pictures (default: 12)")
+    add("--grid", type=positive_int, default=24, metavar="N", help="random pictures (default: 24)")
 
 
 def measure(args: argparse.Namespace) -> None:

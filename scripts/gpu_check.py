@@ -20,26 +20,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.on_gpu.carried import use_wheels
+from scripts.on_gpu.carried import add_carried, use_wheels
 from scripts.on_gpu.conduct import Conductor
 from scripts.on_gpu.plan import STAGES, WARM
 from scripts.on_gpu.table import findings
+from util.parser import script_parser
 
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     add("--limit", type=float, default=570, metavar="S", help="seconds for all (default: 570)")
-    text = "folder that scripts/gpu_pack.py made (default: carried, where there is one)"
-    add("--carried", type=Path, metavar="DIR", help=text)
+    add_carried(parser)
     known = [stage.name for stage in STAGES]
     text = f"stages to run, in their order: {', '.join(known)}"
     add("--stages", nargs="+", choices=known, default=known, metavar="STAGE", help=text)
@@ -58,8 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(given)
-    if args.carried is None and (ROOT / "carried").is_dir():
-        args.carried = ROOT / "carried"
     if args.alone:
         run_alone(args)
         return 0

@@ -27,8 +27,9 @@ sys.path.insert(0, str(ROOT))
 
 from data.image_file import in_threads, read_image
 from data.image_folder import list_images
-from scripts.on_gpu.carried import DATA, RELEASED, WHEELS
+from scripts.on_gpu.carried import DATA, HERE, RELEASED, WHEELS
 from util.errors import UserError, exit_status
+from util.parser import script_parser
 
 MIB = 1 << 20
 MOST = 60  # MiB
@@ -39,14 +40,10 @@ ROLES = ("trainA", "trainB", "testA", "testB")
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     add = parser.add_argument
     text = "folder to make (default: carried); one of an earlier call is replaced"
-    add("--out", type=Path, default=ROOT / "carried", metavar="DIR", help=text)
+    add("--out", type=Path, default=HERE, metavar="DIR", help=text)
     text = "files of weights: VGG16's, and Inception's for KID and FID"
     add("--weights", type=Path, nargs="+", default=[], metavar="FILE", help=text)
     text = "your checkout of the released PatchGCL"

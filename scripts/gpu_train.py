@@ -21,19 +21,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.on_gpu.carried import DATA, INCEPTION, VGG, found, unpack_data, use_wheels
+from scripts.on_gpu.carried import (
+    DATA,
+    INCEPTION,
+    VGG,
+    add_carried,
+    found,
+    unpack_data,
+    use_wheels,
+)
 from util.errors import UserError, exit_status
+from util.parser import script_parser
 
 METHODS = ("patchgcl", "cut")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; flags after -- become `flags`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="folder of results and states")
     add("--limit", type=float, default=570, metavar="S", help="seconds for all (default: 570)")
@@ -43,8 +48,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "stop after so many steps of each method in all (default: when time is over)"
     add("--steps", type=int, metavar="N", help=text)
     add("--dataroot", type=Path, metavar="DIR", help="data set (default: the one carried)")
-    text = "folder that scripts/gpu_pack.py made (default: carried, where there is one)"
-    add("--carried", type=Path, metavar="DIR", help=text)
+    add_carried(parser)
     text = "Inception's weights for KID-768 and FID-768 (default: those carried)"
     add("--inception", type=Path, metavar="FILE", help=text)
     text = "VGG16's weights, as in train.py (default: those carried, else imagenet)"
@@ -59,8 +63,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(given[:cut])
     args.flags = given[cut + 1 :]
     args.shown = shlex.join(["python", "scripts/gpu_train.py", *given])
-    if args.carried is None and (ROOT / "carried").is_dir():
-        args.carried = ROOT / "carried"
     if args.limit <= args.end:
         parser.error(f"--limit {args.limit:g} leaves nothing beside --end {args.end:g}")
     return args

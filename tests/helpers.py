@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from models import find_model
 from options import TrainOptions, parse
+from util.errors import UserError
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -42,6 +44,15 @@ def make_image_folder(
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """One CPU thread: workers of the suite do not fight, and the order of additions is always the same."""
     return {**os.environ, "OMP_NUM_THREADS": "1", **(extra or {})}
+
+
+def refusal(call, *args) -> str:
+    """The one line in which a call refuses what it was given."""
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
 
 
 def run_command(

@@ -8,20 +8,11 @@ from PIL import Image
 
 from data.image_file import find_bad_images, read_image, read_size
 from data.image_folder import find_images, list_images
-from tests.helpers import make_image_folder
-from util.errors import UserError
+from tests.helpers import make_image_folder, refusal
 
 
 def random_rgb(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def message(call, *args) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*args)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 # --- finding files
@@ -75,18 +66,18 @@ def test_links_are_followed_and_a_circle_ends(tmp_path):
 
 
 def test_an_empty_folder_is_named(tmp_path):
-    text = message(list_images, str(tmp_path))
+    text = refusal(list_images, str(tmp_path))
     assert str(tmp_path) in text and "no images" in text and ".jpg" in text
 
 
 def test_train_folders_are_found_and_missing_ones_named(tmp_path):
     make_image_folder(tmp_path / "trainA")
     assert len(find_images(str(tmp_path), "train", "A", True)[1]) == 3
-    text = message(find_images, str(tmp_path), "train", "B", True)
+    text = refusal(find_images, str(tmp_path), "train", "B", True)
     assert f"--dataroot {tmp_path} has no folder trainB" in text and "trainA and trainB" in text
-    text = message(find_images, str(tmp_path / "nowhere"), "train", "A", True)
+    text = refusal(find_images, str(tmp_path / "nowhere"), "train", "A", True)
     assert "nowhere does not exist" in text and "trainA and trainB" in text
-    text = message(find_images, str(tmp_path / "trainA" / "image_000.png"), "train", "A", True)
+    text = refusal(find_images, str(tmp_path / "trainA" / "image_000.png"), "train", "A", True)
     assert "is a file" in text
 
 
@@ -111,13 +102,13 @@ def test_at_test_a_file_a_folder_or_a_data_set_will_do(tmp_path):
 
 def test_a_data_set_without_test_images_is_not_taken_for_a_folder_of_images(tmp_path):
     make_image_folder(tmp_path / "trainA")
-    text = message(find_images, str(tmp_path), "test", "A", False)
+    text = refusal(find_images, str(tmp_path), "test", "A", False)
     assert "no folder testA or valA" in text and "folder of images" in text
 
 
 def test_a_file_of_another_kind_is_refused_at_test(tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"x")
-    assert "is not an image" in message(find_images, str(tmp_path / "film.mp4"), "test", "A", False)
+    assert "is not an image" in refusal(find_images, str(tmp_path / "film.mp4"), "test", "A", False)
 
 
 # --- reading files
@@ -196,13 +187,13 @@ def test_32_bit_integers_in_the_16_bit_range_are_read_and_others_refused(tmp_pat
     Image.fromarray(np.array([[0, 65535]], np.int32)).save(path)
     assert np.asarray(read_image(path, 1)).tolist() == [[0, 255]]
     Image.fromarray(np.array([[0, 65536]], np.int32)).save(path)
-    assert "int.tif: 32-bit values outside" in message(read_image, path, 1)
+    assert "int.tif: 32-bit values outside" in refusal(read_image, path, 1)
 
 
 def test_floating_point_images_are_refused_with_a_remedy(tmp_path):
     path = str(tmp_path / "float.tif")
     Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
-    text = message(read_image, path, 3)
+    text = refusal(read_image, path, 3)
     assert "float.tif" in text and "floating-point" in text and "convert" in text
 
 
@@ -264,14 +255,14 @@ def spoil(folder, kind: str) -> str:
 )
 def test_a_bad_file_is_named_with_its_fault_and_the_remedy(tmp_path, kind, says):
     path = spoil(tmp_path, kind)
-    text = message(read_image, path, 3)
+    text = refusal(read_image, path, 3)
     assert (
         text.startswith(path) and says in text and "replace" in text and "--skip_bad_images" in text
     )
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):
-    text = message(read_image, str(tmp_path / "gone.png"), 3)
+    text = refusal(read_image, str(tmp_path / "gone.png"), 3)
     assert "gone.png" in text and "No such file" in text
 
 

@@ -13,8 +13,8 @@ from data import image_file
 from data.image_file import read_image, read_size
 from data.image_folder import image_suffixes, list_images
 from data.inspection import read_headers
-from tests.helpers import make_image_folder
-from tests.test_data_files import message, random_rgb
+from tests.helpers import make_image_folder, refusal
+from tests.test_data_files import random_rgb
 from tests.test_data_loader import data_options, make_loader, test_options
 from util.errors import UserError
 
@@ -76,7 +76,7 @@ def test_files_that_are_left_out_are_counted(folders, phase, capsys):
 
 def test_a_folder_of_other_files_says_what_it_holds(tmp_path):
     (tmp_path / "a.cr2").write_bytes(b"x")
-    text = message(list_images, str(tmp_path))
+    text = refusal(list_images, str(tmp_path))
     assert "holds no images" in text and "left out 1 file: .cr2 1 (to use .cr2, convert" in text
 
 
@@ -278,16 +278,16 @@ def tiff_of_bands(path, bands: int, bits: int, floating: bool = False) -> None:
 def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path, content, said):
     path = tmp_path / "b.jpg"
     path.write_bytes(content + bytes(64))
-    text = message(read_size, str(path))
+    text = refusal(read_size, str(path))
     assert text.startswith(f"{path}: not an image") and said in text
 
 
 def test_satellite_bands_are_named(tmp_path):
     tiff_of_bands(tmp_path / "eight.tif", 8, 16)
-    text = message(read_size, str(tmp_path / "eight.tif"))
+    text = refusal(read_size, str(tmp_path / "eight.tif"))
     assert "a TIFF file with 8 bands of 16 bits each" in text and "choose three" in text
     tiff_of_bands(tmp_path / "float.tif", 3, 64, floating=True)
-    assert "3 bands of floating-point numbers" in message(read_size, str(tmp_path / "float.tif"))
+    assert "3 bands of floating-point numbers" in refusal(read_size, str(tmp_path / "float.tif"))
 
 
 @pytest.mark.parametrize("what", ["pipe", "folder", "link"])
@@ -319,7 +319,7 @@ def test_a_large_image_is_read_where_memory_allows(tmp_path, monkeypatch):
     assert read_image(path, 1).getpixel((9, 9)) == 255
 
     monkeypatch.setattr(image_file, "free_memory", lambda device: 10**9)
-    text = message(read_image, path, 1)
+    text = refusal(read_image, path, 1)
     assert "18000 x 10000 pixels take 2.0 GiB to read, and 0.9 GiB are free" in text
     assert "make the image smaller" in text
 

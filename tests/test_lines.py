@@ -15,24 +15,17 @@ from tests.helpers import (
     REPO,
     make_dataset,
     make_image_folder,
+    refusal,
     train_flags,
     train_options,
 )
 from tests.test_data_loader import data_options, make_loader, test_options
 from train import train
-from util.errors import UserError, exit_status
+from util.errors import exit_status
 from util.hardware.runtime import Runtime
 from util.run.checkpoint import load_for_inference
 from util.run.folder import run_dir, save_record, weights_file
 from util.run.weights import atomic_save
-
-
-def line(call, *args) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*args)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def where(root, *flags):
@@ -66,7 +59,7 @@ def test_a_mistyped_name_comes_before_what_follows_from_it(tmp_path, flags):
     def test():
         translate(parse(TestOptions(), ["--name", "rum", *where(tmp_path), *flags]))
 
-    text = line(test)
+    text = refusal(test)
     assert text.startswith("--name rum: no run of this name") and "did you mean 'run'?" in text
 
 
@@ -75,9 +68,9 @@ def test_a_mistyped_name_comes_before_what_follows_from_it(tmp_path, flags):
 def test_results_cannot_leave_their_folder(tmp_path, flag, value):
     """The folder of results is named by phase and epoch too."""
     opt = untrained(tmp_path)
-    text = line(parse, TestOptions(), ["--name", "run", *where(tmp_path), flag, value])
+    text = refusal(parse, TestOptions(), ["--name", "run", *where(tmp_path), flag, value])
     assert text.startswith(f"{flag} {value!r}: it ") and "give a plain name" in text
-    text = line(parse, TrainOptions(), ["--dataroot", opt.dataroot, "--pretrained_name", value])
+    text = refusal(parse, TrainOptions(), ["--dataroot", opt.dataroot, "--pretrained_name", value])
     assert text.startswith("--pretrained_name")
 
 
@@ -102,7 +95,7 @@ def test_control_characters_of_a_command_line_leave_one_line(tmp_path, capsys, f
 def test_several_values_for_one_flag(tmp_path, options):
     save_record(train_options(tmp_path), {})
     flags = ["--dataroot", "a.jpg", "b.jpg", "--name", "run"]
-    text = line(parse, options, [*flags, "--checkpoints_dir", str(tmp_path / "checkpoints")])
+    text = refusal(parse, options, [*flags, "--checkpoints_dir", str(tmp_path / "checkpoints")])
     assert "unknown argument b.jpg: a flag takes one value" in text and "in quotes" in text
 
 
@@ -111,7 +104,7 @@ def test_only_the_generators_of_both_directions_are_there(tmp_path):
     folder = run_dir(opt)
     (folder / "latest_net_G.pth").rename(folder / "latest_net_G_A.pth")
     model = create_model(parse(TestOptions(), ["--name", "run", *where(tmp_path)]), Runtime("-1"))
-    text = line(load_for_inference, model, folder, "latest")
+    text = refusal(load_for_inference, model, folder, "latest")
     assert "latest_net_G_A.pth does: apply it with --model test --model_suffix _A" in text
 
 
@@ -136,7 +129,7 @@ def test_only_the_generators_of_both_directions_are_there(tmp_path):
 def test_the_folders_that_are_there_and_the_likely_rename(tmp_path, folders, said):
     for folder in folders:
         make_image_folder(tmp_path / "my data" / folder, 1)
-    text = line(make_loader, data_options(tmp_path / "my data"))
+    text = refusal(make_loader, data_options(tmp_path / "my data"))
     assert "has no folder trainA; " in text and said in text
     if "below" in said:
         assert f"'{tmp_path}/my data/horse2zebra'" in text, (
@@ -146,7 +139,7 @@ def test_the_folders_that_are_there_and_the_likely_rename(tmp_path, folders, sai
 
 def test_the_folder_of_a_domain_is_no_data_root(tmp_path):
     make_dataset(tmp_path / "data", 1)
-    text = line(make_loader, data_options(tmp_path / "data" / "trainA"))
+    text = refusal(make_loader, data_options(tmp_path / "data" / "trainA"))
     assert f"give the one above, --dataroot {tmp_path / 'data'}" in text
 
 
@@ -155,7 +148,7 @@ def test_domains_of_other_names_are_no_plain_folder_at_test(tmp_path, folder):
     """All of their images, of either domain, would be translated."""
     make_image_folder(tmp_path / folder, 1)
     make_image_folder(tmp_path / folder.replace("A", "B"), 1)
-    assert f"rename {folder} to testA" in line(make_loader, test_options(tmp_path))
+    assert f"rename {folder} to testA" in refusal(make_loader, test_options(tmp_path))
 
 
 @pytest.mark.parametrize("folder", ["holiday/beach", "aa", "tests", "trainers/b", "apart"])
@@ -172,7 +165,7 @@ def test_domains_of_unlike_size_are_found_before_the_first_step(tmp_path, model)
     make_image_folder(tmp_path / "data" / "trainA", 2, size=(40, 36))
     make_image_folder(tmp_path / "data" / "trainB", 2, size=(56, 48))
     flags = train_flags(tmp_path, "--preprocess", "none", "--batch_size", "1", model=model)
-    text = line(train, parse(TrainOptions(), flags))
+    text = refusal(train, parse(TrainOptions(), flags))
     assert "image_000.png 56x48: use a --preprocess that crops" in text and "40x36" in text
     if model != "lsesim":
         assert text.endswith(f"or --{'gnn' if model == 'patchgcl' else 'nce'}_idt false")
@@ -180,7 +173,7 @@ def test_domains_of_unlike_size_are_found_before_the_first_step(tmp_path, model)
 
 def test_a_data_set_without_the_other_domain_is_refused(tmp_path):
     flags = train_flags(tmp_path, "--dataset_mode", "photographs", model="cut")
-    text = line(train, parse(TrainOptions(), flags))
+    text = refusal(train, parse(TrainOptions(), flags))
     assert "--dataset_mode photographs has no images of domain B, from which --model cut" in text
 
 
@@ -212,7 +205,7 @@ def test_too_little_memory_names_the_image_and_the_flag(tmp_path, monkeypatch, e
 
     monkeypatch.setattr(CUTModel, "show", show)
     test = parse(TestOptions(), ["--name", "run", *where(tmp_path)])
-    text = line(translate, test)
+    text = refusal(translate, test)
     assert f"{opt.dataroot}/testA/image_000.png: 32 x 32 pixels do not fit" in text
     assert f"{asked} GiB more were asked for" in text
     assert "--preprocess resize_shortside --load_size 16" in text
@@ -250,7 +243,7 @@ def test_images_too_small_for_a_method_are_named_and_left_out(tmp_path, capsys):
     assert "9x30 pixels is too small" in (gallery.folder / "index.html").read_text()
 
     alone = parse(TestOptions(), [*flags, "--dataroot", str(small)])
-    assert said in line(translate, alone)
+    assert said in refusal(translate, alone)
 
 
 # -- result files ----------------------------------------------------------------------------------------------

@@ -202,6 +202,15 @@ class _Group(_Declarations, argparse._ArgumentGroup):
     pass
 
 
+def script_parser(text: str) -> argparse.ArgumentParser:
+    """A command line that the docstring of its script describes, as it is written; flags cannot be shortened."""
+    return argparse.ArgumentParser(
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 class OptionParser(_Declarations, argparse.ArgumentParser):
     """ArgumentParser with groups found by title; errors are UserErrors of one line."""
 

@@ -60,6 +60,22 @@ def unpadded_gradient(
 
 
 @triton.jit
+def normal_and_slope(
+    grad, x, mean, scale, pixel, channel, mask, height, width, channels,
+    RELU: tl.constexpr, PAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """The normalised map, and its gradient, at pixels (BP,BC); what the mask leaves out has no meaning."""
+    value = tl.load(x + pixel[:, None] * channels + channel[None, :], mask=mask, other=0.0)
+    normal = (value.to(tl.float32) - mean[None, :]) * scale[None, :]
+    slope = unpadded_gradient(
+        grad, pixel // width, pixel % width, channel, mask, height, width, channels, PAD, BP, BC
+    )
+    if RELU:
+        slope = tl.where(normal > 0, slope, 0.0)
+    return normal, slope
+
+
+@triton.jit
 def sum_map(x, partial, pixels, channels, per_split, splits, BP: tl.constexpr, BC: tl.constexpr):
     """Sums of an image's values and of their squares, both less its first pixel's, over one part of its pixels."""
     image, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -144,13 +160,9 @@ def sum_gradient(
     for start in range(split * per_split, end, BP):
         pixel = start + tl.arange(0, BP)
         mask = (pixel < end)[:, None] & inside[None, :]
-        value = tl.load(x + pixel[:, None] * channels + channel[None, :], mask=mask, other=0.0)
-        normal = (value.to(tl.float32) - mean[None, :]) * scale[None, :]
-        slope = unpadded_gradient(
-            grad, pixel // width, pixel % width, channel, mask, height, width, channels, PAD, BP, BC
+        normal, slope = normal_and_slope(
+            grad, x, mean, scale, pixel, channel, mask, height, width, channels, RELU, PAD, BP, BC
         )
-        if RELU:
-            slope = tl.where(normal > 0, slope, 0.0)
         total += tl.sum(slope, 0)
         products += tl.sum(tl.where(mask, slope * normal, 0.0), 0)
 
@@ -179,15 +191,11 @@ def differentiate(
 
     pixel = tile * BP + tl.arange(0, BP)
     mask = (pixel < pixels)[:, None] & inside[None, :]
-    place = pixel[:, None] * channels + channel[None, :]
-    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-    normal = (value - mean[None, :]) * scale[None, :]
-    slope = unpadded_gradient(
-        grad, pixel // width, pixel % width, channel, mask, height, width, channels, PAD, BP, BC
+    normal, slope = normal_and_slope(
+        grad, x, mean, scale, pixel, channel, mask, height, width, channels, RELU, PAD, BP, BC
     )
-    if RELU:
-        slope = tl.where(normal > 0, slope, 0.0)
 
     slope = (slope - mean_slope[None, :] - normal * mean_product[None, :]) * scale[None, :]
     out += image * pixels * channels
+    place = pixel[:, None] * channels + channel[None, :]
     tl.store(out + place, slope.to(out.dtype.element_ty), mask=mask)

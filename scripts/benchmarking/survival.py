@@ -71,9 +71,7 @@ class Sections:
             if not self.keep_going:
                 raise
             self.failures.note(name, error)
-        except (
-            Exception
-        ) as error:  # a defect, or a device that fails: other sections may still be had
+        except Exception as error:  # a defect or a failing device: others may still be had
             self.failures.note(name, error)
 
         if self.failures:

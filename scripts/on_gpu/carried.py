@@ -1,5 +1,6 @@
 """What was gathered for a machine without a network: where each thing lies in the folder, and how it is put to use."""
 
+import argparse
 import importlib.util
 import os
 import sys
@@ -7,10 +8,18 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+HERE = Path(__file__).resolve().parents[2] / "carried"  # where it lies if nobody says otherwise
 VGG, INCEPTION = "vgg16*.pth", "*inception*.pth"  # files of weights, by name
 RELEASED = "released"  # folder of a checkout of the released code
 WHEELS = "wheels"  # folder of libraries that the machine lacks
 DATA = "data.tar"  # trainA, trainB, testA, testB
+
+
+def add_carried(parser: argparse.ArgumentParser) -> None:
+    """The flag that names the folder; None where there is none."""
+    text = "folder that scripts/gpu_pack.py made (default: carried, where there is one)"
+    there = HERE if HERE.is_dir() else None
+    parser.add_argument("--carried", type=Path, default=there, metavar="DIR", help=text)
 
 
 def found(carried: Path | None, pattern: str) -> Path | None:

@@ -290,9 +290,7 @@ class Runtime:
         if self.world_size > 1:
             with self.together():
                 for tensor in module.state_dict().values():
-                    whole = (
-                        tensor.contiguous()
-                    )  # NCCL takes no other; of most layouts that is a copy
+                    whole = tensor.contiguous()  # NCCL takes no other; mostly that is a copy
                     dist.broadcast(whole, src=0)
                     tensor.copy_(whole)
         return module

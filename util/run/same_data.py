@@ -4,9 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 
-PARTS = (
-    64  # images are told apart in so many parts, so that a mended file is not taken for other data
-)
+PARTS = 64  # in which images are told apart, so that a mended file is not taken for other data
 MENDED = 8  # at most one part of so many may have changed, or a single one
 
 
