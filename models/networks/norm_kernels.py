@@ -60,6 +60,18 @@ def unpadded_gradient(
 
 
 @triton.jit
+def of_image(
+    grad, x, moments, image, channel, inside, height, width, channels, PAD: tl.constexpr
+):  # fmt: skip
+    """Where an image's gradient and map begin, and its mean and scale."""
+    grad += image * (height + 2 * PAD) * (width + 2 * PAD) * channels
+    x += image * height * width * channels
+    mean = tl.load(moments + image * 2 * channels + channel, mask=inside, other=0.0)
+    scale = tl.load(moments + (image * 2 + 1) * channels + channel, mask=inside, other=0.0)
+    return grad, x, mean, scale
+
+
+@triton.jit
 def normal_and_slope(
     grad, x, mean, scale, pixel, channel, mask, height, width, channels,
     RELU: tl.constexpr, PAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
@@ -149,11 +161,9 @@ def sum_gradient(
     channel = tl.program_id(2) * BC + tl.arange(0, BC)
     inside = channel < channels
     pixels = height * width
-
-    x += image * pixels * channels
-    grad += image * (height + 2 * PAD) * (width + 2 * PAD) * channels
-    mean = tl.load(moments + image * 2 * channels + channel, mask=inside, other=0.0)
-    scale = tl.load(moments + (image * 2 + 1) * channels + channel, mask=inside, other=0.0)
+    grad, x, mean, scale = of_image(
+        grad, x, moments, image, channel, inside, height, width, channels, PAD
+    )
 
     total, products = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
     end = tl.minimum((split + 1) * per_split, pixels)
@@ -181,11 +191,9 @@ def differentiate(
     channel = tl.program_id(2) * BC + tl.arange(0, BC)
     inside = channel < channels
     pixels = height * width
-
-    x += image * pixels * channels
-    grad += image * (height + 2 * PAD) * (width + 2 * PAD) * channels
-    mean = tl.load(moments + image * 2 * channels + channel, mask=inside, other=0.0)
-    scale = tl.load(moments + (image * 2 + 1) * channels + channel, mask=inside, other=0.0)
+    grad, x, mean, scale = of_image(
+        grad, x, moments, image, channel, inside, height, width, channels, PAD
+    )
     mean_slope = summed(partial, image, 0, channel, inside, channels, splits, BC) / pixels
     mean_product = summed(partial, image, 1, channel, inside, channels, splits, BC) / pixels
 
