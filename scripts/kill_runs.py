@@ -24,9 +24,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-from PIL import Image
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -34,10 +31,12 @@ import torch
 
 import train
 from options import TrainOptions, parse
+from scripts.checking.pictures import draw_pictures
 from util.errors import BAD_INPUT, UserError, exit_status
 from util.run.state_file import STATE, find_state
 
 IMAGES = 6  # of each domain
+OF_TRAINING = ("trainA", "trainB")
 TINY = (
     "--netG resnet_4blocks --ngf 4 --ndf 4 --load_size 36 --crop_size 32 --num_threads 0 --gpu_ids -1 --display_id 0 "
     "--no_html --print_freq 2 --save_latest_freq 4 --save_epoch_freq 3 --ema 0.9 --seed 3"
@@ -64,17 +63,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--patience", type=float, default=60, help="seconds for the other process (default: 60)")
     add("--folder", type=Path, help="for the runs (default: a temporary one, removed at the end)")
     return parser.parse_args(argv)
-
-
-def make_images(folder: Path) -> None:
-    """Smooth random pictures in trainA and trainB."""
-    rng = np.random.default_rng(0)
-    for domain in ("trainA", "trainB"):
-        (folder / domain).mkdir(parents=True, exist_ok=True)
-        for index in range(IMAGES):
-            coarse = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
-            picture = Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC)
-            picture.save(folder / domain / f"{index}.png")
 
 
 def free_port() -> int:
@@ -296,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="kill_runs_"))
     try:
-        make_images(folder / "data")
+        draw_pictures(folder / "data", IMAGES, roles=OF_TRAINING)
         for model in args.models:
             for processes in args.processes:
                 print(disturb(model, processes, args, folder), flush=True)

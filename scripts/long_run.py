@@ -21,7 +21,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.kill_runs import IMAGES, make_images
+from scripts.checking.pictures import draw_pictures
+from scripts.kill_runs import IMAGES, OF_TRAINING
 
 TINY = (
     "--netG resnet_4blocks --ngf 2 --netD n_layers --n_layers_D 1 --ndf 2 --netF_nc 16 "
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with tempfile.TemporaryDirectory(prefix="long_run_") as name:
         folder = Path(name)
-        make_images(folder / "data")
+        draw_pictures(folder / "data", IMAGES, roles=OF_TRAINING)
         epochs = args.steps // IMAGES + 1
         where = ["--dataroot", folder / "data", "--checkpoints_dir", folder, "--name", "run"]
         steps = ["--n_epochs", epochs, "--n_epochs_decay", 0, "--max_steps", args.steps]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scripts import gpu_check
+from scripts.checking.pictures import draw_pictures
 from scripts.on_gpu import layers, recipes, recorded
 from scripts.on_gpu.conduct import Conductor
 from scripts.on_gpu.notes import Notes, read_notes
@@ -165,7 +166,7 @@ def test_notes_are_on_the_disk_at_once_and_outlive_errors(tmp_path, capsys):
 
 def test_recorded_and_plain_steps_are_told_apart(tmp_path, monkeypatch):
     """On a CPU nothing is recorded; two plain runs agree to the last bit, and one that moves less does not."""
-    data = recorded.draw_pictures(tmp_path / "data", count=4)
+    data = draw_pictures(tmp_path / "data", count=4)
     flags = [*recorded.tiny_flags(data, "cut", None), "--gpu_ids", "-1"]
     monkeypatch.setattr(recorded, "STEPS", 3)
     found = recorded.compare(partial(recorded.build, *flags, "--cuda_graph", "on"))

@@ -16,6 +16,7 @@ from models.networks.blocks import standardize
 from models.networks.graph import GraphHead
 from models.networks.resampling import BlurDown, BlurUp, _Double, _Reflect
 from models.step.cuda_graph import WARM_UP, CudaRecorder
+from scripts.checking.pictures import draw_pictures
 from scripts.on_gpu import recorded
 from scripts.on_gpu.notes import Notes
 from scripts.on_gpu.setup import Setup
@@ -181,7 +182,7 @@ def check_layout(notes: Notes) -> None:
 
 def take_up(setup: Setup, notes: Notes) -> None:
     """The state of a run on a CPU, loaded into one on the GPU, which then steps."""
-    data = recorded.draw_pictures(setup.folder / "of_a_cpu")
+    data = draw_pictures(setup.folder / "of_a_cpu")
     flags = recorded.tiny_flags(Path(data), "patchgcl", None)
     _, _, loader, model = recorded.build(*flags, "--gpu_ids", "-1")
     batches = list(loader.epoch(1))

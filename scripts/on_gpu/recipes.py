@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from models.step.cuda_graph import CudaRecorder
+from scripts.checking.pictures import draw_pictures
 from scripts.on_gpu import recorded
 from scripts.on_gpu.notes import Notes
 from scripts.on_gpu.setup import Setup
@@ -30,7 +31,7 @@ CORES_EACH, MOST = 3, 5  # a process for so many cores, and at most so many proc
 
 def run(setup: Setup, notes: Notes) -> None:
     """All recipes, then the odd ones, then a recording that must fail."""
-    data = recorded.draw_pictures(setup.folder / "data")
+    data = draw_pictures(setup.folder / "data")
     count = max(1, min(MOST, cpu_count() // CORES_EACH))
     shares = [setup.folder / f"share_{number}.jsonl" for number in range(count)]
     expected = cases(one_each=setup.tiny)

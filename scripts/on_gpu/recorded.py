@@ -5,9 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 
 from data import create_loader
 from models import create_model, find_model, model_names
@@ -54,18 +52,6 @@ def recipes() -> list[tuple[str, str | None]]:
     """Every method that is trained, with each of its presets."""
     trained = [name for name in model_names() if find_model(name).TRAINABLE]
     return [(name, preset) for name in trained for preset in (find_model(name).PRESETS or [None])]
-
-
-def draw_pictures(folder: Path, count: int = 8) -> Path:
-    """A data set of noise, pictures of 40 x 36: trainA, trainB, testA, testB."""
-    rng = np.random.default_rng(0)
-    for role in ("trainA", "trainB", "testA", "testB"):
-        (folder / role).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-            picture = coarse.resize((40, 36), Image.Resampling.BICUBIC)
-            picture.save(folder / role / f"{number}.png")
-    return folder
 
 
 def tiny_flags(data: Path, model: str, preset: str | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Stage: whether small compiled steps pass their trial, dropout and several networks among them."""
 
 from models.step.runners import create_step
+from scripts.checking.pictures import draw_pictures
 from scripts.on_gpu import recorded
 from scripts.on_gpu.notes import Notes
 from scripts.on_gpu.setup import Setup
@@ -11,7 +12,7 @@ STEPS = 6
 
 def run(setup: Setup, notes: Notes) -> None:
     """A few compiled and recorded steps each."""
-    data = recorded.draw_pictures(setup.folder / "data")
+    data = draw_pictures(setup.folder / "data")
     for name in METHODS:
         with notes.around(name):
             said: list[str] = []
