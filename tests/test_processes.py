@@ -1,14 +1,17 @@
 """Several processes: started by --gpu_ids, sharing what test.py translates, killed, resumed on another number."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.helpers import REPO, run_command, run_forked, train_flags
 from tests.test_commands import assert_same_run, state
 from util.errors import UserError
 from util.hardware.launch import check_numbers
+from util.hardware.watch import Watch
 from util.run.progress import Progress
 from util.run.stop import Stop
 
@@ -118,3 +121,18 @@ def test_the_scripts_short_form(tmp_path):
     assert "1 process: 2 SIGKILLs" in alone and "equal bit for bit" in alone
     assert "2 processes: 2 SIGKILLs" in two and "equal bit for bit" in two
     assert "error: process 1 of 2" in lost
+
+
+def test_the_first_process_keeps_the_store_until_the_others_have_ended(monkeypatch):
+    """The second process asks the store, which lies with the first one, whether its error has been told."""
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(server.port))
+    one, two = (Watch(rank, 2) for rank in range(2))
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(one.fail, "bad input")
+        with pytest.raises(TimeoutError):
+            ended.result(0.5)
+        assert not two.fail("bad input")
+        assert ended.result(2)

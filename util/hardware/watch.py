@@ -16,6 +16,7 @@ from util.errors import BAD_INPUT, UserError
 BEAT = 1.0  # seconds between two signs of life
 SILENCE = 30.0  # seconds without one after which a process counts as dead
 GRACE = 15.0  # seconds in which the main thread may end by itself, once another process is gone
+LINGER = 5.0  # seconds in which a first process that fails waits for what the others have to say
 LEFT = "left"  # what a process says that ends well
 FAILED = "failed: "
 
@@ -55,6 +56,8 @@ class Watch:
             digest = hashlib.sha256(reason.encode(errors="replace")).hexdigest()
             first = self._store.add(f"said/{digest}", 1) == 1
         self._end(FAILED + reason)
+        if self.rank == 0:
+            self._linger()
         return first
 
     def explain(self, seconds: float = SILENCE + GRACE) -> str | None:
@@ -70,6 +73,17 @@ class Watch:
             self._thread.join(GRACE)
         with contextlib.suppress(Exception):
             self._store.set(self._key(self.rank), last_word)
+
+    def _linger(self) -> None:
+        """Keep the store, which may end with this process, until the others have asked it what was said."""
+        others = [self._key(rank) for rank in range(self.world_size) if rank != self.rank]
+        deadline = time.monotonic() + LINGER
+        with contextlib.suppress(Exception):
+            while time.monotonic() < deadline:
+                signs = [sign.decode() for sign in self._store.multi_get(others)]
+                if all(sign == LEFT or sign.startswith(FAILED) for sign in signs):
+                    return
+                time.sleep(BEAT / 20)
 
     def _run(self) -> None:
         heard: dict[int, tuple[str, float]] = {}
