@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from models.base_model import BaseModel
 from models.inference.styles import ManyStyles, add_style_options
-from models.losses.multiscale_gan import multiscale_discriminator_loss, multiscale_generator_loss
+from models.losses.multiscale_gan import (
+    multiscale_accuracy,
+    multiscale_discriminator_loss,
+    multiscale_generator_loss,
+)
 from models.networks.init import initialize_weights
 from models.networks.multiscale_discriminator import MultiScaleDiscriminator
 from models.networks.passes import pass_each
@@ -69,10 +73,20 @@ class DisentangledModel(ManyStyles, BaseModel):
         initialize_weights(net, "normal", opt.init_gain)
         return net
 
-    def judge(self, netD: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        """What a discriminator minimises on images (B,C,H,W), which get no gradient; 0-d."""
-        real_scores, fake_scores = pass_each(netD, real, fake.detach())
-        return multiscale_discriminator_loss(real_scores, fake_scores, self.opt.gan_mode)
+    def judge(self, name: str, real: Tensor, *fakes: Tensor) -> Tensor:
+        """What the discriminator of this name minimises on images (B,C,H,W), which get no gradient; 0-d.
+
+        Where there are several translations, that is the sum over them. The share of scores that are right is logged.
+        """
+        netD, mode = self.networks[name], self.opt.gan_mode
+        losses, shares = [], []
+        for fake in fakes:
+            scores = pass_each(netD, real, fake.detach())
+            losses.append(multiscale_discriminator_loss(*scores, mode))
+            shares.append(multiscale_accuracy(*scores, mode))
+
+        self.log(f"{name}_accuracy", torch.stack(shares).mean())
+        return torch.stack(losses).sum()
 
     def fool(self, netD: nn.Module, fake: Tensor) -> Tensor:
         """What images (B,C,H,W) minimise so that a discriminator takes them for real; 0-d."""

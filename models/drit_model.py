@@ -208,14 +208,12 @@ class DRITModel(DisentangledModel):
 
     def compute_D_loss(self) -> dict[str, Tensor]:
         """Tell real images from translations with attributes that were read, or drawn (D_A2, D_B2)."""
-        nets = self.networks
         terms = {
-            "D_A": self.judge(nets["D_A"], self.real_A, self.fake_A),
-            "D_B": self.judge(nets["D_B"], self.real_B, self.fake_B),
+            "D_A": self.judge("D_A", self.real_A, self.fake_A),
+            "D_B": self.judge("D_B", self.real_B, self.fake_B),
         }
         for role, randoms in (("A", self.randoms_A), ("B", self.randoms_B)):
-            net, real = nets[f"D_{role}2"], self.others[role]
-            terms[f"D_{role}2"] = sum(self.judge(net, real, fake) for fake in randoms)
+            terms[f"D_{role}2"] = self.judge(f"D_{role}2", self.others[role], *randoms)
         return terms
 
     def compute_G_loss(self) -> dict[str, Tensor]:

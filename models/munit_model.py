@@ -140,8 +140,8 @@ class MUNITModel(DisentangledModel):
             fake_B = self.netG_B.decode(self.content_A, self.random_styles())
 
         return {
-            "D_A": self.opt.gan_w * self.judge(self.netD_A, self.real_A, fake_A),
-            "D_B": self.opt.gan_w * self.judge(self.netD_B, self.real_B, fake_B),
+            "D_A": self.opt.gan_w * self.judge("D_A", self.real_A, fake_A),
+            "D_B": self.opt.gan_w * self.judge("D_B", self.real_B, fake_B),
         }
 
     def compute_G_loss(self) -> dict[str, Tensor]:

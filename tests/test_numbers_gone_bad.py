@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.losses.gan import OBJECTIVES, accuracy
+from models.losses.multiscale_gan import multiscale_accuracy
 from models.networks.image_pool import ImagePool
 from models.step.training_step import MOST_IN_A_ROW, TrainingStep
 from tests.test_models import build, step, weights
@@ -115,11 +116,26 @@ def test_accuracy_is_the_share_of_right_scores(mode):
     assert accuracy(real.abs() + 1, -fake.abs() - 1, mode).item() == 1
 
 
-def test_accuracy_is_logged_and_is_no_part_of_the_loss(tmp_path):
-    _, _, loader, model = build(tmp_path, "cycle_gan", None)
+@pytest.mark.parametrize(
+    ("method", "judges"),
+    [
+        ("cycle_gan", ["D_A", "D_B"]),
+        ("munit", ["D_A", "D_B"]),
+        ("drit", ["D_A", "D_B", "D_A2", "D_B2"]),
+    ],
+)
+def test_accuracy_is_logged_and_is_no_part_of_the_loss(tmp_path, method, judges):
+    _, _, loader, model = build(tmp_path, method, None)
     losses = step(model, next(iter(loader.epoch(1))))
-    assert 0 <= losses["D_A_accuracy"] <= 1 and 0 <= losses["D_B_accuracy"] <= 1
-    assert losses["D"] == pytest.approx(losses["D_A"] + losses["D_B"])
+    assert all(0 <= losses[f"{name}_accuracy"] <= 1 for name in judges)
+    assert losses["D"] == pytest.approx(sum(losses[name] for name in judges), rel=1e-5)
+
+
+def test_accuracy_at_several_sizes_is_their_mean():
+    """One score right of two at the first size, all at the second; nothing where there is no line."""
+    real, fake = [torch.ones(2), torch.ones(8)], [torch.ones(2), torch.zeros(8)]
+    assert multiscale_accuracy(real, fake).item() == (1 / 2 + 1) / 2
+    assert multiscale_accuracy(real, fake, "wgangp") is None
 
 
 OVER = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.losses.gan import OBJECTIVES
+from models.losses.gan import OBJECTIVES, accuracy
 from util.hardware.precision import full_precision
 
 
@@ -28,6 +28,16 @@ def multiscale_discriminator_loss(
     losses = [objective.real(full_precision(scores)) for scores in real]
     losses += [objective.fake(full_precision(scores)) for scores in fake]
     return torch.stack(losses).sum()
+
+
+def multiscale_accuracy(
+    real: Sequence[Tensor], fake: Sequence[Tensor], mode: str = "lsgan"
+) -> Tensor | None:
+    """The mean over sizes of `accuracy`, the share of scores that are right; None where the objective has no line."""
+    if OBJECTIVES[mode].line is None:
+        return None
+    shares = [accuracy(*scores, mode) for scores in zip(real, fake, strict=True)]
+    return torch.stack(shares).mean()
 
 
 def multiscale_generator_loss(fake: Sequence[Tensor], mode: str = "lsgan") -> Tensor:
