@@ -12,7 +12,8 @@ from options import TrainOptions, parse
 from util.errors import exit_status
 from util.hardware.launch import start_processes
 from util.hardware.out_of_memory import OutOfMemory
-from util.hardware.runtime import Runtime, print_once
+from util.hardware.runtime import Runtime
+from util.hardware.team import print_once
 from util.logs.visualizer import Visualizer
 from util.run.checkpoint import Checkpoint
 from util.run.folder import describe_options, run_dir

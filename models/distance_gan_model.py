@@ -31,7 +31,8 @@ from models.losses.reconstruction import l1_distance
 from models.one_sided import check_pool_size
 from models.two_sided import OTHER, has_both_sides
 from util.errors import UserError
-from util.hardware.runtime import Runtime, print_once
+from util.hardware.runtime import Runtime
+from util.hardware.team import print_once
 from util.parser import natural, positive_int
 
 LEVEL = 2 / 255  # of grey, in images from -1 to 1

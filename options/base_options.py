@@ -13,7 +13,7 @@ from models.networks import DISCRIMINATORS, GENERATORS, generator_size_multiple,
 from models.networks.blocks import NORMS
 from models.networks.resnet_generator import PADDINGS
 from util.errors import UserError
-from util.hardware.runtime import PRECISIONS, planned_precision
+from util.hardware.devices import PRECISIONS, planned_precision
 from util.parser import (
     OptionParser,
     natural,

@@ -17,7 +17,7 @@ from options.test_sizes import (
 )
 from options.train_options import TrainOptions
 from util.errors import UserError
-from util.hardware.runtime import plans_gpu
+from util.hardware.devices import plans_gpu
 from util.parser import OptionParser, size_limit
 from util.registry import did_you_mean
 from util.run.folder import check_run_exists, is_other_data, run_dir, runs_in, saved_record

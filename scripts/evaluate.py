@@ -46,6 +46,8 @@ from scripts.evaluating.sets import (
 from util.errors import UserError, exit_status
 from util.files import atomic_path
 from util.hardware import provenance
+from util.hardware.launch import start_processes
+from util.hardware.runtime import Runtime
 from util.metrics.features import LAYERS, Inception
 from util.metrics.prdc import NEIGHBOURS, nearest
 from util.parser import natural, positive_int, script_parser
@@ -114,6 +116,8 @@ def add_judges(parser: argparse.ArgumentParser) -> None:
     add("--bootstrap", type=natural, default=200, metavar="N", help=text)
     add("--seed", type=natural, default=0, help="of resamples and of the grid (default: 0)")
     add("--batch_size", type=positive_int, default=32, help="images at once (default: 32)")
+    text = "GPU to use, several as 0,1, or -1 for the CPU; the best device without it"
+    add("--gpu_ids", metavar="IDS", help=text)
     text = "keep no features of real images beside torch's weights"
     add("--no_store", action="store_true", help=text)
 
@@ -122,8 +126,8 @@ def add_judges(parser: argparse.ArgumentParser) -> None:
     add("--grid", type=positive_int, default=24, metavar="N", help="random pictures (default: 24)")
 
 
-def measure(args: argparse.Namespace) -> None:
-    """Measure, write JSON and page, and print the figures."""
+def measure(args: argparse.Namespace, runtime: Runtime) -> None:
+    """Measure, and on the main process write JSON and page, and print the figures."""
     run = find_folders(args)
     folders = check_folders(args)
     settings = {key: getattr(args, key) for key in ("resize", "bootstrap", "seed", "worst", "grid")}
@@ -143,11 +147,13 @@ def measure(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {"figures": {}, "warnings": []}
     lines: list[str] = []
     if args.real:
-        result = compare_sets(args, shown)
+        result = compare_sets(args, runtime, shown)
     if args.truth:
-        lines += compare_with_truth(args, shown, result)
+        lines += compare_with_truth(args, runtime, shown, result)
     if shown.inputs:
-        compare_with_inputs(args, shown, result)
+        compare_with_inputs(args, runtime, shown, result)
+    if not runtime.is_main:
+        return
 
     result["markdown"] = words.markdown_row(args.name or str(args.fake), result["figures"])
     result |= facts
@@ -172,7 +178,7 @@ def said(args: argparse.Namespace, result: dict[str, Any]) -> list[str]:
     return [*lines, *words.text_table(result["figures"]), "", result["markdown"], ""]
 
 
-def compare_sets(args: argparse.Namespace, shown: Shown) -> dict[str, Any]:
+def compare_sets(args: argparse.Namespace, runtime: Runtime, shown: Shown) -> dict[str, Any]:
     """Figures of the outputs against real images as sets; fills in what the page shows.
 
     Raises:
@@ -186,11 +192,9 @@ def compare_sets(args: argparse.Namespace, shown: Shown) -> dict[str, Any]:
         sets.train_inputs = PictureSet(args.train_input, args.resize)
     check_sets(sets)
 
-    judge = Judge(
-        Inception(args.inception, args.feature),
-        args.batch_size,
-        None if args.no_store else default_store(),
-    )
+    inception = Inception(args.inception, args.feature, device=runtime.device)
+    store = None if args.no_store else default_store()
+    judge = Judge(runtime, inception, args.batch_size, store)
     figures, features = set_figures(sets, judge, args.bootstrap, args.seed)
     duplicates = duplicate_report(sets)
 
@@ -222,7 +226,9 @@ def file_facts(pictures: PictureSet) -> dict[str, Any]:
     }
 
 
-def compare_with_truth(args: argparse.Namespace, shown: Shown, result: dict[str, Any]) -> list[str]:
+def compare_with_truth(
+    args: argparse.Namespace, runtime: Runtime, shown: Shown, result: dict[str, Any]
+) -> list[str]:
     """Score every output against its truth, into the result; returns the table to print.
 
     Raises:
@@ -234,7 +240,7 @@ def compare_with_truth(args: argparse.Namespace, shown: Shown, result: dict[str,
     check_equal_sizes(shown.fakes, shown.truths, "truth")
     check_equal_sizes(shown.fakes, shown.inputs, "input")
 
-    found = truth_figures(args, shown.fakes, shown.truths, shown.inputs)
+    found = truth_figures(args, runtime, shown.fakes, shown.truths, shown.inputs)
     errors = np.array([row["model"]["error"] for row in found["images"]])
     shown.ranks = {"far from its truth (error)": -errors, **shown.ranks}
 
@@ -244,7 +250,9 @@ def compare_with_truth(args: argparse.Namespace, shown: Shown, result: dict[str,
     return words.truth_table(str(args.truth), found)
 
 
-def compare_with_inputs(args: argparse.Namespace, shown: Shown, result: dict[str, Any]) -> None:
+def compare_with_inputs(
+    args: argparse.Namespace, runtime: Runtime, shown: Shown, result: dict[str, Any]
+) -> None:
     """How outputs keep their inputs, into the result; outputs of another size than their input are not compared."""
     if shown.fakes.sizes != shown.inputs.sizes:
         result["warnings"].append(
@@ -253,7 +261,7 @@ def compare_with_inputs(args: argparse.Namespace, shown: Shown, result: dict[str
         )
         return
 
-    figures, rows = pair_figures(args, shown.fakes, shown.inputs, "pairs")
+    figures, rows = pair_figures(args, runtime, shown.fakes, shown.inputs, "pairs")
     result["figures"] |= figures
     result["encoder"] = encoder_facts(args)
     for image, row in zip(result["images"], rows, strict=True):
@@ -266,7 +274,14 @@ def compare_with_inputs(args: argparse.Namespace, shown: Shown, result: dict[str
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = parse_arguments(argv)
-    return exit_status(lambda: measure(args))
+    return exit_status(lambda: evaluate(args))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Measure with the devices that --gpu_ids names; in full precision, so that figures are a CPU's."""
+    start_processes(args.gpu_ids)
+    with Runtime(args.gpu_ids, args.seed, amp="off", tf32=False) as runtime:
+        measure(args, runtime)
 
 
 if __name__ == "__main__":

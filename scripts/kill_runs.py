@@ -33,6 +33,7 @@ import train
 from options import TrainOptions, parse
 from scripts.checking.pictures import draw_pictures
 from util.errors import BAD_INPUT, UserError, exit_status
+from util.parser import script_parser
 from util.run.state_file import STATE, find_state
 
 IMAGES = 6  # of each domain
@@ -51,9 +52,7 @@ NO_PART = ("options",)  # of a state, beside which everything must be equal
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, this process's by default."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("--models", nargs="+", default=list(OF_MODEL), help="default: patchgcl cycle_gan")
     add("--processes", nargs="+", type=int, default=[1, 2], help="of a run; default: 1 2")

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.checking.pictures import draw_pictures
 from scripts.kill_runs import IMAGES, OF_TRAINING
+from util.parser import script_parser
 
 TINY = (
     "--netG resnet_4blocks --ngf 2 --netD n_layers --n_layers_D 1 --ndf 2 --netF_nc 16 "
@@ -50,11 +51,7 @@ class Reading(NamedTuple):
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, this process's by default."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--steps", type=int, default=20_000, help="default: 20000")
     parser.add_argument("--every", type=int, default=1000, help="steps between readings")
     return parser.parse_args(argv)

@@ -5,7 +5,6 @@ computed in double precision. Prints one JSON line: the loss here and there, and
 gradients. Exit status 0 when everything agrees within the tolerance, 1 when not, 2 when the file cannot be used.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from scripts.checking.export import Export
 from scripts.checking.graph_head import TOLERANCE, graph_head
 from scripts.checking.similarity_head import simdcl_head
 from util.errors import exit_status
+from util.parser import script_parser
 
 GRAPH = "graph"
 CHECKS = {
@@ -35,9 +35,7 @@ CHECKS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's); returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--loss", choices=CHECKS, default=GRAPH, help="what the export is of")
     parser.add_argument("--reference", type=Path, required=True, help="the export, an .npz file")
     parser.add_argument(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from util.hardware import runtime
+from util.hardware import devices
 
 torch.set_num_threads(1)
 
@@ -17,4 +17,4 @@ def fixed_seed():
 @pytest.fixture(autouse=True)
 def same_precision_on_every_cpu(monkeypatch):
     """--amp auto is float32, whatever the CPU has; commands in processes of their own name it (tests/helpers.py)."""
-    monkeypatch.setattr(runtime, "cpu_computes_in_bf16", lambda: False)
+    monkeypatch.setattr(devices, "cpu_computes_in_bf16", lambda: False)

@@ -189,9 +189,11 @@ def evaluate(capsys):
     return call
 
 
-def test_a_run_is_found_by_name_and_recorded(run):
+def test_a_run_is_found_by_name_and_recorded(run, evaluate):
+    """Also by two processes that share the work, which find what one finds and write and print it once."""
     root, flags = run
-    result = run_command(["scripts/evaluate.py", *flags])
+    flags += ["--vgg_weights", "random"]
+    result = run_command(["scripts/evaluate.py", *flags, "--gpu_ids=-1,-1"])
     assert result.returncode == 0, result.stderr
     record = json.loads((root / "results/horses/test_latest/truth.json").read_text())
     assert (
@@ -205,6 +207,12 @@ def test_a_run_is_found_by_name_and_recorded(run):
         and {"commit", "numpy", "torch"} <= record["versions"].keys()
     )
     assert [row["name"] for row in record["images"]] == ["0", "1", "2"]
+    assert result.stdout.count("written to ") == 1
+
+    assert evaluate(*flags)[0] == 0
+    alone = json.loads((root / "results/horses/test_latest/truth.json").read_text())
+    assert {**alone, "command": record["command"]} == record
+    assert "self_similarity" in alone["figures"]
     assert record["images"][0]["score"] == 0 and record["images"][1]["score"] == 1
 
 
@@ -400,7 +408,7 @@ def test_a_feature_that_is_no_number_is_an_error_whatever_the_weights_say():
 class Pixels(Inception):
     """Features are the picture at 3 x 3 pixels; all else is as with Inception."""
 
-    def __init__(self, path, layer):
+    def __init__(self, path, layer, device):
         self.layer, self.sha256, self.path = layer, "0" * 64, INCEPTION
 
     def encode(self, pictures, batch_size):

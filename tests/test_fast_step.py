@@ -27,9 +27,10 @@ from tests.helpers import run_command, train_flags
 from tests.recorder import CpuRecorder
 from tests.test_models import RECIPES, TRAINED, build, weights
 from util.errors import UserError
-from util.hardware import runtime as runtime_module
+from util.hardware import devices
+from util.hardware.devices import choose_precision, planned_precision
 from util.hardware.loss_scale import FIRST_SCALE, DynamicLossScale
-from util.hardware.runtime import Runtime, choose_precision, planned_precision
+from util.hardware.runtime import Runtime
 
 
 def capturing(monkeypatch):
@@ -414,7 +415,7 @@ def test_the_log_says_which_networks_are_compiled(tmp_path):
 @pytest.mark.parametrize("able", [False, True])
 def test_precision_by_name(monkeypatch, able):
     """auto takes bfloat16, and channels last with it, to train on a CPU that computes in it; never to translate."""
-    monkeypatch.setattr(runtime_module, "cpu_computes_in_bf16", lambda: able)
+    monkeypatch.setattr(devices, "cpu_computes_in_bf16", lambda: able)
     cpu, best = torch.device("cpu"), torch.bfloat16 if able else None
     assert choose_precision("auto", cpu, training=True) == best
     assert choose_precision("auto", cpu) is None and choose_precision("bf16", cpu) == torch.bfloat16
@@ -429,7 +430,7 @@ def test_precision_by_name(monkeypatch, able):
 
 
 def test_a_training_command_without_amp_takes_the_precision_of_the_cpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime_module, "cpu_computes_in_bf16", lambda: True)
+    monkeypatch.setattr(devices, "cpu_computes_in_bf16", lambda: True)
     opt, runtime, loader, model = build(tmp_path, "patchgcl", None, "--amp", "auto")
     assert runtime.amp_dtype == torch.bfloat16 and "bfloat16" in opt.recipe
     PlainStep(model)(next(iter(loader.epoch(1))))

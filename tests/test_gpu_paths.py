@@ -15,7 +15,8 @@ from models.step.cuda_graph import CudaRecorder
 from options import TestOptions, parse
 from tests.test_models import build
 from util.errors import UserError
-from util.hardware.runtime import Runtime, recorded_memory
+from util.hardware.memory import recorded_memory
+from util.hardware.runtime import Runtime
 from util.pages import gallery
 from util.run.progress import Progress
 

@@ -77,6 +77,7 @@ def test_the_same_command_on_a_finished_run_says_that_it_did_nothing(tmp_path, t
     assert run(tmp_path, "--print_freq", "7", "--num_threads", "0") == 0, (
         "no effect on what is learned"
     )
+    assert run(tmp_path, "--max_steps", "1", "--max_minutes", "5") == 0, "it has come to its end"
     assert weights == (trained / "latest_net_G.pth").read_bytes()
 
 

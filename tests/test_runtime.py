@@ -7,8 +7,9 @@ import torch
 
 from tests.helpers import REPO, run_command
 from util.errors import UserError
+from util.hardware.devices import choose_device
 from util.hardware.provenance import git_commit
-from util.hardware.runtime import Runtime, choose_device
+from util.hardware.runtime import Runtime
 
 
 def test_device_choice_without_a_gpu(monkeypatch):
@@ -104,6 +105,16 @@ try:
 except UserError as error:
     said.append(str(error))
 assert said == ["no folder"]
+
+assert runtime.tell(rank) == 0
+seen = []
+def squares(items):
+    seen.extend(items)
+    return [item * item for item in items]
+assert runtime.spread(squares, range(5)) == [0, 1, 4, 9, 16]
+assert seen == [[0, 1], [2, 3, 4]][rank], "each has done its part"
+assert runtime.spread(squares, [7]) == [49]
+
 runtime.barrier()
 runtime.close()
 print(f"rank {rank} agrees", flush=True)

@@ -17,7 +17,8 @@ from models.base_model import BaseModel
 from models.inference.bar import Bar
 from models.inference.memory import does_not_fit
 from util.errors import UnfitImage, UserError, is_out_of_memory
-from util.hardware.runtime import Runtime, print_once
+from util.hardware.runtime import Runtime
+from util.hardware.team import print_once
 from util.pages.finished import Finished
 from util.pages.gallery import Gallery
 from util.run.checkpoint import load_for_inference

@@ -22,7 +22,7 @@ from scripts.benchmarking.ours import LADDER, Ours, create_translator
 from scripts.benchmarking.release import Release
 from scripts.benchmarking.step import REFERENCE, RELEASED, Turns
 from scripts.benchmarking.timing import time_in_turns
-from util.hardware.runtime import recorded_memory
+from util.hardware.memory import recorded_memory
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmark.py"
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,12 @@ def check_translated(args: argparse.Namespace, folder: Path) -> None:
     if folder.is_dir():
         return
 
-    flags = f"--name {args.name}"
+    flags = ["--name", args.name]
     if args.dataroot and getattr(args, "other_data", True):
-        flags += f" --dataroot {args.dataroot}"
+        flags += ["--dataroot", str(args.dataroot)]
     hint = did_you_mean(args.name, folders_in(args.results_dir))
     raise UserError(
-        f"--name {args.name}: {folder} does not exist; {hint}first run: python test.py {flags}"
+        f"--name {args.name}: {folder} does not exist; {hint}first run: python test.py {shlex.join(flags)}"
     )
 
 

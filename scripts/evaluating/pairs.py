@@ -1,7 +1,9 @@
 """Figures of single pictures: how a translation keeps its input, and how far it is from a truth that is known."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from data.picture_set import PictureSet, images_by_name, partners
 from models.networks.vgg import LAYER_NAMES, VGG16Features, describe_weights
 from util.errors import UserError
+from util.hardware.runtime import Runtime
 from util.metrics import bootstrap
 from util.metrics import truth as metrics
 from util.metrics.lpips import LAYERS as LPIPS_LAYERS
@@ -22,7 +25,21 @@ from util.metrics.suite import of_kind
 STRUCTURE_LAYERS = (4, 7, 9)  # relu3_1, relu4_1, relu4_3
 UNRELATED = "unrelated"  # the floor of correspondence: each output beside another one's input
 
-PairFunction = Callable[[np.ndarray, np.ndarray], float]
+PairFunction = Callable[[Any, Any], float]
+
+
+@dataclass(frozen=True)
+class PairMeasure:
+    """A measure of two pictures (H,W,3) in [0,1].
+
+    It compares what `prepare` has made of each: feature maps, or the picture itself.
+    """
+
+    name: str
+    title: str
+    better: str  # "low" or "high"
+    compare: PairFunction
+    prepare: Callable[[np.ndarray], Any] = lambda picture: picture
 
 
 def paired(fakes: PictureSet, folder: Path, flag: str) -> PictureSet:
@@ -51,90 +68,138 @@ def check_equal_sizes(fakes: PictureSet, others: PictureSet, what: str) -> None:
             )
 
 
-def pair_functions(args: argparse.Namespace, kind: str) -> dict[str, tuple[str, str, PairFunction]]:
-    """The measures of pairs or of truths that can be had: name -> title, which way is better, the function."""
-    functions = {m.name: (m.title, m.better, m.function) for m in of_kind(kind)}
+def pair_measures(args: argparse.Namespace, kind: str, device: torch.device) -> list[PairMeasure]:
+    """The measures of pairs or of truths that can be had."""
+    found = [PairMeasure(m.name, m.title, m.better, m.function) for m in of_kind(kind)]
+
     if kind == "pairs" and args.vgg_weights:
-        net = VGG16Features(STRUCTURE_LAYERS, args.vgg_weights)
-        function = _on_features(net, self_similarity_distance)
-        functions["self_similarity"] = ("self-similarity", "low", function)
+        encode = encoder(STRUCTURE_LAYERS, args.vgg_weights, device)
+        compare = of_features(self_similarity_distance)
+        found.append(
+            PairMeasure("self_similarity", "self-similarity", "low", compare, prepare=encode)
+        )
+
     if kind == "truths" and args.lpips:
         if not args.vgg_weights:
             raise UserError("--lpips needs VGG16 as well: give --vgg_weights imagenet or PATH")
-        weights = read_lpips(args.lpips)
-        net = VGG16Features(LPIPS_LAYERS, args.vgg_weights)
-        functions["lpips"] = (
-            "LPIPS",
-            "low",
-            _on_features(net, lambda one, other: lpips(one, other, weights)),
-        )
-    return functions
+        weights = [weight.to(device) for weight in read_lpips(args.lpips)]
+        encode = encoder(LPIPS_LAYERS, args.vgg_weights, device)
+        compare = of_features(partial(lpips, weights=weights))
+        found.append(PairMeasure("lpips", "LPIPS", "low", compare, prepare=encode))
+    return found
 
 
-def _on_features(
-    net: torch.nn.Module, distance: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
-) -> PairFunction:
-    """A measure of two pictures from one of their feature maps."""
+def encoder(
+    layers: Sequence[int], weights: str, device: torch.device
+) -> Callable[[np.ndarray], list[Tensor]]:
+    """What computes VGG16's feature maps (1,C,H,W) of a picture (H,W,3) in [0,1]."""
+    net = VGG16Features(layers, weights).to(device)
 
-    def function(one: np.ndarray, other: np.ndarray) -> float:
-        pictures = np.stack([one, other]).astype(np.float32) * 2 - 1
+    def encode(picture: np.ndarray) -> list[Tensor]:
+        pixels_HWC = torch.from_numpy(picture.astype(np.float32) * 2 - 1)
         with torch.inference_mode():
-            maps = net(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous())
-            found = distance([m[:1] for m in maps], [m[1:] for m in maps])
-        return float(found)
+            return net(pixels_HWC.permute(2, 0, 1)[None].contiguous().to(device))
 
-    return function
+    return encode
+
+
+def of_features(distance: Callable[[list[Tensor], list[Tensor]], Tensor]) -> PairFunction:
+    """A distance of feature maps, as a number."""
+
+    def compare(one: list[Tensor], other: list[Tensor]) -> float:
+        with torch.inference_mode():
+            return float(distance(one, other))
+
+    return compare
 
 
 def pair_figures(
-    args: argparse.Namespace, fakes: PictureSet, others: PictureSet, kind: str
+    args: argparse.Namespace, runtime: Runtime, fakes: PictureSet, others: PictureSet, kind: str
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Every measure of this kind as a mean over pictures with its interval and its floor; and picture by picture.
 
     The floor of correspondence is an output beside the input of another; with one picture there is none.
     """
-    functions = pair_functions(args, kind)
-    rows, unrelated = [], []
-    for index in range(len(fakes)):
-        fake, other = fakes.unit(index), others.unit(index)
-        rows.append({name: of(fake, other) for name, (_, _, of) in functions.items()})
-
-        stranger = others.unit((index + 1) % len(fakes)) if len(fakes) > 1 else None
-        if kind == "pairs" and stranger is not None and stranger.shape == fake.shape:
-            unrelated.append({name: of(fake, stranger) for name, (_, _, of) in functions.items()})
+    measures = pair_measures(args, kind, runtime.device)
+    of_strangers = kind == "pairs" and len(fakes) > 1
+    work = partial(compare_pairs, measures, fakes, others, of_strangers)
+    compared = runtime.spread(work, range(len(fakes)))
+    rows = [row for row, _ in compared]
+    unrelated = [row for _, row in compared if row]
 
     found = {}
-    for name, (title, better, _) in functions.items():
-        values = np.array([row[name] for row in rows])
-        entry = {"title": title, "better": better, "value": float(values.mean())}
+    for measure in measures:
+        values = np.array([row[measure.name] for row in rows])
+        entry = {"title": measure.title, "better": measure.better, "value": float(values.mean())}
         entry["n"] = {"fake": len(values)}
         if args.bootstrap:
             entry |= bootstrap.of_mean(values, args.bootstrap, args.seed)
         if unrelated:
-            floor = float(np.mean([row[name] for row in unrelated]))
+            floor = float(np.mean([row[measure.name] for row in unrelated]))
             entry["floors"] = {UNRELATED: {"value": floor, "n": {"fake": len(unrelated)}}}
-        found[name] = entry
+        found[measure.name] = entry
     return found, rows
 
 
+def compare_pairs(
+    measures: Sequence[PairMeasure],
+    fakes: PictureSet,
+    others: PictureSet,
+    of_strangers: bool,
+    indices: Sequence[int],
+) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
+    """What the measures find of these outputs beside their own partners and, where asked for, beside the next one's.
+
+    A partner of another size than the output is no such stranger; its row is empty.
+    """
+
+    def prepared(pictures: PictureSet, index: int) -> dict[str, Any]:
+        picture = pictures.unit(index)
+        return {measure.name: measure.prepare(picture) for measure in measures}
+
+    def compared(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+        return {m.name: m.compare(one[m.name], other[m.name]) for m in measures}
+
+    following = None  # the partner of the next output, once it is prepared
+    for index in indices:
+        fake = prepared(fakes, index)
+        own = following or prepared(others, index)
+        following, row = None, {}
+
+        after = (index + 1) % len(fakes)
+        if of_strangers and fakes.sizes[index] == others.sizes[after]:
+            following = prepared(others, after)
+            row = compared(fake, following)
+        yield compared(fake, own), row
+
+
 def truth_figures(
-    args: argparse.Namespace, fakes: PictureSet, truths: PictureSet, inputs: PictureSet
+    args: argparse.Namespace,
+    runtime: Runtime,
+    fakes: PictureSet,
+    truths: PictureSet,
+    inputs: PictureSet,
 ) -> dict[str, Any]:
     """The score against the truth, errors by region, and the measures of truths with the floor of doing nothing.
 
     Raises:
         UserError: input and truth do not differ anywhere.
     """
-    figures, rows = pair_figures(args, fakes, truths, "truths")
-    copies, _ = pair_figures(args, inputs, truths, "truths")
+    figures, rows = pair_figures(args, runtime, fakes, truths, "truths")
+    copies, _ = pair_figures(args, runtime, inputs, truths, "truths")
     for name, entry in figures.items():
         entry["floors"] = {"inputs": {key: copies[name][key] for key in ("value", "n")}}
 
-    images = []
+    def compare_images(indices: Sequence[int]) -> Iterator[dict[str, Any]]:
+        for index in indices:
+            yield compare_image(fakes.unit(index), truths.unit(index), inputs.unit(index))
+
     names = list(images_by_name(fakes.folder))
-    for index, name in enumerate(names):
-        errors = compare_image(fakes.unit(index), truths.unit(index), inputs.unit(index))
-        images.append({"name": name, **errors, **rows[index]})
+    compared = runtime.spread(compare_images, range(len(names)))
+    images = [
+        {"name": name, **errors, **row}
+        for name, errors, row in zip(names, compared, rows, strict=True)
+    ]
 
     errors = {who: [row[who]["error"] for row in images] for who in ("model", "copy")}
     try:

@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from tqdm import tqdm
 from data.image_file import in_threads
 from data.picture_set import PictureSet
 from util.errors import UserError
+from util.hardware.team import Team
 from util.metrics import bootstrap, duplicates
-from util.metrics.features import Inception, cached
+from util.metrics.features import Inception, Store
 from util.metrics.measures import Measure
 from util.metrics.suite import of_kind
 
@@ -43,37 +44,45 @@ class Judge:
     """Inception and a store of the features that it has found before.
 
     Args:
+        team: the processes that share the work.
         inception: the network.
         batch_size: pictures at once.
         store: folder of the features of real pictures; None keeps none.
     """
 
-    def __init__(self, inception: Inception, batch_size: int, store: Path | None) -> None:
-        self.inception, self.batch_size, self.store = inception, batch_size, store
+    def __init__(
+        self, team: Team, inception: Inception, batch_size: int, store: Path | None
+    ) -> None:
+        self.team, self.inception, self.batch_size = team, inception, batch_size
+        self.store = Store(store)
 
     def features(self, pictures: PictureSet, keep: bool = True) -> np.ndarray:
         """(N,D) features of a set, in its order."""
         parts = (self.inception.sha256, self.inception.layer, pictures.resize, pictures.checksum)
-        store = self.store if keep else None
+        if keep and (found := self.team.tell(self.store.find(*parts))) is not None:
+            return found
 
-        def compute() -> np.ndarray:
+        def encode(indices: Sequence[int]) -> np.ndarray:
             bar = tqdm(
-                decoded(pictures),
+                decoded(pictures, indices),
                 f"features of {pictures.folder}",
-                total=len(pictures),
+                total=len(indices),
                 unit="img",
                 leave=False,
-                disable=not sys.stderr.isatty(),
+                disable=not (self.team.is_main and sys.stderr.isatty()),
             )
             return self.inception.encode(bar, self.batch_size)
 
-        return cached(store, parts, compute)
+        features = np.stack(self.team.spread(encode, range(len(pictures))))
+        if keep and self.team.is_main:
+            self.store.keep(features, *parts)
+        return features
 
 
-def decoded(pictures: PictureSet) -> Iterator[Tensor]:
-    """The pictures of a set, decoded by threads, some ahead of their use."""
-    for first in range(0, len(pictures), CHUNK):
-        yield from in_threads(pictures.__getitem__, range(len(pictures))[first : first + CHUNK])
+def decoded(pictures: PictureSet, indices: Sequence[int]) -> Iterator[Tensor]:
+    """These pictures of a set, decoded by threads, some ahead of their use."""
+    for first in range(0, len(indices), CHUNK):
+        yield from in_threads(pictures.__getitem__, indices[first : first + CHUNK])
 
 
 def default_store() -> Path:

@@ -1,4 +1,4 @@
-"""How much memory is free."""
+"""How much memory is free, and how much recorded steps keep."""
 
 import torch
 
@@ -21,3 +21,16 @@ def free_memory(device: torch.device) -> int | None:
 
     kibibytes, *_ = lines["MemAvailable"].split()
     return int(kibibytes) * 1024
+
+
+def recorded_memory() -> int:
+    """Bytes that recorded steps keep for their next replay, which torch does not count as allocated.
+
+    Each recording has a pool of its own. What its tensors need stays reserved there, although torch calls most of it
+    free once the step is recorded.
+    """
+    kept = 0
+    for segment in torch.cuda.memory_snapshot():
+        if tuple(segment["segment_pool_id"]) != (0, 0):
+            kept += segment["total_size"] - segment["allocated_size"]
+    return kept

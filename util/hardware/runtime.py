@@ -1,13 +1,11 @@
-"""The only file that knows hardware: device, precision, layout, seeds, determinism and several processes.
+"""Where and how networks run: device, precision, layout, seeds, determinism, what is compiled and recorded.
 
 On one CPU everything here does nothing or the plain thing, so that models and the loop are written once.
 """
 
-import contextlib
 import os
 import platform
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,13 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
-from util.errors import UserError, is_main_process
 from util.hardware import provenance
 from util.hardware.batch_norm import share_batch_norms
-from util.hardware.watch import LostProcess, Watch, lost_text
-
-# values of --amp
-PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+from util.hardware.devices import choose_device, choose_precision, precision_name
+from util.hardware.memory import recorded_memory
+from util.hardware.team import Team
 
 
 @runtime_checkable
@@ -32,87 +28,6 @@ class Compilable(Protocol):
         """From now on run compiled code, or plain code again; values change by rounding alone."""
 
 
-def print_once(*lines: str) -> None:
-    """Print lines on the main process alone, at once."""
-    if is_main_process():
-        with contextlib.suppress(OSError):  # the terminal may have been closed
-            print(*lines, sep="\n", flush=True)
-
-
-def choose_device(gpu_ids: str | None, local_rank: int = 0) -> torch.device:
-    """The device that --gpu_ids asks for, the best one without the flag; of several, that of this process.
-
-    Raises:
-        UserError: the GPU does not exist, or several are named for one process.
-    """
-    count = torch.cuda.device_count()
-    if gpu_ids is None:
-        return torch.device("cuda", local_rank) if count else torch.device("cpu")
-    if gpu_ids == "-1":
-        return torch.device("cpu")
-
-    if "," in gpu_ids:
-        numbers = gpu_ids.split(",")
-        if "RANK" not in os.environ or local_rank >= len(numbers):
-            raise UserError(
-                f"--gpu_ids {gpu_ids}: one process drives one GPU; for several run "
-                f"torchrun --nproc_per_node {len(numbers)} train.py ..."
-            )
-        return choose_device(numbers[local_rank].strip())
-    if not gpu_ids.isdecimal():
-        raise UserError(f"--gpu_ids {gpu_ids}: expected the number of a GPU, or -1 for the CPU")
-    if int(gpu_ids) >= count:
-        there_are = f"{count} CUDA GPUs" if count > 1 else f"{count or 'no'} CUDA GPU"
-        raise UserError(
-            f"--gpu_ids {gpu_ids}: this machine has {there_are} that torch can use; "
-            "give -1 for the CPU, or leave the flag out to take the best device"
-        )
-    return torch.device("cuda", int(gpu_ids))
-
-
-def choose_precision(amp: str, device: torch.device, training: bool = False) -> torch.dtype | None:
-    """The type that --amp asks for, None for float32.
-
-    auto: bfloat16 on GPUs that compute in it and, to train, on CPUs that do; float32 elsewhere.
-    """
-    if amp != "auto":
-        return PRECISIONS[amp]
-
-    if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        able = training and cpu_computes_in_bf16()
-    return PRECISIONS["bf16" if able else "off"]
-
-
-def cpu_computes_in_bf16() -> bool:
-    """Whether the CPU has instructions for products in bfloat16 (AVX512-BF16, AMX); without them it is slower."""
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        supported = getattr(torch.cpu, name, None)  # not in every version of torch
-        if supported and supported():
-            return True
-    return False
-
-
-def plans_gpu(gpu_ids: str | None) -> bool:
-    """Whether --gpu_ids leads to a GPU; nothing is started."""
-    return set((gpu_ids or "").split(",")) != {"-1"} and torch.cuda.is_available()
-
-
-def planned_precision(gpu_ids: str | None, amp: str, tf32: bool, training: bool) -> str:
-    """In words, the precision in which networks will run that are asked for like this; nothing is started."""
-    on_gpu = plans_gpu(gpu_ids)
-    dtype = choose_precision(amp, torch.device("cuda" if on_gpu else "cpu"), training)
-    if dtype is None and on_gpu and tf32:
-        return "float32 with TF32 convolutions"
-    return precision_name(dtype)
-
-
-def precision_name(dtype: torch.dtype | None) -> str:
-    """bfloat16, float16 or, for None, float32."""
-    return str(dtype or torch.float32).removeprefix("torch.")
-
-
 def draw_as_plain_code() -> None:
     """Let compiled code draw the random numbers that plain code would draw, so that the two can be compared."""
     from torch._inductor import config  # slow to import, so only where something is compiled
@@ -120,20 +35,7 @@ def draw_as_plain_code() -> None:
     config.fallback_random = True
 
 
-def recorded_memory() -> int:
-    """Bytes that recorded steps keep for their next replay, which torch does not count as allocated.
-
-    Each recording has a pool of its own. What its tensors need stays reserved there, although torch calls most of it
-    free once the step is recorded.
-    """
-    kept = 0
-    for segment in torch.cuda.memory_snapshot():
-        if tuple(segment["segment_pool_id"]) != (0, 0):
-            kept += segment["total_size"] - segment["allocated_size"]
-    return kept
-
-
-class Runtime:
+class Runtime(Team):
     """Where and how the program runs; a null object on one CPU.
 
     Args:
@@ -149,7 +51,7 @@ class Runtime:
         cuda_graph: auto (on a GPU, for one process), on or off; record a training step once, then replay it.
 
     Attributes:
-        device, rank, world_size, is_main: this process and its place among all.
+        device: where this process computes; its place among all is the team's.
         amp_dtype: what autocast computes in, None for float32.
         memory_format: torch.channels_last or torch.contiguous_format, for images and networks.
         compiled: the parts of networks that run compiled code.
@@ -161,9 +63,7 @@ class Runtime:
         training: bool = False, tf32: bool = True, channels_last: str = "auto", compile: str = "auto",
         cuda_graph: str = "auto",
     ) -> None:  # fmt: skip
-        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
-        self.rank = int(os.environ.get("RANK", 0))
-        self.is_main = is_main_process()
+        super().__init__()
         self.device = choose_device(gpu_ids, int(os.environ.get("LOCAL_RANK", 0)))
         on_gpu = self.device.type == "cuda"
         if on_gpu:
@@ -192,12 +92,7 @@ class Runtime:
             # ours have none of these.
             torch.use_deterministic_algorithms(True, warn_only=True)
 
-        self.watch: Watch | None = None
-        if self.world_size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if on_gpu else "gloo")
-            self.watch = Watch(self.rank, self.world_size)
-            dist.barrier()
-            self.watch.start()
+        self.meet("nccl" if on_gpu else "gloo")
         torch.manual_seed(seed + self.rank)
 
     @classmethod
@@ -212,55 +107,6 @@ class Runtime:
             # could make up for in a small test set.
             speed |= {"compile": "on" if opt.compile == "on" else "off", "cuda_graph": "off"}
         return cls(opt.gpu_ids, opt.seed, opt.deterministic, **speed)
-
-    def __enter__(self) -> "Runtime":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        """Leave the other processes; an error that ends this one ends them too, and is told once."""
-        if error is None:
-            self.close()
-        elif self.watch is not None:
-            first = self.watch.fail(" ".join(str(error).split()) or type(error).__name__)
-            if isinstance(error, UserError):
-                error.shown = first
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Around what all processes do together: raises LostProcess where that fails since one of them is gone."""
-        try:
-            yield
-        except RuntimeError as error:
-            who = self.watch.explain() if self.watch else None
-            if who is None:
-                raise
-            raise LostProcess(lost_text(who)) from error
-
-    def as_one(self, action: Callable[[], None]) -> None:
-        """Let the main process do something while the others wait; raises on all of them what it raises there."""
-        error: Exception | None = None
-        if self.is_main:
-            try:
-                action()
-            except (UserError, OSError) as raised:
-                error = raised
-        if self.world_size > 1:
-            found = [error if error is None else str(error)]
-            with self.together():
-                dist.broadcast_object_list(found, src=0)
-            if error is None and found[0] is not None:
-                error = UserError(found[0])
-        if error is not None:
-            raise error
-
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all processes by rank, on the main one; elsewhere nothing."""
-        if self.world_size == 1:
-            return [value]
-        values = [None] * self.world_size if self.is_main else None
-        with self.together():
-            dist.gather_object(value, values)
-        return values or []
 
     def autocast(self) -> torch.autocast:
         """The context in which networks run: convolutions and matrix products in `amp_dtype`, weights in float32."""
@@ -313,62 +159,10 @@ class Runtime:
         """The parts of a module that --compile compiles."""
         return [part for part in module.modules() if isinstance(part, Compilable)]
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average gradients over all processes, in one message.
-
-        DistributedDataParallel expects one forward per backward and parameters that never freeze; a
-        GAN step does neither, so the average is taken here, between backward and step.
-        """
-        if self.world_size == 1:
-            return
-
-        grads = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([grad.flatten() for grad in grads])
-        with self.together():
-            dist.all_reduce(flat)
-        flat /= self.world_size
-
-        parts = flat.split([grad.numel() for grad in grads])
-        for grad, part in zip(grads, parts, strict=True):
-            grad.copy_(part.view_as(grad))
-
     def run_compiled(self, on: bool) -> None:
         """Let the compiled parts run compiled code, or plain code."""
         for part in self.compiled:
             part.compile_parts(on)
-
-    def any(self, flags: Tensor) -> Tensor:
-        """Element-wise "on any process" of a 0/1 tensor, or the largest number on any, in place."""
-        if self.world_size > 1:
-            with self.together():
-                dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return flags
-
-    def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Read 0-d tensors as numbers, averaged over processes, with a single wait for the device."""
-        if not values:
-            return {}
-
-        stacked = torch.stack([value.detach().float() for value in values.values()])
-        if self.world_size > 1:
-            with self.together():
-                dist.all_reduce(stacked)
-            stacked /= self.world_size
-        return dict(zip(values, stacked.tolist(), strict=True))
-
-    def barrier(self) -> None:
-        """Wait for all processes."""
-        if self.world_size > 1:
-            with self.together():
-                dist.barrier()
-
-    def agree(self, number: int, confer: bool) -> int:
-        """The number, the largest of all processes; several compare theirs only when `confer`, else it is 0."""
-        if self.world_size == 1:
-            return number
-        if not confer:
-            return 0
-        return int(self.any(torch.tensor(number, device=self.device)))
 
     def rng_state(self) -> list[dict[str, Tensor]]:
         """Random states of all processes, by rank."""
@@ -424,11 +218,3 @@ class Runtime:
     def versions(self) -> dict[str, str]:
         """What a result depends on: commit, library versions, hardware."""
         return provenance.versions(self.describe())
-
-    def close(self) -> None:
-        """Leave the other processes, once all have come so far."""
-        if self.world_size > 1 and dist.is_initialized():
-            self.barrier()
-            if self.watch is not None:
-                self.watch.leave()
-            dist.destroy_process_group()

@@ -26,12 +26,19 @@ class Inception:
         path: weights in torch-fidelity's layout; None: its own, from its cache or the web.
         layer: one of LAYERS; "2048" is the FID of the papers.
         flag: the option that names the weights, for messages.
+        device: where it computes; None: on a GPU where there is one.
 
     Raises:
         UserError: torch-fidelity or the weights are missing, or the layer needs weights that are NaN.
     """
 
-    def __init__(self, path: Path | None, layer: str, flag: str = "--inception") -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        layer: str,
+        flag: str = "--inception",
+        device: torch.device | None = None,
+    ) -> None:
         try:
             import torch_fidelity  # noqa: F401  (its parts may be there already when it is not)
             from torch_fidelity.utils import create_feature_extractor
@@ -47,7 +54,8 @@ class Inception:
         with open(self.path, "rb") as file:
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device or torch.device(best)
         self.net = create_feature_extractor(
             "inception-v3-compat",
             [layer],
@@ -98,20 +106,31 @@ class Inception:
         return dict(zip(numbers, features.float().cpu().numpy(), strict=True))
 
 
-def cached(folder: Path | None, parts: Sequence[Any], compute) -> np.ndarray:
-    """What `compute()` returns, kept in a file that is named after all it depends on; `folder` None: not kept."""
-    if folder is None:
-        return compute()
+class Store:
+    """A folder of arrays, each in a file that is named after all that it depends on.
 
-    name = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
-    path = folder / f"{name}.npy"
-    if path.is_file():
-        return np.load(path, allow_pickle=False)
+    Args:
+        folder: where they are; None: nothing is kept.
+    """
 
-    values = compute()
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, values, allow_pickle=False)
-    return values
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def find(self, *parts: Any) -> np.ndarray | None:
+        """What was kept for these; None where nothing was."""
+        path = self._path(parts)
+        return np.load(path, allow_pickle=False) if path and path.is_file() else None
+
+    def keep(self, values: np.ndarray, *parts: Any) -> None:
+        """Keep the values that depend on these."""
+        path = self._path(parts)
+        if path:
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, values, allow_pickle=False)
+
+    def _path(self, parts: Sequence[Any]) -> Path | None:
+        name = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+        return self.folder and self.folder / f"{name}.npy"
 
 
 def _weights(path: Path | None, flag: str) -> Path:

@@ -10,7 +10,6 @@ normalisation of inputs is that of ImageNet, which VGG16Features applies.
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from util.errors import UserError
@@ -23,7 +22,7 @@ LEAST = 1e-10  # of a feature's length
 
 def lpips(fake: Sequence[Tensor], truth: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     """Feature maps (B,C,H,W) of pictures and of their truths, weights (C,) per layer -> (B,)."""
-    total = torch.zeros(len(fake[0]))
+    total = fake[0].new_zeros(len(fake[0]))
     for one, other, weight in zip(fake, truth, weights, strict=True):
         squared_BCHW = (_unit(one) - _unit(other)).square()
         total = total + (squared_BCHW * weight[:, None, None]).sum(1).mean((1, 2))

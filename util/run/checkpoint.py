@@ -43,6 +43,7 @@ OF_NO_EFFECT = (
     "checkpoints",
     "speed",
 )  # groups of options that change nothing that is learned
+WHEN_TO_STOP = {"max_steps", "max_minutes"}  # which a run that has come to its end has no use for
 
 
 class Saved(Protocol):
@@ -220,6 +221,7 @@ class Checkpoint:
     def _refuse_changes(self, saved: dict[str, Any]) -> None:
         """Raise UserError where a finished run is asked to be another."""
         silent = {name for group in OF_NO_EFFECT for name in self.opt.groups.get(group, ())}
+        silent |= WHEN_TO_STOP
         changes = [
             f"--{name} {show_value(now)} (then {show_value(then)})"
             for name, (then, now) in differences(saved, self.opt).items()
