@@ -108,6 +108,8 @@ def add_judges(parser: argparse.ArgumentParser) -> None:
         "without this flag the two are left out"
     )
     add("--vgg_weights", metavar="WEIGHTS", help=text)
+    text = "backbone of DINO v1 for the self-similarity distance in its features"
+    add("--dino", type=Path, metavar="PATH", help=text)
     add("--lpips", type=Path, metavar="PATH", help="linear layers of LPIPS for VGG16, vgg.pth")
 
     text = "scale all images to squares of N pixels before anything is measured"
@@ -173,8 +175,10 @@ def said(args: argparse.Namespace, result: dict[str, Any]) -> list[str]:
         lines.append(
             f"{counts['fake']} images of {args.fake} against {counts['real']} of {args.real}"
         )
-    if args.input and not args.vgg_weights:
-        lines.append("self-similarity was left out: it needs --vgg_weights imagenet or PATH")
+    if args.input and not (args.vgg_weights or args.dino):
+        lines.append(
+            "self-similarity was left out: it needs --vgg_weights imagenet or PATH, or --dino PATH"
+        )
     return [*lines, *words.text_table(result["figures"]), "", result["markdown"], ""]
 
 

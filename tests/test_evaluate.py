@@ -17,6 +17,7 @@ from scripts import make_toy_dataset as toy
 from scripts.evaluate import main
 from tests.browser import BROWSER, Browser
 from tests.helpers import REPO, make_image_folder, run_command
+from tests.test_dino import backbone
 from util.errors import UserError
 from util.metrics import truth as metrics
 from util.metrics.features import Inception
@@ -567,16 +568,21 @@ def test_the_page_shows_everything_and_needs_nothing_else(tmp_path, sets):
         assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_self_similarity_and_lpips_are_measured_where_weights_are_given(run, evaluate, tmp_path):
+def test_encoders_judge_where_their_weights_are_given(run, evaluate, tmp_path):
     root, flags = run
     published = {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1) for i, w in enumerate(WIDTHS)}
     torch.save(published, tmp_path / "vgg.pth")
     lpips = ("--lpips", tmp_path / "vgg.pth")
     assert "--lpips needs VGG16 as well" in evaluate(*flags, *lpips)[2]
-    status, output, errors = evaluate(*flags, *lpips, "--vgg_weights", "random", "--bootstrap", "0")
+    torch.save(backbone(), tmp_path / "dino.pth")
+    judges = ("--vgg_weights", "random", "--dino", tmp_path / "dino.pth")
+    status, output, errors = evaluate(*flags, *lpips, *judges, "--bootstrap", "0")
     assert status == 0, errors
     record = json.loads((root / "results/horses/test_latest/truth.json").read_text())
     rows = record["images"]
     assert rows[0]["self_similarity"] == pytest.approx(0, abs=1e-6), "a copy of its input"
     assert rows[1]["lpips"] == pytest.approx(0, abs=1e-6) and rows[0]["lpips"] > 0.01
+    assert rows[0]["self_similarity_dino"] == pytest.approx(0, abs=1e-5)
+    assert rows[1]["self_similarity_dino"] > 0.01 and "self-similarity (DINO)" in output
     assert record["encoder"]["vgg"].startswith("random") and "SSIM" in output
+    assert record["encoder"]["dino"].startswith("dino.pth, sha256 ")

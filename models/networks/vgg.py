@@ -62,11 +62,9 @@ class VGG16Features(nn.Module):
         relus = [index for index, layer in enumerate(self.features) if isinstance(layer, nn.ReLU)]
         self.taps = [relus[index] for index in layers]
         self.channels = [self.features[tap - 1].out_channels for tap in self.taps]
-        # [-1,1] to ImageNet's normalisation in one step: ((x + 1) / 2 - mean) / std = x * scale + shift
-        mean = torch.tensor([0.485, 0.456, 0.406])
-        std = torch.tensor([0.229, 0.224, 0.225])
-        self.register_buffer("scale", (0.5 / std)[:, None, None], persistent=False)
-        self.register_buffer("shift", ((0.5 - mean) / std)[:, None, None], persistent=False)
+        scale, shift = imagenet_normalisation()
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
         self.eval()
 
     def train(self, mode: bool = True) -> "VGG16Features":
@@ -78,6 +76,13 @@ class VGG16Features(nn.Module):
         # (B,3,H,W): broadcasting repeats a grey image's one channel
         normalized = x * self.scale + self.shift
         return self.features.collect(normalized.to(self.features[0].weight.dtype), self.taps)
+
+
+def imagenet_normalisation() -> tuple[Tensor, Tensor]:
+    """Scale and shift (3,1,1) that take [-1,1] to ImageNet's normalisation, ((x + 1) / 2 - mean) / std, in one step."""
+    mean = torch.tensor([0.485, 0.456, 0.406])
+    std = torch.tensor([0.229, 0.224, 0.225])
+    return (0.5 / std)[:, None, None], ((0.5 - mean) / std)[:, None, None]
 
 
 def _convolutions(count: int) -> Chain:

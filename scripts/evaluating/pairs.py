@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.picture_set import PictureSet, images_by_name, partners
-from models.networks.vgg import LAYER_NAMES, VGG16Features, describe_weights
+from models.networks.dino import DinoKeys
+from models.networks.vgg import LAYER_NAMES, VGG16Features, describe_file, describe_weights
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.metrics import bootstrap
@@ -73,27 +74,30 @@ def pair_measures(args: argparse.Namespace, kind: str, device: torch.device) -> 
     found = [PairMeasure(m.name, m.title, m.better, m.function) for m in of_kind(kind)]
 
     if kind == "pairs" and args.vgg_weights:
-        encode = encoder(STRUCTURE_LAYERS, args.vgg_weights, device)
+        encode = on_pictures(VGG16Features(STRUCTURE_LAYERS, args.vgg_weights), device)
         compare = of_features(self_similarity_distance)
         found.append(
             PairMeasure("self_similarity", "self-similarity", "low", compare, prepare=encode)
         )
+    if kind == "pairs" and args.dino:
+        encode = on_pictures(DinoKeys(args.dino), device)
+        compare = of_features(self_similarity_distance)
+        title = "self-similarity (DINO)"
+        found.append(PairMeasure("self_similarity_dino", title, "low", compare, prepare=encode))
 
     if kind == "truths" and args.lpips:
         if not args.vgg_weights:
             raise UserError("--lpips needs VGG16 as well: give --vgg_weights imagenet or PATH")
         weights = [weight.to(device) for weight in read_lpips(args.lpips)]
-        encode = encoder(LPIPS_LAYERS, args.vgg_weights, device)
+        encode = on_pictures(VGG16Features(LPIPS_LAYERS, args.vgg_weights), device)
         compare = of_features(partial(lpips, weights=weights))
         found.append(PairMeasure("lpips", "LPIPS", "low", compare, prepare=encode))
     return found
 
 
-def encoder(
-    layers: Sequence[int], weights: str, device: torch.device
-) -> Callable[[np.ndarray], list[Tensor]]:
-    """What computes VGG16's feature maps (1,C,H,W) of a picture (H,W,3) in [0,1]."""
-    net = VGG16Features(layers, weights).to(device)
+def on_pictures(net: nn.Module, device: torch.device) -> Callable[[np.ndarray], list[Tensor]]:
+    """What computes a frozen encoder's feature maps (1,C,h,w) of a picture (H,W,3) in [0,1]."""
+    net = net.to(device)
 
     def encode(picture: np.ndarray) -> list[Tensor]:
         pixels_HWC = torch.from_numpy(picture.astype(np.float32) * 2 - 1)
@@ -232,8 +236,11 @@ def mean_errors(errors: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def encoder_facts(args: argparse.Namespace) -> dict[str, str]:
-    """Which encoder judged correspondence."""
-    if not args.vgg_weights:
-        return {}
-    layers = ", ".join(LAYER_NAMES[index] for index in STRUCTURE_LAYERS)
-    return {"vgg": describe_weights(args.vgg_weights), "layers": layers}
+    """Which encoders judged correspondence."""
+    facts = {}
+    if args.vgg_weights:
+        layers = ", ".join(LAYER_NAMES[index] for index in STRUCTURE_LAYERS)
+        facts |= {"vgg": describe_weights(args.vgg_weights), "layers": layers}
+    if args.dino:
+        facts["dino"] = describe_file(args.dino)
+    return facts
