@@ -37,7 +37,7 @@ flags() {
         fastcut) flags=(--model cut --preset fastcut "${shared[@]}" "${patches[@]}") ;;
         negcut) flags+=("${shared[@]}" "${patches[@]}" --num_negatives 128) ;;
         hneg_src) flags+=("${shared[@]}" "${weighted[@]}") ;;
-        fsesim | lsesim) flags+=("${shared[@]}" "${vgg[@]}") ;;
+        fsesim | lsesim) flags+=("${shared[@]}" "${vgg[@]}" --lambda_identity 5) ;;
         dclgan | simdcl) flags+=("${shared[@]}" "${both_ways[@]}") ;;
         cycle_gan | distance_gan | self_distance | gcgan) flags+=("${shared[@]}") ;;
         munit | drit) flags+=("${styled[@]}") ;;

@@ -118,8 +118,9 @@ def test_the_same_command_on_a_finished_run_returns_at_once(whole):
     assert len(records(root)) == 12
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("after", [2, 5])
+@pytest.mark.parametrize(
+    ("number", "after"), [(signal.SIGKILL, 5), (signal.SIGTERM, 2), (signal.SIGINT, 5)]
+)
 def test_a_killed_run_ends_bit_identical(tmp_path, whole, number, after):
     """Killed in the middle of an epoch, before or after the first save; then the same command again."""
     root, _ = whole
