@@ -39,6 +39,7 @@ from scripts.comparing.facts import differing_options, measured, training_facts
 from scripts.comparing.made import made_column
 from scripts.comparing.page import Column, write_comparison
 from util.errors import UserError, exit_status
+from util.metrics.features import LAYERS
 from util.pages.files import Picture
 from util.pages.gallery import Gallery
 from util.parser import OptionParser
@@ -61,7 +62,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     text = "measure every run with scripts/evaluate.py and show the figures"
     parser.add("--measure", False, text)
     parser.add("--inception", None, "handed on to scripts/evaluate.py", metavar="PATH")
-    parser.add("--feature", None, "handed on to scripts/evaluate.py", choices=("2048", "768"))
+    parser.add("--feature", None, "handed on to scripts/evaluate.py", choices=LAYERS)
 
     args, rest = parser.parse_known_args(argv)
     args.given = {flag.split("=")[0] for flag in rest}

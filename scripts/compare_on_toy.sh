@@ -4,10 +4,12 @@
 #   bash scripts/compare_on_toy.sh                   some four minutes a method on a CPU core; again: goes on, or shows results
 #   bash scripts/compare_on_toy.sh cut cycle_gan
 #   SEED=1 bash scripts/compare_on_toy.sh cut        another seed, as runs of their own
+#   WITH="--n_epochs 15 --n_epochs_decay 15" bash scripts/compare_on_toy.sh cut     further flags, as a run of its own
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 set_up
 
 seed=${SEED:-0}
+read -ra further <<<"${WITH:-}"
 two_domains=(patchgcl cut fastcut negcut hneg_src fsesim lsesim dclgan simdcl cycle_gan munit drit distance_gan self_distance gcgan)
 pairs=(pix2pix)
 single_images=(sincut sinhneg sinsc sinpatchgcl)
@@ -64,8 +66,9 @@ for method; do
     flags "$method"
     draw "$kind"
     run=compare_${method}
+    ((${#further[@]} == 0)) || run+=_$(tr -cd '[:alnum:]_.' <<<"$WITH")
     ((seed == 0)) || run+=_seed$seed
-    $python train.py --dataroot "datasets/toy_$kind" --name "$run" "${common[@]}" "${flags[@]}"
+    $python train.py --dataroot "datasets/toy_$kind" --name "$run" "${common[@]}" "${flags[@]}" "${further[@]}"
     $python test.py --name "$run" --phase test
     $python scripts/evaluate.py --name "$run"
 done
