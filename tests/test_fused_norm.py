@@ -51,18 +51,39 @@ assert fused_norm.NormReluBorder.apply(x, 1e-5, True, 1).isnan().all()
 print("equal")
 """
 
+LOOP = """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def count(out, start, end, STEP: tl.constexpr):
+    found = 0
+    for _ in range(start * STEP, end, STEP):
+        found += 1
+    tl.store(out, found)
+
+
+count[(1,)](torch.zeros(1), 1, 9, STEP=2)
+"""
+
+
+def interpreted(tmp_path, script: str) -> subprocess.CompletedProcess:
+    """A script by Triton's interpreter, which has to be asked for before Triton is imported."""
+    path = tmp_path / "interpreted.py"
+    path.write_text(script)
+    env = environment({"TRITON_INTERPRET": "1", "PYTHONPATH": str(REPO)})
+    return subprocess.run(
+        [sys.executable, path], cwd=REPO, env=env, capture_output=True, text=True, timeout=300
+    )
+
 
 @pytest.mark.skipif(not fused_norm.has_triton(), reason="needs Triton")
-def test_the_kernels_compute_norm_relu_and_border_both_ways():
-    """By Triton's interpreter, which has to be asked for before Triton is imported."""
-    result = subprocess.run(
-        [sys.executable, "-c", INTERPRETED],
-        cwd=REPO,
-        env=environment({"TRITON_INTERPRET": "1"}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_the_kernels_compute_norm_relu_and_border_both_ways(tmp_path):
+    result = interpreted(tmp_path, INTERPRETED)
+    if result.returncode and "TypeError" in interpreted(tmp_path, LOOP).stderr:
+        pytest.skip("this Triton's interpreter cannot count with this NumPy")
     assert result.stdout == "equal\n", result.stderr
 
 
