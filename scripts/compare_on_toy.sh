@@ -26,7 +26,6 @@ styled=("${small[@]}" "${epochs[@]}" --ngf 16 --ndf 32 --lr 0.0005 --ema 0.99) #
 vgg=(--vgg_weights random --attn_layers "0,2,4" --num_patches 128)
 graphs=(--preset paper "${vgg[@]}" --lambda_GNN 1)
 patches=(--num_patches 128 --nce_layers "0,4,8,12,14" --lambda_NCE 4)
-weighted=("${patches[@]}" --lambda_HDCE 1 --lambda_SRC 0.2)
 both_ways=(--num_patches 128 --nce_layers "4,8,12,14")
 common_game=(--gan_mode lsgan --beta1 0.5 --beta2 0.999)
 
@@ -38,15 +37,16 @@ flags() {
         cut) flags+=("${shared[@]}" "${patches[@]}") ;;
         fastcut) flags=(--model cut --preset fastcut "${shared[@]}" "${patches[@]}") ;;
         negcut) flags+=("${shared[@]}" "${patches[@]}" --num_negatives 128) ;;
-        hneg_src) flags+=("${shared[@]}" "${weighted[@]}") ;;
+        hneg_src) flags+=("${shared[@]}" "${patches[@]}" --lambda_HDCE 2 --lambda_SRC 0.4) ;;
         fsesim | lsesim) flags+=("${shared[@]}" "${vgg[@]}" --lambda_identity 5) ;;
-        dclgan | simdcl) flags+=("${shared[@]}" "${both_ways[@]}") ;;
+        dclgan) flags+=("${shared[@]}" "${both_ways[@]}" --lambda_IDT 5) ;;
+        simdcl) flags+=("${shared[@]}" "${both_ways[@]}") ;;
         cycle_gan | distance_gan | self_distance | gcgan) flags+=("${shared[@]}") ;;
         munit | drit) flags+=("${styled[@]}") ;;
         pix2pix) kind=aligned flags+=("${shared[@]}") ;;
         sincut) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_NCE 1 --lambda_R1 0.01) ;;
-        sinhneg) kind=single flags+=("${crops[@]}" "${weighted[@]}" --lambda_R1 0.01) ;;
-        sinsc) kind=single flags+=("${crops[@]}" "${vgg[@]}") ;;
+        sinhneg) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_HDCE 1 --lambda_SRC 0.2 --lambda_R1 0.01) ;;
+        sinsc) kind=single flags+=("${crops[@]}" "${vgg[@]}" --lambda_identity 5) ;;
         sinpatchgcl) kind=single flags=(--model "$1" "${crops[@]}" "${graphs[@]}" --lambda_R1 0.01 "${common_game[@]}") ;;
         *)
             echo "error: $1 is no method of this table: ${two_domains[*]} ${pairs[*]} ${single_images[*]}" >&2
