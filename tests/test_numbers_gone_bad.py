@@ -131,10 +131,10 @@ def test_accuracy_is_logged_and_is_no_part_of_the_loss(tmp_path, method, judges)
     assert losses["D"] == pytest.approx(sum(losses[name] for name in judges), rel=1e-5)
 
 
-def test_accuracy_at_several_sizes_is_their_mean():
-    """One score right of two at the first size, all at the second; nothing where there is no line."""
-    real, fake = [torch.ones(2), torch.ones(8)], [torch.ones(2), torch.zeros(8)]
-    assert multiscale_accuracy(real, fake).item() == (1 / 2 + 1) / 2
+def test_accuracy_at_several_sizes_is_over_all_scores():
+    """All real scores are right, and eight of ten others; nothing where there is no line."""
+    real, fake = [torch.ones(1, 1, 1, 2), torch.ones(8)], [torch.ones(1, 1, 1, 2), torch.zeros(8)]
+    assert multiscale_accuracy(real, fake).item() == pytest.approx((1 + 8 / 10) / 2)
     assert multiscale_accuracy(real, fake, "wgangp") is None
 
 

@@ -33,11 +33,9 @@ def multiscale_discriminator_loss(
 def multiscale_accuracy(
     real: Sequence[Tensor], fake: Sequence[Tensor], mode: str = "lsgan"
 ) -> Tensor | None:
-    """The mean over sizes of `accuracy`, the share of scores that are right; None where the objective has no line."""
-    if OBJECTIVES[mode].line is None:
-        return None
-    shares = [accuracy(*scores, mode) for scores in zip(real, fake, strict=True)]
-    return torch.stack(shares).mean()
+    """`accuracy` over the scores of all sizes, each score counting once; None where the objective has no line."""
+    together = [torch.cat([part.detach().flatten() for part in scores]) for scores in (real, fake)]
+    return accuracy(*together, mode)
 
 
 def multiscale_generator_loss(fake: Sequence[Tensor], mode: str = "lsgan") -> Tensor:
