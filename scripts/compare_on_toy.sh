@@ -46,7 +46,7 @@ flags() {
         pix2pix) kind=aligned flags+=("${shared[@]}") ;;
         sincut) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_NCE 1 --lambda_R1 0.01) ;;
         sinhneg) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_HDCE 1 --lambda_SRC 0.2 --lambda_R1 0.01) ;;
-        sinsc) kind=single flags+=("${crops[@]}" "${vgg[@]}" --lambda_identity 5) ;;
+        sinsc) kind=single flags+=("${crops[@]}" "${vgg[@]}" --lambda_identity 5 --lambda_gradient 0.01) ;;
         sinpatchgcl) kind=single flags=(--model "$1" "${crops[@]}" "${graphs[@]}" --lambda_R1 0.01 "${common_game[@]}") ;;
         *)
             echo "error: $1 is no method of this table: ${two_domains[*]} ${pairs[*]} ${single_images[*]}" >&2
