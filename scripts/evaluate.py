@@ -284,7 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(args: argparse.Namespace) -> None:
     """Measure with the devices that --gpu_ids names; in full precision, so that figures are a CPU's."""
     start_processes(args.gpu_ids)
-    with Runtime(args.gpu_ids, args.seed, amp="off", tf32=False) as runtime:
+    plain = {"amp": "off", "tf32": False, "compile": "off", "cuda_graph": "off"}
+    with Runtime(args.gpu_ids, args.seed, **plain) as runtime:
         measure(args, runtime)
 
 

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -87,10 +88,11 @@ def test_the_figures_that_evaluate_writes_stand_in_the_table(fought, tmp_path, m
     root, both = fought
     figures = {"fid": {"value": 1.25, "n": {}}, "kid": {"value": 0.5, "n": {}}}
 
-    def measure(args):
+    def write(args):
         args.out.write_text(json.dumps({"figures": figures}))
 
-    monkeypatch.setattr(duel_module.evaluate, "measure", measure)
+    stands_in = create_autospec(duel_module.evaluate.evaluate, side_effect=write)  # called as it is
+    monkeypatch.setattr(duel_module.evaluate, "evaluate", stands_in)
     both.measure(tmp_path / "results", Path("inception.pth"), until=float("inf"))
     both.publish({})
     row = (root / "table.md").read_text().strip().splitlines()

@@ -72,18 +72,17 @@ def check_equal_sizes(fakes: PictureSet, others: PictureSet, what: str) -> None:
 def pair_measures(args: argparse.Namespace, kind: str, device: torch.device) -> list[PairMeasure]:
     """The measures of pairs or of truths that can be had."""
     found = [PairMeasure(m.name, m.title, m.better, m.function) for m in of_kind(kind)]
+    structure = of_features(self_similarity_distance)
 
     if kind == "pairs" and args.vgg_weights:
         encode = on_pictures(VGG16Features(STRUCTURE_LAYERS, args.vgg_weights), device)
-        compare = of_features(self_similarity_distance)
         found.append(
-            PairMeasure("self_similarity", "self-similarity", "low", compare, prepare=encode)
+            PairMeasure("self_similarity", "self-similarity", "low", structure, prepare=encode)
         )
     if kind == "pairs" and args.dino:
         encode = on_pictures(DinoKeys(args.dino), device)
-        compare = of_features(self_similarity_distance)
         title = "self-similarity (DINO)"
-        found.append(PairMeasure("self_similarity_dino", title, "low", compare, prepare=encode))
+        found.append(PairMeasure("self_similarity_dino", title, "low", structure, prepare=encode))
 
     if kind == "truths" and args.lpips:
         if not args.vgg_weights:

@@ -178,7 +178,7 @@ class Duel:
         out = folder / "measured.json"
         flags = ["--fake", str(folder / "images" / "fake_B"), "--real", str(target)]
         flags += ["--inception", str(inception), "--feature", FEATURE, "--out", str(out)]
-        evaluate.measure(evaluate.parse_arguments(flags))
+        evaluate.evaluate(evaluate.parse_arguments(flags))
         return json.loads(out.read_text())["figures"]
 
     def publish(self, facts: Mapping[str, Any]) -> None:
