@@ -98,7 +98,6 @@ class PatchGCLModel(OneSidedModel):
         group.add("--extra_self_loop", True, "self loops of weight 2 (release) instead of 1")
 
         # pooling
-        # pooling
         text = "the first pooling keeps 1 of this many nodes"
         group.add("--down_scale", 4, text, positive_int)
         text = "each further pooling keeps 1 of this many: 2 in the release, 4 in the paper"
@@ -216,9 +215,10 @@ class PatchGCLModel(OneSidedModel):
         return head
 
     def generate(self, real: Tensor) -> Tensor:
-        """One pass of G, which may give graphs of G's own features too."""
-        self.real_features = None
+        """One pass of G, and beside it one of VGG16; or graphs are of G's own features, which the same pass gives."""
         if self.opt.graph_features == "vgg":
+            with self.beside_the_rest(), torch.no_grad():
+                self.real_features = self.features(real)
             return self.netG(real)
 
         fake, self.real_features = translate_and_encode(self.netG, real, self.opt.nce_layers)
@@ -227,13 +227,13 @@ class PatchGCLModel(OneSidedModel):
     def compute_G_loss(self) -> dict[str, Tensor]:
         """Fool D, and keep each output's patch graph that of its input."""
         terms, opt = self.adversarial_terms(), self.opt
-        with torch.no_grad():
-            feats_in = self.real_features or self.features(self.real)
-
         weight = opt.lambda_GNN / (self.domains if opt.average_terms else 1)
-        losses = weight * self.graph_loss(self.fake, feats_in)
-        for name, loss_B in zip(("GNN", "GNN_Y"), losses.chunk(self.domains), strict=False):
-            terms[name] = loss_B.mean()
+        with self.beside_the_rest():
+            with torch.no_grad():
+                feats_in = self.real_features or self.features(self.real)
+            losses = weight * self.graph_loss(self.fake, feats_in)
+            for name, loss_B in zip(("GNN", "GNN_Y"), losses.chunk(self.domains), strict=False):
+                terms[name] = loss_B.mean()
         return terms
 
     def features(self, images: Tensor) -> list[Tensor]:

@@ -4,7 +4,8 @@ Both take turns of equal numbers of steps, from one seed, on the same images, so
 both. The next call with the same DIR goes on where this one stopped: their states lie in DIR/state, as train.py keeps
 them, so that `python train.py --checkpoints_dir DIR/state --name cut ...` may go on too. At the end both translate the
 test images, and KID-768 and FID-768 are taken where torch-fidelity and Inception's weights are at hand. DIR then holds
-results.json, table.md, losses.jsonl and pictures.jpg, which need no more than a few MiB, beside the states, which do.
+results.json, table.md, losses.jsonl, pictures.jpg and the translations of each method, patchgcl.tar and cut.tar (some
+10 MiB for 120 pictures), beside the states, which need more.
 
 The data set is --dataroot, or the one that scripts/gpu_pack.py has gathered. Flags after -- go to both methods.
 """

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from unittest.mock import create_autospec
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -78,6 +79,12 @@ def test_what_cannot_be_measured_is_told_and_the_rest_is_there(fought, tmp_path,
     both.publish({})
     assert len(both.amiss) == 2 and "give --inception FILE" in both.amiss[0]
     assert "- cut is not measured: " in (root / "table.md").read_text()
+
+    # so that it can be measured elsewhere
+    translated = unpack_data(root, tmp_path / "of_cut", "cut.tar")
+    for path in both.folders["cut"].glob("images/fake_B/*.png"):
+        packed = np.asarray(Image.open(translated / f"{path.stem}.webp"))
+        assert np.array_equal(packed, np.asarray(Image.open(path)))
     width, height = Image.open(root / "pictures.jpg").size
     assert width > height > 3 * 32, "inputs and two methods, four images side by side"
     both.measure(tmp_path / "results", Path("inception.pth"), until=0)

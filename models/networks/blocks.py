@@ -27,6 +27,9 @@ class InstanceNorm(nn.Module):
         self._check_size(x)
         return standardize(x, self.eps) if x.is_cuda else normalize_on_cpu(x, self.eps)
 
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"
+
     @staticmethod
     def _check_size(x: Tensor) -> None:
         if x.shape[-2] * x.shape[-1] == 1:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.blocks import InstanceNorm
-from models.networks.fused_norm import run_kernels, runs_kernels
+from models.networks.fused_layers import run_kernels, runs_kernels
 from models.networks.half_copies import CONVOLUTIONS, half_copy
 
 COMPILED_VARIANTS = 256  # of the code between convolutions: one per kind and shape
@@ -105,9 +105,10 @@ class Chain(nn.Sequential):
             bias = half_copy(self[before].bias)
 
         run = run_compiled() if self._runs_compiled else run_layers
-        alone = residual is None and bias is None and not _differentiated_twice
-        if alone and x.is_cuda and runs_kernels(part, x, partial(run, part, residual=None)):
-            return run_kernels(part, x)
+        if x.is_cuda and bias is None and not _differentiated_twice:
+            plain = partial(run, part)
+            if runs_kernels(part, x, plain, residual):
+                return run_kernels(part, x, residual)
         return run(part, x, residual, bias)
 
 
@@ -153,7 +154,10 @@ def convolve(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor, bare: bool = Fals
 
 
 def run_layers(
-    layers: Sequence[nn.Module], x: Tensor, residual: Tensor | None, bias: Tensor | None = None
+    layers: Sequence[nn.Module],
+    x: Tensor,
+    residual: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """(B,C,H,W), plus a `bias` (C,) of the convolution before, through layers, plus `residual` where there is one."""
     if bias is not None:

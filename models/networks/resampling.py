@@ -219,7 +219,7 @@ class _Double(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, filt: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,C,2H,2W)."""
         ctx.save_for_backward(filt)
-        return double(x)
+        return double(x).to(x.dtype)  # autocast would have it in float32
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:

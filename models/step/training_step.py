@@ -5,7 +5,7 @@ What a step changes on the host, the count of steps, changes in `finish_step`, w
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from data.deferred import images_of
 from models.networks.chain import dead_biases
 from models.networks.half_copies import HalfCopies
 from util.errors import UserError
+from util.hardware.beside import Beside
 from util.hardware.loss_scale import DynamicLossScale, create_loss_scale
 from util.hardware.runtime import Runtime
 
@@ -80,6 +81,7 @@ class TrainingStep:
         self._micro_batches: list[dict[str, Any]] = []
         self._loaded: int | None = None  # which micro-batch the last forward saw
         self._half_copies: HalfCopies | None = None
+        self._beside = Beside(self.device)
         self._loss_scale = create_loss_scale(runtime.amp_dtype, self.device)
 
         self._not_finite: dict[str, NotFinite] = {}
@@ -125,6 +127,13 @@ class TrainingStep:
         """
         self._update([*moves, *(Move((name,), loss) for name, loss in losses.items())])
 
+    def beside_the_rest(self) -> AbstractContextManager:
+        """Where work runs that needs nothing but this step's input or, in a loss, what `forward` has computed.
+
+        Not what another player's update has changed. A GPU then does it beside that update.
+        """
+        return self._beside.in_parallel()
+
     @torch.no_grad()
     def follow(self, follower: nn.Module, leader: nn.Module, momentum: float) -> None:
         """follower <- momentum * follower + (1 - momentum) * leader; whole numbers, such as counters, are copied."""
@@ -159,6 +168,7 @@ class TrainingStep:
             for move in moves:
                 self._go_backward(move)
 
+        self._beside.join()
         self._step(names)
         self._update_averages(names)
 
@@ -166,8 +176,10 @@ class TrainingStep:
         for index, batch in enumerate(self._micro_batches):
             if self._loaded != index:
                 self.load(batch)
+                self._beside.mark()
                 with self._autocast():
                     self.forward()
+                self._beside.mark()
                 self._loaded = index
             yield index
 
@@ -175,9 +187,12 @@ class TrainingStep:
         with _Frozen(self._others(move.players)):
             with self._autocast():
                 terms = move.loss()
+            parallel = self._beside.used
+            self._beside.join()
             total = sum(terms.values())
             share = self._loss_scale.scale(total / len(self._micro_batches))
             share.backward(retain_graph=move.keep_graph)
+            self._beside.used = parallel
         self._record(move.players[0], terms, total.detach())
 
     @contextmanager
@@ -295,7 +310,7 @@ class TrainingStep:
     def remember(self) -> Callable[[], None]:
         """Note all that a step changes; what is returned puts it back, to the bit and where it was."""
         tensors, random = self.changing_tensors(), self.runtime.rng_state()
-        values = [tensor.clone() for tensor in tensors]
+        values = [tensor.detach().clone() for tensor in tensors]  # autograd keeps no stream of this
         unused = [optimizer for optimizer in self.optimizers.values() if not optimizer.state]
         flags = dict(self._not_finite)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.networks import create_discriminator, create_generator
 from models.networks.blocks import InstanceNorm, standardize, standardized
 from models.networks.chain import Chain
-from models.networks.fused_norm import has_triton, run_kernels
+from models.networks.fused_layers import has_triton, run_kernels
 from models.networks.resampling import (
     BlurDown,
     BlurUp,
@@ -30,6 +30,7 @@ from scripts.benchmarking.step import Turns
 from scripts.benchmarking.survival import Failures
 from scripts.benchmarking.timing import Timing, speed_up, time_in_turns
 
+TRITON = "Triton's"  # kernels, which run where a trial shows that they win
 CLOSE = 1e-3  # largest relative difference of results in float32
 Form = Callable[[Tensor], Tensor | list[Tensor]]
 LAST = sum(count for count, _ in BLOCKS) - 1  # of VGG16's layers
@@ -123,8 +124,6 @@ def levers(side: int, place: dict[str, Any]) -> dict[str, tuple[Sequence[int], d
     }
     between = [norm, nn.ReLU(), ReflectionPad(1)]  # of a residual block's convolutions
     fused = {"one by one": nn.Sequential(*between)}
-    if place["device"].type == "cuda" and has_triton():
-        fused |= {"Triton's": partial(run_kernels, between)}
     passes = {
         "one pass": lambda x: netD(x),
         "one after the other": lambda x: torch.cat([netD(part) for part in x.chunk(2)]),
@@ -135,6 +134,12 @@ def levers(side: int, place: dict[str, Any]) -> dict[str, tuple[Sequence[int], d
     # the form that runs on every device
     halvings = {"convolution": down, "from slices": partial(sliced, down)}
     biases = {"bias not added": Chain(conv, norm), "bias added": nn.Sequential(conv, norm)}
+    if place["device"].type == "cuda" and has_triton():
+        borders |= {TRITON: partial(run_kernels, [ReflectionPad(1)])}
+        doublings |= {TRITON: partial(run_kernels, [BlurUp(128)])}
+        halvings |= {TRITON: partial(run_kernels, [down])}
+        norms |= {TRITON: partial(run_kernels, [norm])}
+        fused |= {TRITON: partial(run_kernels, between)}
     looks = {"frozen and cut": partial(perceive, vgg), "whole": partial(perceive_whole, whole)}
 
     return {

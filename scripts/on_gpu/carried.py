@@ -28,9 +28,9 @@ def found(carried: Path | None, pattern: str) -> Path | None:
     return files[0] if files else None
 
 
-def unpack_data(carried: Path, folder: Path) -> Path:
-    """The data set that was carried, unpacked."""
-    with tarfile.open(carried / DATA) as archive:
+def unpack_data(carried: Path, folder: Path, name: str = DATA) -> Path:
+    """The data set that was carried, or another file of images beside it, unpacked."""
+    with tarfile.open(carried / name) as archive:
         archive.extractall(folder, filter="data")
     return folder
 

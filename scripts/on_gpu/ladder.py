@@ -4,8 +4,10 @@ A check that fails is told, and the step is timed all the same: it is here to be
 as a claim.
 """
 
+import contextlib
+import copy
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -47,7 +49,7 @@ class Race:
         self.facts: dict[str, dict[str, Any]] = {}
         self.ids: list[Tensor] = []
         self.wanted: Probe | None = None
-        self._weights: Ours | None = None
+        self._weights: Ours | None = None  # the first step, which keeps what all begin with
 
     def enter(self, name: str) -> None:
         """One of our steps; the first is the reference."""
@@ -78,7 +80,17 @@ class Race:
             self.facts[name] = {"first_s": span.wall}
             self._compare(name, contestant, probe)
             self.contestants[name] = contestant
-            self.facts[name] |= memory(contestant, before)
+            with self._as_it_was(contestant):
+                self.facts[name] |= memory(contestant, before)
+
+    @contextlib.contextmanager
+    def _as_it_was(self, contestant: Contestant) -> Iterator[None]:
+        """Put weights back after the block: later steps begin with those of the first, whose own must not move on."""
+        networks = contestant.networks().values()
+        before = [copy.deepcopy(net.state_dict()) for net in networks]
+        yield
+        for net, state in zip(networks, before, strict=True):
+            net.load_state_dict(state)
 
     def _compare(self, name: str, contestant: Contestant, probe: Probe) -> None:
         """Note how far the step is from the reference, and a recorded one from its plain form."""

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from models.networks import create_discriminator, create_generator
-from models.networks.blocks import standardize
+from models.networks.blocks import InstanceNorm, standardize
+from models.networks.chain import run_layers
+from models.networks.fused_layers import run_kernels
 from models.networks.graph import GraphHead
-from models.networks.resampling import BlurDown, BlurUp, _Double, _Reflect
+from models.networks.resampling import BlurDown, BlurUp, ReflectionPad, _Double, _Reflect
 from models.step.cuda_graph import WARM_UP, CudaRecorder
 from scripts.checking.pictures import draw_pictures
 from scripts.on_gpu import recorded
@@ -66,8 +68,28 @@ def layers(setup: Setup) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
             """(B,C,H,W) -> (B,C,2H,2W)"""
             return _Double.apply(x, self.filt.to(x.dtype))
 
-    shape = (2, 64, side, side)
-    return {
+    class Kernels(nn.Module):
+        """Layers by Triton's kernels on a GPU, as they are on a CPU; `adds` the input itself."""
+
+        def __init__(self, *part: nn.Module, adds: bool = False) -> None:
+            super().__init__()
+            self.part, self.adds = nn.ModuleList(part), adds
+
+        def forward(self, x: Tensor) -> Tensor:
+            """(B,C,H,W)"""
+            run = run_kernels if x.is_cuda else run_layers
+            return run(list(self.part), x, x if self.adds else None)
+
+    shape, norm = (2, 64, side, side), InstanceNorm()
+    between = {
+        "norm, ReLU, border": Kernels(norm, nn.ReLU(), ReflectionPad(1)),
+        "norm, leaky ReLU, halving": Kernels(norm, nn.LeakyReLU(0.2), BlurDown(64)),
+        "norm, ReLU, doubling": Kernels(norm, nn.ReLU(), BlurUp(64)),
+        "norm, residual": Kernels(norm, adds=True),
+        "border alone": Kernels(ReflectionPad(3)),
+    }
+    kernels = {f"kernels: {name}": (layer, shape) for name, layer in between.items()}
+    return kernels | {
         "border of 1": (Call(lambda x: _Reflect.apply(x, 1)), shape),
         "border of 3": (Call(lambda x: _Reflect.apply(x, 3)), shape),
         "doubling": (Doubled(64), shape),
@@ -122,7 +144,9 @@ def compare_head(notes: Notes) -> None:
     def values(head: nn.Module, move: Callable[[Tensor], Tensor]) -> list[Tensor]:
         leaves = [move(f).detach().requires_grad_() for f in feats]
         levels = head(leaves, [move(f) for f in other], [i.to(leaves[0].device) for i in ids])
-        total = sum(z.pow(2).mean() for z in flattened(levels))
+        total = sum(
+            z.pow(3).mean() for z in flattened(levels)
+        )  # rows have length 1: squares are constant
         return [total.detach(), *torch.autograd.grad(total, leaves)]
 
     wanted = values(exact, lambda x: x.double())

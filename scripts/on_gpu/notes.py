@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ class Notes:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.began = path, time.monotonic()
         self.figures: dict[str, Any] = {}
         self.findings: list[tuple[bool, str]] = []
         self.tables: dict[str, list[list[Any]]] = {}
@@ -33,7 +34,8 @@ class Notes:
     def find(self, good: bool, line: str) -> None:
         """Note a line, and print it."""
         self.findings.append((good, line))
-        print(f"{'ok   ' if good else 'AMISS'} {line}", flush=True)
+        passed = time.monotonic() - self.began
+        print(f"{passed:6.1f} s {'ok   ' if good else 'AMISS'} {line}", flush=True)
         self.write()
 
     def row(self, table: str, **cells: Any) -> None:

@@ -27,11 +27,11 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("facts", 15, "what the machine is, and what it could do at best"),
-    Stage("recipes", 70, "every recipe, recorded against plain steps"),
-    Stage("layers", 20, "layers against float64; a CPU's run taken up"),
-    Stage("ladder", 110, "the step, lever by lever, beside the released networks"),
-    Stage("kernels", 25, "where a recorded step spends its time", 1),
-    Stage("compiled", 130, "the compiled and recorded step", 2),
+    Stage("recipes", 100, "every recipe, recorded against plain steps"),
+    Stage("layers", 25, "layers against float64; a CPU's run taken up"),
+    Stage("ladder", 100, "the step, lever by lever, beside the released networks"),
+    Stage("kernels", 20, "where a recorded step spends its time", 1),
+    Stage("compiled", 100, "the compiled and recorded step", 2),
     Stage("batches", 45, "larger batches", 4),
     Stage("translating", 40, "images a second through test.py", 3),
     Stage("levers", 40, "each lever beside its plain form", 5),

@@ -1,7 +1,5 @@
 """Stage: images a second: G alone, launched and recorded, and test.py from files to files."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,13 +10,13 @@ from options import TestOptions, parse
 from scripts.benchmarking.captured import Captured
 from scripts.benchmarking.sweep import translation
 from scripts.benchmarking.timing import time_in_turns
+from scripts.checking.pictures import draw_pictures
 from scripts.on_gpu.notes import Notes
 from scripts.on_gpu.setup import RECORDED, Setup
 from util.pages import gallery
 
 BATCHES = (1, 8, 32)
 WRITERS = (4, 16)
-DRAW = Path(__file__).resolve().parent.parent / "make_toy_dataset.py"
 
 
 def run(setup: Setup, notes: Notes) -> None:
@@ -48,9 +46,7 @@ def time_generator(setup: Setup, notes: Notes, batch: int) -> None:
 def time_command(setup: Setup, notes: Notes) -> None:
     """test.py on pictures of one size, with fewer and more threads that write."""
     count, size = (8, 64) if setup.tiny else (200, 256)
-    folder = setup.folder / "pictures"
-    command = [sys.executable, str(DRAW), "--out", str(folder), "--size", str(size)]
-    subprocess.run([*command, "--train", "1", "--test", str(count)], check=True)
+    folder = draw_pictures(setup.folder / "pictures", count, (size, size))
     run_folder = untrained(setup, folder)
 
     for writers in WRITERS:

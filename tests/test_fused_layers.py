@@ -1,0 +1,134 @@
+"""The Triton kernels of what lies between convolutions: what they compute, and that only a trial lets them run."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from models.networks import fused_layers
+from models.networks.blocks import AffineInstanceNorm, InstanceNorm
+from models.networks.resampling import BlurUp, ReflectionPad
+from tests.helpers import REPO, environment
+
+INTERPRETED = """
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.networks import chain, fused_layers
+from models.networks.blocks import AffineInstanceNorm, InstanceNorm
+from models.networks.resampling import BlurDown, BlurUp, ReflectionPad
+
+assert "models.networks.fused_kernels" not in sys.modules, "imported where nothing asked for it"
+fused_layers.PIXELS, fused_layers.CHANNELS = 8, 4  # several tiles, and parts of them
+norm, relu, leaky = InstanceNorm(), nn.ReLU(), nn.LeakyReLU(0.2)
+cases = [
+    ((2, 5, 4, 6), [norm, relu, ReflectionPad(1)], False, torch.float32),
+    ((1, 3, 2, 3), [norm, relu, ReflectionPad(1)], False, torch.float32),  # each pixel is mirrored twice
+    ((2, 6, 7, 5), [norm, ReflectionPad(3)], False, torch.float32),
+    ((1, 4, 9, 8), [norm, relu], False, torch.float16),
+    ((2, 5, 4, 6), [norm, leaky], False, torch.float32),
+    ((2, 5, 4, 6), [norm], True, torch.float32),
+    ((1, 4, 3, 8), [norm, relu, BlurDown(4)], False, torch.float32),
+    ((2, 3, 5, 6), [ReflectionPad(1)], False, torch.float32),
+    ((2, 3, 4, 3), [BlurDown(3)], False, torch.float32),
+    ((1, 3, 2, 7), [BlurDown(3)], False, torch.float32),
+    ((2, 3, 3, 4), [BlurUp(3)], False, torch.float32),
+    ((1, 5, 2, 5), [norm, leaky, BlurUp(5)], False, torch.float32),
+]
+for shape, part, adds, dtype in cases:
+    inputs = [(3 + 2 * torch.randn(shape)).to(dtype) for _ in range(2 if adds else 1)]
+    inputs = [x.to(memory_format=torch.channels_last).requires_grad_() for x in inputs]
+    y = fused_layers.kernel_form(part, adds)(*inputs)
+    slope = torch.randn(y.shape).to(dtype)
+    y.backward(slope)
+
+    exact = [x.detach().double().contiguous().requires_grad_() for x in inputs]
+    expected = chain.run_layers([layer.double() for layer in part], *exact)
+    expected.backward(slope.double())
+
+    close = 1e-5 if dtype == torch.float32 else 2e-3
+    found = [y, *(x.grad for x in inputs)]
+    for one, wanted in zip(found, [expected, *(x.grad for x in exact)], strict=True):
+        assert one.dtype == dtype and one.is_contiguous(memory_format=torch.channels_last), part
+        torch.testing.assert_close(one.double(), wanted, rtol=close, atol=close, msg=str(part))
+
+x = torch.full((1, 4, 2, 2), float("nan")).to(memory_format=torch.channels_last)
+assert fused_layers.kernel_form([norm, relu, ReflectionPad(1)])(x).isnan().all()
+print("equal")
+"""
+
+LOOP = """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def count(out, start, end, STEP: tl.constexpr):
+    found = 0
+    for _ in range(start * STEP, end, STEP):
+        found += 1
+    tl.store(out, found)
+
+
+count[(1,)](torch.zeros(1), 1, 9, STEP=2)
+"""
+
+
+def interpreted(tmp_path, script: str) -> subprocess.CompletedProcess:
+    """A script by Triton's interpreter, which has to be asked for before Triton is imported."""
+    path = tmp_path / "interpreted.py"
+    path.write_text(script)
+    env = environment({"TRITON_INTERPRET": "1", "PYTHONPATH": str(REPO)})
+    return subprocess.run(
+        [sys.executable, path], cwd=REPO, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.skipif(not fused_layers.has_triton(), reason="needs Triton")
+def test_the_kernels_compute_what_layers_do_both_ways(tmp_path):
+    result = interpreted(tmp_path, INTERPRETED)
+    if result.returncode and "TypeError" in interpreted(tmp_path, LOOP).stderr:
+        pytest.skip("this Triton's interpreter cannot count with this NumPy")
+    assert result.stdout == "equal\n", result.stderr
+
+
+def test_only_layers_that_the_kernels_know_are_theirs():
+    norm, relu, border = InstanceNorm(), nn.ReLU(), ReflectionPad(1)
+    for part in ([norm], [norm, nn.LeakyReLU(0.2)], [norm, relu, border], [border], [BlurUp(3)]):
+        assert fused_layers.kernel_form(part)
+    assert fused_layers.kernel_form([norm], adds=True)
+
+    for other in ([], [relu], [nn.BatchNorm2d(3), relu], [norm, relu, norm], [border, relu]):
+        assert fused_layers.kernel_form(other) is None
+    assert fused_layers.kernel_form([AffineInstanceNorm(3)]) is None
+    for part in ([norm, relu], [norm, border], [border]):
+        assert fused_layers.kernel_form(part, adds=True) is None
+    assert not fused_layers.runs_kernels([norm], torch.rand(1, 3, 4, 4), pytest.fail)  # no GPU
+
+
+def raising(x):
+    raise RuntimeError("no such architecture")
+
+
+@pytest.mark.parametrize(
+    ("kernels", "took", "wins"),
+    [
+        (torch.relu, (0.9, 1.0), True),
+        (torch.relu, (0.99, 1.0), False),
+        (lambda x: 1.1 * torch.relu(x), (0.5, 1.0), False),
+        (lambda x: torch.relu(x).detach() + 0 * x, (0.5, 1.0), False),
+        (raising, (0.5, 1.0), False),
+    ],
+    ids=["faster", "no faster", "another result", "another gradient", "an error"],
+)
+def test_kernels_run_only_where_a_trial_shows_that_they_win(monkeypatch, kernels, took, wins):
+    times = {id(kernels): took[0], id(nn.functional.relu): took[1]}
+    monkeypatch.setattr(fused_layers, "milliseconds", lambda form, inputs: times[id(form)])
+    x = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    assert fused_layers.compare(kernels, nn.functional.relu, (x,))[0] == wins
