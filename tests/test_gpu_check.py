@@ -5,16 +5,20 @@ import re
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from scripts import gpu_check
+from scripts.benchmarking.contest import Settings
+from scripts.benchmarking.device import Device
 from scripts.checking.pictures import draw_pictures
-from scripts.on_gpu import layers, recipes, recorded
+from scripts.on_gpu import ladder, layers, recipes, recorded
 from scripts.on_gpu.conduct import Conductor
 from scripts.on_gpu.notes import Notes, read_notes
 from scripts.on_gpu.plan import STAGES, limit_of, still_fitting
+from scripts.on_gpu.setup import TINY
 from tests.helpers import run_command
 
 # a stage that writes what it finds, and then does what it is told
@@ -186,4 +190,26 @@ def test_all_recipes_are_compared_in_both_precisions():
 def test_errors_of_layers_are_relative_and_never_overlooked():
     assert layers.relative(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 5.0])) == pytest.approx(0.2)
     nan = float("nan")
-    assert layers.larger(0.1, nan) != layers.larger(0.1, nan) and layers.larger(0.1, 0.3) == 0.3
+    assert layers.worst([0.1, nan, 0.3]) != layers.worst([0.1, nan, 0.3])
+    assert layers.worst([0.1, 0.3, 0.2]) == 0.3
+    assert layers.typical([0.1, 9.0, 0.2]) == 0.2 and layers.typical([nan, 0.1, 0.2]) == 0.2
+
+
+def test_every_step_of_the_ladder_begins_with_the_same_weights(tmp_path, monkeypatch):
+    """Memory is measured over steps that learn, which must not move what later steps are compared with."""
+
+    def learn(contestant, before):
+        contestant.step()
+        return {}
+
+    monkeypatch.setattr(ladder, "held", dict)
+    monkeypatch.setattr(ladder, "memory", learn)
+    device = Device("cpu")
+    settings = Settings(device, 64, vgg_weights="random", flags=TINY.split())
+    setup = SimpleNamespace(device=device, settings=lambda: settings)
+    notes = Notes(tmp_path / "notes.json")
+    race = ladder.Race(setup, notes)
+    for name in ("fp32", "tf32"):
+        race.enter(name)
+    assert [good for good, _ in notes.findings] == [True, True], notes.findings
+    assert "cosine of G's gradient 1.00000, losses 0.0e+00 off" in notes.findings[1][1]

@@ -10,6 +10,9 @@ Only models/networks/fused_layers.py imports this file, and only where Triton is
 import triton
 import triton.language as tl
 
+# maps of other sizes are no reason to compile a kernel anew
+SIZES = ["height", "width", "pixels", "per_split", "splits"]
+
 # -- places --------------------------------------------------------------------------------------------------------
 
 
@@ -50,16 +53,6 @@ def store(y, value, pixel, channel, mask, channels):
 
 
 # -- instance norm, activation, border; or instance norm and what is added to it -------------------------------------
-
-
-@triton.jit
-def activated(value, SLOPE: tl.constexpr):
-    """Values below 0 times SLOPE: 0 for ReLU, 1 for none. What is not a number stays so."""
-    if SLOPE == 0.0:
-        value = tl.where(value < 0, 0.0, value)
-    elif SLOPE != 1.0:
-        value = tl.where(value < 0, SLOPE * value, value)
-    return value
 
 
 @triton.jit
@@ -118,19 +111,17 @@ def of_image(
 
 
 @triton.jit
-def normal_and_slope(
-    grad, x, mean, scale, pixel, channel, mask, height, width, channels,
-    SLOPE: tl.constexpr, PAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+def normal_and_gradient(
+    grad, x, mean, scale, slope, pixel, channel, mask, height, width, channels,
+    PAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """The normalised map, and its gradient, at pixels (BP,BC); what the mask leaves out has no meaning."""
     normal = (load(x, pixel, channel, mask, channels) - mean[None, :]) * scale[None, :]
-    slope = unpadded_gradient(grad, pixel, channel, mask, height, width, channels, PAD, BP, BC)
-    if SLOPE != 1.0:
-        slope = tl.where(normal > 0, slope, SLOPE * slope)
-    return normal, slope
+    gradient = unpadded_gradient(grad, pixel, channel, mask, height, width, channels, PAD, BP, BC)
+    return normal, tl.where(normal > 0, gradient, slope * gradient)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def sum_map(x, partial, pixels, channels, per_split, splits, BP: tl.constexpr, BC: tl.constexpr):
     """Sums of an image's values and of their squares, both less its first pixel's, over one part of its pixels."""
     image, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -154,10 +145,10 @@ def sum_map(x, partial, pixels, channels, per_split, splits, BP: tl.constexpr, B
     tl.store(place + channels, squares, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def normalize(
-    x, residual, partial, y, moments, height, width, channels, splits, eps,
-    SLOPE: tl.constexpr, PAD: tl.constexpr, ADDS: tl.constexpr, SPLITS: tl.constexpr,
+    x, residual, partial, y, moments, height, width, channels, splits, eps, slope,
+    PAD: tl.constexpr, ADDS: tl.constexpr, SPLITS: tl.constexpr,
     BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Writes a tile of the result, border included; the first tile also the image's mean and scale."""
@@ -182,16 +173,17 @@ def normalize(
     row = mirrored(target // columns - PAD, height)
     column = mirrored(target % columns - PAD, width)
     value = load(x, row * width + column, channel, mask, channels)
-    value = activated((value - mean[None, :]) * scale[None, :], SLOPE)
+    value = (value - mean[None, :]) * scale[None, :]
+    value = tl.where(value < 0, slope * value, value)  # what is not a number stays so
     if ADDS:
         value += load(residual + image * pixels * channels, target, channel, mask, channels)
     store(y + image * padded * channels, value, target, channel, mask, channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def sum_gradient(
-    grad, x, moments, partial, height, width, channels, per_split, splits,
-    SLOPE: tl.constexpr, PAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    grad, x, moments, partial, height, width, channels, per_split, splits, slope,
+    PAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Sums of the normalised map's gradient, and of it times the map, over one part of an image's pixels."""
     image, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -207,21 +199,21 @@ def sum_gradient(
     for start in range(split * per_split, end, BP):
         pixel = start + tl.arange(0, BP)
         mask = (pixel < end)[:, None] & inside[None, :]
-        normal, slope = normal_and_slope(
-            grad, x, mean, scale, pixel, channel, mask, height, width, channels, SLOPE, PAD, BP, BC
+        normal, gradient = normal_and_gradient(
+            grad, x, mean, scale, slope, pixel, channel, mask, height, width, channels, PAD, BP, BC
         )
-        total += tl.sum(slope, 0)
-        products += tl.sum(tl.where(mask, slope * normal, 0.0), 0)
+        total += tl.sum(gradient, 0)
+        products += tl.sum(tl.where(mask, gradient * normal, 0.0), 0)
 
     place = partial + (image * splits + split) * 2 * channels + channel
     tl.store(place, total, mask=inside)
     tl.store(place + channels, products, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def differentiate(
-    grad, x, moments, partial, out, height, width, channels, splits,
-    SLOPE: tl.constexpr, PAD: tl.constexpr, SPLITS: tl.constexpr,
+    grad, x, moments, partial, out, height, width, channels, splits, slope,
+    PAD: tl.constexpr, SPLITS: tl.constexpr,
     BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Writes a tile of the gradient of x: scale (g - mean g - n mean(g n)), n the normalised map."""
@@ -231,20 +223,21 @@ def differentiate(
     grad, x, mean, scale = of_image(
         grad, x, moments, image, channel, inside, height, width, channels, PAD
     )
-    mean_slope = summed(partial, image, 0, channel, inside, channels, splits, SPLITS) / pixels
+    mean_gradient = summed(partial, image, 0, channel, inside, channels, splits, SPLITS) / pixels
     mean_product = summed(partial, image, 1, channel, inside, channels, splits, SPLITS) / pixels
 
-    normal, slope = normal_and_slope(
-        grad, x, mean, scale, pixel, channel, mask, height, width, channels, SLOPE, PAD, BP, BC
+    normal, gradient = normal_and_gradient(
+        grad, x, mean, scale, slope, pixel, channel, mask, height, width, channels, PAD, BP, BC
     )
-    slope = (slope - mean_slope[None, :] - normal * mean_product[None, :]) * scale[None, :]
-    store(out + image * pixels * channels, slope, pixel, channel, mask, channels)
+    centred = gradient - mean_gradient[None, :] - normal * mean_product[None, :]
+    place = out + image * pixels * channels
+    store(place, centred * scale[None, :], pixel, channel, mask, channels)
 
 
 # -- a border alone ----------------------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def add_border(
     x, y, height, width, channels, PAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr
 ):  # fmt: skip
@@ -260,7 +253,7 @@ def add_border(
     store(y + image * padded * channels, value, target, channel, mask, channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def fold_border(
     grad, out, height, width, channels, PAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr
 ):  # fmt: skip
@@ -275,7 +268,7 @@ def fold_border(
 # -- halving: [1,2,1] x [1,2,1] / 16 on the mirrored map, every second pixel -------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def halve(x, y, height, width, channels, BP: tl.constexpr, BC: tl.constexpr):
     """Writes a tile of the halved map."""
     columns = (width + 1) // 2
@@ -306,7 +299,7 @@ def share_of_halves(position, size):
     return here, there
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def spread_halves(grad, out, height, width, channels, BP: tl.constexpr, BC: tl.constexpr):
     """The adjoint of `halve`."""
     pixels, columns = height * width, (width + 1) // 2
@@ -329,7 +322,7 @@ def spread_halves(grad, out, height, width, channels, BP: tl.constexpr, BC: tl.c
 # -- doubling: bilinear interpolation ----------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def double(x, y, height, width, channels, BP: tl.constexpr, BC: tl.constexpr):
     """Writes a tile of the doubled map: three quarters of the nearest pixel, one of the next, along each axis."""
     columns = 2 * width
@@ -348,7 +341,7 @@ def double(x, y, height, width, channels, BP: tl.constexpr, BC: tl.constexpr):
     store(y + image * doubled * channels, total * 0.0625, target, channel, mask, channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gather_doubles(grad, out, height, width, channels, BP: tl.constexpr, BC: tl.constexpr):
     """The adjoint of `double`: [1,3,3,1] x [1,3,3,1] / 16 on the gradient, its edges repeated."""
     pixels, columns = height * width, 2 * width

@@ -25,9 +25,10 @@ Inputs = tuple[Tensor, ...]
 FASTER = 0.98  # the kernels' time over the plain form's, at most
 CLOSE = 0.02  # relative difference of results and gradients, at most: half precision rounds at other places
 PIXELS, CHANNELS, WARPS = 128, 64, 8  # of a tile
-PARTS = 64  # in which an image's pixels are summed, at most
+PARTS = 64  # in which an image's pixels are summed, at most; a power of two
+FEWEST = 16  # channels that kernels are worth while for
 TURNS, REPEATS = 4, 8  # of a trial
-HOLD = 40_000_000  # cycles, some 20 ms, that a GPU is held while the host fills its queue
+HOLD = 20_000_000  # cycles, some 10 ms, that a GPU is held while the host fills its queue
 
 
 class Trial(NamedTuple):
@@ -124,7 +125,7 @@ def usable(part: Sequence[nn.Module], x: Tensor, residual: Tensor | None) -> boo
     alike = residual is None or (residual.shape == x.shape and residual.dtype == x.dtype)
     last = all(is_last(map_) for map_ in (x, residual) if map_ is not None)
     border = max((layer.width for layer in part if type(layer) is ReflectionPad), default=1)
-    fits = border < min(x.shape[2:]) and x[0].numel() < 2**29
+    fits = border < min(x.shape[2:]) and x[0].numel() < 2**29 and x.shape[1] >= FEWEST
     known = alike and last and fits and x.dtype != torch.float64
     return known and has_triton() and not torch.are_deterministic_algorithms_enabled()
 
@@ -221,8 +222,8 @@ class Normalize(torch.autograd.Function):
         fused_kernels.sum_map[launch.grid(launch.splits)](x, partial_sums, *shared, **launch.tile)
         fused_kernels.normalize[launch.grid_over(y)](
             x, x if residual is None else residual, partial_sums, y, moments,
-            launch.height, launch.width, launch.channels, launch.splits, eps,
-            SLOPE=slope, PAD=border, ADDS=residual is not None, SPLITS=launch.all_splits, **launch.tile,
+            launch.height, launch.width, launch.channels, launch.splits, eps, slope,
+            PAD=border, ADDS=residual is not None, SPLITS=PARTS, **launch.tile,
         )  # fmt: skip
 
         ctx.save_for_backward(x, moments)
@@ -240,15 +241,31 @@ class Normalize(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         partial_sums, out = launch.sums(), torch.empty_like(x)
         shared = (launch.height, launch.width, launch.channels)
-        how = {"SLOPE": ctx.slope, "PAD": ctx.border, **launch.tile}
+        how = {"PAD": ctx.border, **launch.tile}
 
         fused_kernels.sum_gradient[launch.grid(launch.splits)](
-            grad, x, moments, partial_sums, *shared, launch.per_split, launch.splits, **how
+            grad,
+            x,
+            moments,
+            partial_sums,
+            *shared,
+            launch.per_split,
+            launch.splits,
+            ctx.slope,
+            **how,
         )
         fused_kernels.differentiate[launch.grid_over(x)](
-            grad, x, moments, partial_sums, out, *shared, launch.splits,
-            SPLITS=launch.all_splits, **how,
-        )  # fmt: skip
+            grad,
+            x,
+            moments,
+            partial_sums,
+            out,
+            *shared,
+            launch.splits,
+            ctx.slope,
+            SPLITS=PARTS,
+            **how,
+        )
         return out, grad if ctx.adds else None, None, None, None
 
 
@@ -329,7 +346,6 @@ class Launch:
     Attributes:
         pixels, channels, height, width: of the map.
         splits, per_split: parts of an image that are summed on their own, and pixels of each.
-        all_splits: `splits`, or the next power of two.
         tile: pixels and channels that a program handles at once, and its warps.
     """
 
@@ -341,8 +357,7 @@ class Launch:
         parts = min(PARTS, -(-self.pixels // PIXELS))
         self.per_split = -(-self.pixels // parts)
         self.splits = -(-self.pixels // self.per_split)
-        self.all_splits = next_power(self.splits)
-        self.block = min(CHANNELS, next_power(self.channels))
+        self.block = min(CHANNELS, 1 << (self.channels - 1).bit_length())  # a power of two
         self.tile = {"BP": PIXELS, "BC": self.block, "num_warps": WARPS}
 
     def grid(self, parts: int) -> tuple[int, int, int]:
@@ -369,8 +384,3 @@ class Launch:
 
     def _memory(self, *size: int) -> Tensor:
         return torch.empty(size, dtype=torch.float32, device=self.x.device)
-
-
-def next_power(number: int) -> int:
-    """The number, or the next power of two."""
-    return 1 << (number - 1).bit_length()

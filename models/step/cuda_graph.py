@@ -134,6 +134,10 @@ class RecordedStep:
             self._give_up(f"a recorded step failed its trial: {unlike}")
 
     def _give_up(self, reason: str) -> None:
+        if self.model.beside.stop():  # a step in one piece may still do
+            self.say(f"--cuda_graph: no parts of a step run at the same time, since {reason}")
+            return
+
         self.failure = reason
         self.say(f"--cuda_graph: steps are run one by one, since {reason}")
 

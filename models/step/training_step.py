@@ -56,6 +56,7 @@ class TrainingStep:
         optimizers: name -> Adam of a player.
         losses: name -> 0-d tensor on the device, of the last step that computed it.
         steps: finished steps since the run began.
+        beside: the second queue of a GPU's work.
     """
 
     CYCLE = 1
@@ -81,7 +82,7 @@ class TrainingStep:
         self._micro_batches: list[dict[str, Any]] = []
         self._loaded: int | None = None  # which micro-batch the last forward saw
         self._half_copies: HalfCopies | None = None
-        self._beside = Beside(self.device)
+        self.beside = Beside(self.device)
         self._loss_scale = create_loss_scale(runtime.amp_dtype, self.device)
 
         self._not_finite: dict[str, NotFinite] = {}
@@ -128,11 +129,12 @@ class TrainingStep:
         self._update([*moves, *(Move((name,), loss) for name, loss in losses.items())])
 
     def beside_the_rest(self) -> AbstractContextManager:
-        """Where work runs that needs nothing but this step's input or, in a loss, what `forward` has computed.
+        """Where work runs that a GPU may do at the same time as what follows.
 
-        Not what another player's update has changed. A GPU then does it beside that update.
+        In `forward` it may read all that was computed before. In a loss it may read what `forward` has computed, but
+        nothing that came after: neither what an update has changed nor what the loss itself has begun with.
         """
-        return self._beside.in_parallel()
+        return self.beside.in_parallel()
 
     @torch.no_grad()
     def follow(self, follower: nn.Module, leader: nn.Module, momentum: float) -> None:
@@ -168,7 +170,7 @@ class TrainingStep:
             for move in moves:
                 self._go_backward(move)
 
-        self._beside.join()
+        self.beside.join()
         self._step(names)
         self._update_averages(names)
 
@@ -176,10 +178,10 @@ class TrainingStep:
         for index, batch in enumerate(self._micro_batches):
             if self._loaded != index:
                 self.load(batch)
-                self._beside.mark()
+                self.beside.forget_mark()
                 with self._autocast():
                     self.forward()
-                self._beside.mark()
+                self.beside.mark()
                 self._loaded = index
             yield index
 
@@ -187,12 +189,12 @@ class TrainingStep:
         with _Frozen(self._others(move.players)):
             with self._autocast():
                 terms = move.loss()
-            parallel = self._beside.used
-            self._beside.join()
+            parallel = self.beside.used
+            self.beside.join()
             total = sum(terms.values())
             share = self._loss_scale.scale(total / len(self._micro_batches))
             share.backward(retain_graph=move.keep_graph)
-            self._beside.used = parallel
+            self.beside.used = parallel
         self._record(move.players[0], terms, total.detach())
 
     @contextmanager

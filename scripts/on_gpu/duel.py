@@ -83,9 +83,16 @@ class Fighter:
             self.progress.advance()
         self.model.check_finite(self.checkpoint.last_saved)
         losses = self.runtime.mean(self.model.get_current_losses())  # waits for the device
+        self.tell()
         self.seconds += time.perf_counter() - began
         self.random = self.runtime.rng_state()
         return losses
+
+    def tell(self) -> None:
+        """Print what has been noted, such as why steps are not recorded."""
+        for note in self.notes:
+            print(f"{self.name}: {note}", flush=True)
+        self.notes.clear()
 
     def save(self) -> None:
         """Its whole state."""
@@ -117,8 +124,7 @@ class Duel:
         self.fighters = []
         for name, own in flags.items():
             fighter = Fighter(name, own, data, self.states, seed)
-            for note in fighter.notes:
-                print(f"{name}: {note}", flush=True)
+            fighter.tell()
             self.fighters.append(fighter)
         self._even_out()
         self.measures: dict[str, dict[str, Any]] = {}
@@ -135,8 +141,8 @@ class Duel:
 
     def train(self, turn: int, most: int | None, until: float) -> None:
         """Turns of so many steps, until the time is over or each has done so many."""
-        slowest = 0.0
-        while time.monotonic() + slowest < until:
+        last = 0.0  # the first turn, in which libraries choose their algorithms, says little of the next
+        while time.monotonic() + last < until:
             count = turn if most is None else min(turn, most - self.fighters[0].steps)
             if count <= 0:
                 break
@@ -144,7 +150,7 @@ class Duel:
             for fighter in self.fighters:
                 losses = fighter.run(count)
                 self._log(fighter, losses)
-            slowest = max(slowest, time.monotonic() - began)
+            last = time.monotonic() - began
         for fighter in self.fighters:
             fighter.save()
 

@@ -28,7 +28,7 @@ class Stage(NamedTuple):
 STAGES = (
     Stage("facts", 15, "what the machine is, and what it could do at best"),
     Stage("recipes", 100, "every recipe, recorded against plain steps"),
-    Stage("layers", 25, "layers against float64; a CPU's run taken up"),
+    Stage("layers", 40, "layers against float64; a CPU's run taken up"),
     Stage("ladder", 100, "the step, lever by lever, beside the released networks"),
     Stage("kernels", 20, "where a recorded step spends its time", 1),
     Stage("compiled", 100, "the compiled and recorded step", 2),

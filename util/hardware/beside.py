@@ -10,37 +10,48 @@ import torch
 
 
 class Beside:
-    """Work beside the rest of a step, from the last `mark` on.
+    """Work beside the rest of a step.
 
-    What runs `in_parallel` may read whatever was computed before the mark, in this queue or the other, and nothing that
-    came after it. The rest may read its results once `join` was called. Autograd goes backward through either part in
-    the queue in which it went forward, and waits where gradients meet.
+    What runs `in_parallel` may read all that was computed before the last `mark`; without a mark, before the block. The
+    rest may read its results once `join` was called. Autograd goes backward through each part in the queue in which it
+    went forward, and waits where gradients meet.
 
-    Tensors that it reads must stay alive until `join`: each queue has memory of its own, which it reuses by itself.
+    What the block reads must stay alive until `join`: each queue has memory of its own, which it reuses by itself.
+
+    Attributes:
+        used: since the last `join`.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
-        self.used = False  # since the last `join`
+        self.on = device.type == "cuda"
+        self.used = False
         self._stream: torch.cuda.Stream | None = None
-        self._start: torch.cuda.Event | None = None
+        self._mark: torch.cuda.Event | None = None
 
     def mark(self) -> None:
-        """What comes after this, the parallel work does not wait for."""
-        if self.on_gpu:
-            self._start = torch.cuda.Event()
-            self._start.record()
+        """What is computed from here on, parallel work neither waits for nor reads."""
+        if self.on:
+            self._mark = torch.cuda.Event()
+            self._mark.record()
+
+    def forget_mark(self) -> None:
+        """Parallel work waits for all that was computed before it."""
+        self._mark = None
 
     @contextmanager
     def in_parallel(self) -> Iterator[None]:
         """Run the block in the second queue."""
-        if not self.on_gpu or self._start is None:
+        if not self.on:
             yield
             return
 
         if self._stream is None:
             self._stream = torch.cuda.Stream()
-        self._stream.wait_event(self._start)
+        if self._mark is None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+        else:
+            self._stream.wait_event(self._mark)
+
         self.used = True
         with torch.cuda.stream(self._stream):
             yield
@@ -50,3 +61,8 @@ class Beside:
         if self.used:
             torch.cuda.current_stream().wait_stream(self._stream)
             self.used = False
+
+    def stop(self) -> bool:
+        """From now on do all work where it stands; whether any of it ever ran in parallel."""
+        ran, self.on = self._stream is not None and self.on, False
+        return ran
