@@ -17,6 +17,7 @@ single_images=(sincut sinhneg sinsc sinpatchgcl)
 common=(--seed "$seed" --amp off --num_threads 0 --print_freq 200 --update_html_freq 400 --display_id 0)
 nets=(--netG resnet_4blocks --ngf 16 --netD n_layers --n_layers_D 2 --ndf 32 --lr 0.0005 --ema 0.99)
 epochs=(--n_epochs 5 --n_epochs_decay 5)
+longer=(--n_epochs 10 --n_epochs_decay 10) # for a method that has just learned its task when the others end
 small=(--load_size 72 --crop_size 64 --cache ram)
 crops=("${nets[@]}" "${epochs[@]}" --batch_size 1 --crops_per_epoch 200)
 shared=("${small[@]}" "${nets[@]}" "${epochs[@]}")
@@ -46,7 +47,7 @@ flags() {
         pix2pix) kind=aligned flags+=("${shared[@]}") ;;
         sincut) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_NCE 1 --lambda_R1 0.01) ;;
         sinhneg) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_HDCE 1 --lambda_SRC 0.2 --lambda_R1 0.01) ;;
-        sinsc) kind=single flags+=("${crops[@]}" "${vgg[@]}" --lambda_identity 5 --lambda_gradient 0.01) ;;
+        sinsc) kind=single flags+=("${crops[@]}" "${vgg[@]}" --lambda_identity 5 --lambda_gradient 0.01 "${longer[@]}") ;;
         sinpatchgcl) kind=single flags=(--model "$1" "${crops[@]}" "${graphs[@]}" --lambda_R1 0.01 "${common_game[@]}") ;;
         *)
             echo "error: $1 is no method of this table: ${two_domains[*]} ${pairs[*]} ${single_images[*]}" >&2

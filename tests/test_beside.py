@@ -13,6 +13,7 @@ from models.step.runners import PlainStep
 from tests.recorder import CpuRecorder
 from tests.test_models import build
 from util.hardware.beside import Beside
+from util.hardware.runtime import Runtime
 
 USERS = [
     ("patchgcl", "official", ""),
@@ -25,7 +26,7 @@ class Watched(Beside):
     """Does all work where it stands, and notes what each queue has written that the other must not read yet."""
 
     def __init__(self) -> None:
-        super().__init__(torch.device("cpu"))
+        super().__init__(on=False)
         self.inside = False
         self.unordered: dict[bool, set[int]] = {True: set(), False: set()}  # by inside: memory
 
@@ -157,3 +158,7 @@ def test_where_a_recorded_step_fails_it_is_tried_in_one_piece(tmp_path):
     assert said == [
         "--cuda_graph: no parts of a step run at the same time, since recording failed: operation not permitted"
     ]
+
+
+def test_without_a_gpu_there_is_no_second_queue():
+    assert not Runtime("-1", overlap=True).overlap

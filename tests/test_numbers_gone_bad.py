@@ -52,7 +52,7 @@ def test_a_run_that_skips_everything_ends(tmp_path):
 def tiny(skip_bad, scale=None):
     """A step of one weight: loss = weight * number."""
     runtime = SimpleNamespace(
-        device=torch.device("cpu"), amp_dtype=None, average_gradients=lambda _: None,
+        device=torch.device("cpu"), amp_dtype=None, overlap=False, average_gradients=lambda _: None,
         any=lambda flags: flags, autocast=lambda: torch.autocast("cpu", enabled=False),
         mean=lambda values: {name: float(value) for name, value in values.items()},
     )  # fmt: skip

@@ -82,7 +82,7 @@ class TrainingStep:
         self._micro_batches: list[dict[str, Any]] = []
         self._loaded: int | None = None  # which micro-batch the last forward saw
         self._half_copies: HalfCopies | None = None
-        self.beside = Beside(self.device)
+        self.beside = Beside(runtime.overlap)
         self._loss_scale = create_loss_scale(runtime.amp_dtype, self.device)
 
         self._not_finite: dict[str, NotFinite] = {}

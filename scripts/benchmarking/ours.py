@@ -28,11 +28,13 @@ LADDER = {  # variant -> flags of train.py, of which the last counts; each line 
     "bf16+nhwc+graph": f"{BF16} --cuda_graph on",
     "bf16+nhwc+compile": f"{BF16} --compile on",
     "bf16+nhwc+compile+graph": f"{BF16} --compile on --cuda_graph on",
+    "bf16+nhwc+compile+graph+overlap": f"{BF16} --compile on --cuda_graph on --overlap true",
     "compile": f"{FP32} --compile on",
     "control": FP32,  # the first once more: what differs by chance alone
 }
 ON_GPU = ("fp32", "control", "tf32", "bf16", "bf16+nhwc")
 ON_GPU += ("bf16+nhwc+graph", "bf16+nhwc+compile", "bf16+nhwc+compile+graph")
+ON_GPU += ("bf16+nhwc+compile+graph+overlap",)
 ON_CPU = ("fp32", "nhwc")
 
 
@@ -169,7 +171,7 @@ class Ours(Contestant):
 
 def create_translator(settings: Settings, variant: str, batch: int) -> tuple[Any, Tensor]:
     """A model as test.py builds it, and a batch of pictures on its device."""
-    flags = re.sub(r"--cuda_graph \w+", "", LADDER[variant]).split()
+    flags = re.sub(r"--(cuda_graph|overlap) \w+", "", LADDER[variant]).split()
     where = ["--dataroot", "synthetic", "--checkpoints_dir", "no-such-folder"]
     device = ["--gpu_ids", settings.device.gpu_ids]
     opt = parse(TestOptions(), [*where, *device, *settings.flags, *flags])

@@ -4,13 +4,13 @@ from scripts.benchmarking.step import REFERENCE
 from scripts.on_gpu.kernels import profile
 from scripts.on_gpu.ladder import Race, stepping
 from scripts.on_gpu.notes import Notes
-from scripts.on_gpu.setup import COMPILED, RECORDED, Setup
+from scripts.on_gpu.setup import COMPILED, OVERLAPPED, RECORDED, Setup
 
 
 def run(setup: Setup, notes: Notes) -> None:
     """The reference is there for its weights and gradients."""
     race = Race(setup, notes)
-    for name in (REFERENCE, RECORDED, COMPILED):
+    for name in (REFERENCE, RECORDED, OVERLAPPED, COMPILED):
         race.enter(name)
     race.enter_released()
     race.time(setup.turns)

@@ -13,6 +13,7 @@ from scripts.on_gpu.carried import RELEASED, VGG, found
 TINY = "--ngf 4 --ndf 4 --netG resnet_6blocks --num_patches 16 --netF_nc 16"
 RECORDED = "bf16+nhwc+graph"  # the fastest variant that nothing has to be compiled for
 COMPILED = "bf16+nhwc+compile+graph"
+OVERLAPPED = "bf16+nhwc+compile+graph+overlap"
 
 
 @dataclass(frozen=True)

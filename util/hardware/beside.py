@@ -1,7 +1,4 @@
-"""A second queue of a GPU's work, so that two parts of a step that do not need each other run at the same time.
-
-Without a GPU all work is done where it stands.
-"""
+"""A second queue of a GPU's work, so that two parts of a step that do not need each other run at the same time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +7,7 @@ import torch
 
 
 class Beside:
-    """Work beside the rest of a step.
+    """Work beside the rest of a step; where it is not `on`, as without a GPU, where it stands.
 
     What runs `in_parallel` may read all that was computed before the last `mark`; without a mark, before the block. The
     rest may read its results once `join` was called. Autograd goes backward through each part in the queue in which it
@@ -22,8 +19,8 @@ class Beside:
         used: since the last `join`.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.on = device.type == "cuda"
+    def __init__(self, on: bool) -> None:
+        self.on = on
         self.used = False
         self._stream: torch.cuda.Stream | None = None
         self._mark: torch.cuda.Event | None = None

@@ -49,6 +49,7 @@ class Runtime(Team):
         channels_last: auto (on a GPU, and on a CPU in bfloat16), on or off; the layout in which these convolve fastest.
         compile: auto (on a GPU), on or off; compile what `Compilable` modules have to compile.
         cuda_graph: auto (on a GPU, for one process), on or off; record a training step once, then replay it.
+        overlap: whether parts of a training step that do not need each other run at the same time, on a GPU.
 
     Attributes:
         device: where this process computes; its place among all is the team's.
@@ -56,12 +57,13 @@ class Runtime(Team):
         memory_format: torch.channels_last or torch.contiguous_format, for images and networks.
         compiled: the parts of networks that run compiled code.
         capture: whether training steps are recorded and replayed; `no_capture`: why not, although asked for.
+        overlap: whether parts of a step run at the same time.
     """
 
     def __init__(
         self, gpu_ids: str | None = None, seed: int = 0, deterministic: bool = False, *, amp: str = "auto",
         training: bool = False, tf32: bool = True, channels_last: str = "auto", compile: str = "auto",
-        cuda_graph: str = "auto",
+        cuda_graph: str = "auto", overlap: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.device = choose_device(gpu_ids, int(os.environ.get("LOCAL_RANK", 0)))
@@ -83,6 +85,7 @@ class Runtime(Team):
 
         self.capture = on_gpu and self.world_size == 1 and cuda_graph != "off"
         self.no_capture = None
+        self.overlap = on_gpu and overlap
         if cuda_graph == "on" and not self.capture:
             self.no_capture = "it is for one process" if on_gpu else "it needs a GPU"
 
@@ -101,7 +104,7 @@ class Runtime(Team):
         speed = {"amp": opt.amp, "tf32": opt.tf32, "channels_last": opt.channels_last}
         speed["training"] = opt.is_train
         if opt.is_train:
-            speed |= {"compile": opt.compile, "cuda_graph": opt.cuda_graph}
+            speed |= {"compile": opt.compile, "cuda_graph": opt.cuda_graph, "overlap": opt.overlap}
         else:
             # At test "auto" is off: the first pictures would wait longer than compiled code
             # could make up for in a small test set.
