@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base_model import BaseModel
-from models.inference.styles import ManyStyles, add_style_options
+from models.inference.styles import ManyStyles, add_style_options, check_style_options
 from models.losses.multiscale_gan import (
     multiscale_accuracy,
     multiscale_discriminator_loss,
@@ -59,6 +59,8 @@ class DisentangledModel(ManyStyles, BaseModel):
                     f"--{flag} {value}: --model {opt.model} has networks of its own; leave it out"
                 )
 
+        if not opt.is_train:
+            check_style_options(opt)
         if opt.is_train and opt.gan_mode == "wgangp":
             raise UserError(
                 f"--gan_mode wgangp: --model {opt.model} has no gradient penalty; give lsgan, vanilla or hinge"

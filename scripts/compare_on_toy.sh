@@ -30,9 +30,9 @@ patches=(--num_patches 128 --nce_layers "0,4,8,12,14" --lambda_NCE 4)
 both_ways=(--num_patches 128 --nce_layers "4,8,12,14")
 common_game=(--gan_mode lsgan --beta1 0.5 --beta2 0.999)
 
-# flags METHOD: the kind of toy set and the flags of train.py, into `kind` and `flags`.
+# flags METHOD: the kind of toy set, the flags of train.py and those of test.py, into `kind`, `flags` and `looks`.
 flags() {
-    kind=unpaired flags=(--model "$1" --preset shared)
+    kind=unpaired flags=(--model "$1" --preset shared) looks=()
     case $1 in
         patchgcl) flags=("${shared[@]}" "${graphs[@]}") ;;
         cut) flags+=("${shared[@]}" "${patches[@]}") ;;
@@ -43,7 +43,7 @@ flags() {
         dclgan) flags+=("${shared[@]}" "${both_ways[@]}" --lambda_IDT 5) ;;
         simdcl) flags+=("${shared[@]}" "${both_ways[@]}") ;;
         cycle_gan | distance_gan | self_distance | gcgan) flags+=("${shared[@]}") ;;
-        munit | drit) flags+=("${styled[@]}") ;;
+        munit | drit) flags+=("${styled[@]}") looks=(--style datasets/toy_unpaired/testA_truth --style_by_name) ;;
         pix2pix) kind=aligned flags+=("${shared[@]}") ;;
         sincut) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_NCE 1 --lambda_R1 0.01) ;;
         sinhneg) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_HDCE 1 --lambda_SRC 0.2 --lambda_R1 0.01) ;;
@@ -70,6 +70,6 @@ for method; do
     ((${#further[@]} == 0)) || run+=_$(tr -cd '[:alnum:]_.' <<<"$WITH")
     ((seed == 0)) || run+=_seed$seed
     $python train.py --dataroot "datasets/toy_$kind" --name "$run" "${common[@]}" "${flags[@]}" "${further[@]}"
-    $python test.py --name "$run" --phase test
+    $python test.py --name "$run" --phase test "${looks[@]}"
     $python scripts/evaluate.py --name "$run"
 done

@@ -1,6 +1,7 @@
 """One image in many styles: which are drawn, which are read, both directions, the page of test.py, interpolation."""
 
-from itertools import pairwise
+import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -110,6 +111,28 @@ def test_references_give_their_style_to_images_of_a(run):
         assert torch.equal(pictures["fake_A"], expected["fake_A"]), "references are of domain B"
 
 
+def test_each_input_can_have_the_style_of_the_reference_of_its_name(run, tmp_path):
+    names = sorted(path.stem for path in (run / "data" / "testA").iterdir())
+    for name, look in zip(names, itertools.cycle(sorted((run / "looks").iterdir())), strict=False):
+        shutil.copy(look, tmp_path / f"{name}{look.suffix}")
+    every = of_domain(shown(run, "--style", str(run / "looks")), "A")
+    by_name = of_domain(shown(run, "--style", str(tmp_path), "--style_by_name"), "A")
+    assert len(by_name) > 1
+    for number, (found, of_all) in enumerate(zip(by_name, every, strict=True)):
+        assert list(found) == ["real_A", "fake_B"]
+        torch.testing.assert_close(found["fake_B"], of_all["fake_B_2" if number % 2 else "fake_B"])
+
+    (tmp_path / f"{names[0]}{look.suffix}").unlink()
+    with pytest.raises(UserError, match=f"has no image called {names[0]}"):
+        shown(run, "--style", str(tmp_path), "--style_by_name")
+
+
+@pytest.mark.parametrize("flags", ["", "--style x --interpolate_styles 2"])
+def test_styles_by_name_come_from_a_folder_one_for_each(run, flags):
+    with pytest.raises(UserError, match="--style_by_name"):
+        options(run, "--style_by_name", *flags.split())
+
+
 def test_the_style_of_a_reference_is_what_the_encoder_of_b_reads(run):
     model, _ = translator(options(run, "--style", str(run / "looks"), "--size", "own"))
     with torch.inference_mode():
@@ -165,7 +188,7 @@ def test_pictures_between_two_styles(run):
             torch.testing.assert_close(pictures[labels[0]], first)
             torch.testing.assert_close(pictures[labels[3]], second)
             steps = [pictures[label] for label in labels]
-            assert all(not torch.equal(a, b) for a, b in pairwise(steps))
+            assert all(not torch.equal(a, b) for a, b in itertools.pairwise(steps))
 
 
 def test_the_way_is_in_equal_parts():

@@ -1,7 +1,9 @@
 """One image, many translations: styles drawn at random, or read from reference images of the target domain."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +25,20 @@ def add_style_options(parser) -> None:
     group.add("--num_styles", 1, text, type=positive_int)
     text = "take styles from this image, or from each image of this folder, instead of drawing them"
     group.add("--style", None, text, metavar="IMAGE|FOLDER")
+    text = "for each input only the style of the image of its name, where truth and style are known"
+    group.add("--style_by_name", False, text)
     text = "instead of the styles, N pictures on the way from the first of them to the second"
     group.add("--interpolate_styles", None, text, type=positive_int, metavar="N")
+
+
+def check_style_options(opt: Namespace) -> None:
+    """Raise UserError where flags of styles do not go together."""
+    if opt.style_by_name and not opt.style:
+        raise UserError("--style_by_name takes styles from a folder: give --style FOLDER")
+    if opt.style_by_name and opt.interpolate_styles:
+        raise UserError(
+            "--style_by_name gives each input one style, --interpolate_styles needs two: leave one out"
+        )
 
 
 class ManyStyles:
@@ -65,14 +79,36 @@ class ManyStyles:
         return self.draw_styles(count, generator).to(self.device)
 
     @cached_property
+    def references(self) -> SingleDataset:
+        """The images that --style names, which are of domain B."""
+        return SingleDataset(style_options(self.opt))
+
+    @cached_property
     def reference_styles(self) -> Tensor:
-        """The styles of the images that --style names, which are of domain B."""
-        references = SingleDataset(style_options(self.opt))
-        styles = []
+        """The styles of the references, in their order."""
+        references, styles = self.references, []
         for index in range(len(references)):
             image = references.sample(index)["A"][None].to(self.device)
             styles.append(self.encode_styles("B", image))
         return torch.cat(styles)
+
+    def styles_by_name(self, paths: Sequence[str]) -> Tensor:
+        """The style of the reference that is called as each input: (inputs, ...).
+
+        Raises:
+            UserError: there is none.
+        """
+        names = [Path(name).name for name in self.references.result_names()]
+        places = []
+        for path in paths:
+            name = Path(path).stem
+            if name not in names:
+                raise UserError(
+                    f"--style_by_name: {self.opt.style} has no image called {name}; give a folder with "
+                    "one for each input"
+                )
+            places.append(names.index(name))
+        return self.reference_styles[places]
 
     def styles_for(self, role: str) -> Tensor:
         """The styles in which images of a domain are translated: references are of domain B, so for A alone.
@@ -95,6 +131,11 @@ class ManyStyles:
 
             images = batch[role]
             pictures[f"real_{role}"] = images
+            if role == "A" and self.opt.style_by_name:
+                styles = self.styles_by_name(batch["A_paths"])
+                pictures["fake_B"] = self.translate_with("A", images, styles)
+                continue
+
             for number, style in enumerate(self.styles_for(role), 1):
                 label = f"fake_{OTHER[role]}" + (f"_{number}" if number > 1 else "")
                 styles = style.expand(len(images), *style.shape)
