@@ -240,31 +240,15 @@ class Normalize(torch.autograd.Function):
         launch = Launch(x)
         grad = grad.contiguous(memory_format=torch.channels_last)
         partial_sums, out = launch.sums(), torch.empty_like(x)
-        shared = (launch.height, launch.width, launch.channels)
-        how = {"PAD": ctx.border, **launch.tile}
 
+        maps = (grad, x, moments, partial_sums)
+        size = (launch.height, launch.width, launch.channels)
+        how = {"PAD": ctx.border, **launch.tile}
         fused_kernels.sum_gradient[launch.grid(launch.splits)](
-            grad,
-            x,
-            moments,
-            partial_sums,
-            *shared,
-            launch.per_split,
-            launch.splits,
-            ctx.slope,
-            **how,
+            *maps, *size, launch.per_split, launch.splits, ctx.slope, **how
         )
         fused_kernels.differentiate[launch.grid_over(x)](
-            grad,
-            x,
-            moments,
-            partial_sums,
-            out,
-            *shared,
-            launch.splits,
-            ctx.slope,
-            SPLITS=PARTS,
-            **how,
+            *maps, out, *size, launch.splits, ctx.slope, SPLITS=PARTS, **how
         )
         return out, grad if ctx.adds else None, None, None, None
 
