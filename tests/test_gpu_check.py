@@ -91,6 +91,34 @@ def test_what_comes_back_is_four_small_files(tmp_path):
     assert "==== warm" in log and "Traceback" in log
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("facts recipes ladder kernels", "facts +warm recipes -warm ladder kernels"),
+        ("layers compiled small", "+warm layers -warm compiled small"),
+        ("compiled layers", "compiled +warm layers -warm"),
+    ],
+)
+def test_nothing_runs_beside_a_stage_that_takes_times(tmp_path, monkeypatch, names, expected):
+    events = []
+    conductor = Conductor(tmp_path / "out", tmp_path, lambda *_: [], 60, "")
+
+    def start(stage):
+        events.append(f"+{stage.name}")
+        return object()
+
+    def end():
+        events.extend(["-warm"] if conductor.warm else [])
+        conductor.warm = None
+
+    monkeypatch.setattr(conductor, "_start", start)
+    monkeypatch.setattr(conductor, "_end_warm", end)
+    monkeypatch.setattr(conductor, "_run_one", lambda stage, _: events.append(stage.name))
+    chosen = {stage.name: stage for stage in STAGES}
+    conductor.run([chosen[name] for name in names.split()], warm=True)
+    assert events == expected.split()
+
+
 def test_results_are_there_while_a_stage_runs(tmp_path):
     """A run that is ended from outside leaves what it had."""
     seen = []

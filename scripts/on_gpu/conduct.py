@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.on_gpu.notes import read_notes
-from scripts.on_gpu.plan import LEAST, WARM, WARM_UNTIL, Stage, limit_of, still_fitting
+from scripts.on_gpu.plan import LEAST, WARM, WARM_BESIDE, Stage, limit_of, still_fitting
 from scripts.on_gpu.table import findings, page
 from util.files import atomic_path
 
@@ -51,11 +51,12 @@ class Conductor:
             self.result["stages"][stage.name] = {"title": stage.title, "state": "waits"}
         try:
             for number, stage in enumerate(stages):
-                if stage.name == WARM_UNTIL:
+                beside = stage.name in WARM_BESIDE
+                if not beside:
                     self._end_warm()
-                self._run_one(stage, stages[number:])
-                if warm and number == 0:
+                elif warm and self.warm is None:
                     self.warm = self._start(WARM)
+                self._run_one(stage, stages[number:])
         finally:
             self._end_warm()
             self.publish()

@@ -38,7 +38,7 @@ STAGES = (
     Stage("small", 60, "whether small compiled steps pass their trial", 6),
 )
 WARM = Stage("warm", 0, "compiles beside the first stages, to fill the compiler's cache")
-WARM_UNTIL = "ladder"  # timed stages begin, so nothing may run beside them
+WARM_BESIDE = ("recipes", "layers")  # all others take times, so nothing may run beside them
 
 
 def still_fitting(waiting: Sequence[Stage], left: float) -> list[Stage]:
