@@ -17,10 +17,13 @@ single_images=(sincut sinhneg sinsc sinpatchgcl)
 common=(--seed "$seed" --amp off --num_threads 0 --print_freq 200 --update_html_freq 400 --display_id 0)
 nets=(--netG resnet_4blocks --ngf 16 --netD n_layers --n_layers_D 2 --ndf 32 --lr 0.0005 --ema 0.99)
 epochs=(--n_epochs 5 --n_epochs_decay 5)
-longer=(--n_epochs 10 --n_epochs_decay 10) # for a method that has just learned its task when the others end
+# for methods that have only begun to learn their task when the others end
+longer=(--n_epochs 10 --n_epochs_decay 10)
+longest=(--n_epochs 20 --n_epochs_decay 20)
 small=(--load_size 72 --crop_size 64 --cache ram)
 crops=("${nets[@]}" "${epochs[@]}" --batch_size 1 --crops_per_epoch 200)
 shared=("${small[@]}" "${nets[@]}" "${epochs[@]}")
+own_style=(--style datasets/toy_unpaired/testA_truth --style_by_name) # the ground's colour is style
 styled=("${small[@]}" "${epochs[@]}" --ngf 16 --ndf 32 --lr 0.0005 --ema 0.99) # these methods bring their own networks
 
 # what keeps content, weighted for so few steps
@@ -42,8 +45,11 @@ flags() {
         fsesim | lsesim) flags+=("${shared[@]}" "${vgg[@]}" --lambda_identity 5) ;;
         dclgan) flags+=("${shared[@]}" "${both_ways[@]}" --lambda_IDT 5) ;;
         simdcl) flags+=("${shared[@]}" "${both_ways[@]}") ;;
-        cycle_gan | distance_gan | self_distance | gcgan) flags+=("${shared[@]}") ;;
-        munit | drit) flags+=("${styled[@]}") looks=(--style datasets/toy_unpaired/testA_truth --style_by_name) ;;
+        cycle_gan | self_distance) flags+=("${shared[@]}") ;;
+        gcgan) flags+=("${shared[@]}" --identity 3) ;;
+        distance_gan) flags+=("${shared[@]}" --use_cycle_loss "${longest[@]}") ;; # batches of two: half as many steps
+        drit) flags+=("${styled[@]}" "${longest[@]}") looks=("${own_style[@]}") ;;
+        munit) flags+=("${styled[@]}") looks=("${own_style[@]}") ;;
         pix2pix) kind=aligned flags+=("${shared[@]}") ;;
         sincut) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_NCE 1 --lambda_R1 0.01) ;;
         sinhneg) kind=single flags+=("${crops[@]}" "${patches[@]}" --lambda_HDCE 1 --lambda_SRC 0.2 --lambda_R1 0.01) ;;
