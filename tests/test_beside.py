@@ -19,7 +19,7 @@ USERS = [
     ("patchgcl", "official", ""),
     ("patchgcl", None, "--graph_features generator --accumulate 2"),
 ]
-USERS += [("patchgcl", "paper", "--lambda_GAN 0"), ("sinpatchgcl", None, "")]
+USERS += [("sinpatchgcl", None, "")]
 
 
 class Watched(Beside):

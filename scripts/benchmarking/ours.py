@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -144,7 +144,8 @@ class Ours(Contestant):
         self.model.load(self.batches[0])
 
     def forward(self) -> Tensor:
-        self.model.forward()
+        with self.features_as(lambda images: []):  # VGG16 is a part of its own
+            self.model.forward()
         return torch.cat([self.model.fake_B, self.model.idt_B])
 
     def real(self) -> Tensor:
@@ -162,9 +163,15 @@ class Ours(Contestant):
         return self.model.features(outputs), feats_in
 
     def head_losses(self, feats_out: list[Tensor], feats_in: list[Tensor]) -> Tensor:
-        self.model.features = lambda maps: maps  # an attribute hides the method
-        try:
+        with self.features_as(lambda maps: maps):
             return self.model.graph_loss(feats_out, feats_in)
+
+    @contextlib.contextmanager
+    def features_as(self, function: Callable[[Any], Any]) -> Iterator[None]:
+        """Let the model take another function for VGG16."""
+        self.model.features = function  # an attribute hides the method
+        try:
+            yield
         finally:
             del self.model.features
 
