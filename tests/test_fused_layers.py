@@ -109,7 +109,7 @@ def test_only_layers_that_the_kernels_know_are_theirs():
     assert fused_layers.kernel_form([AffineInstanceNorm(3)]) is None
     for part in ([norm, relu], [norm, border], [border]):
         assert fused_layers.kernel_form(part, adds=True) is None
-    assert not fused_layers.runs_kernels([norm], torch.rand(1, 3, 4, 4), pytest.fail)  # no GPU
+    assert not fused_layers.winning_kernels([norm], torch.rand(1, 3, 4, 4), pytest.fail)  # no GPU
 
 
 def raising(x):

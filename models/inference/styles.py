@@ -92,22 +92,29 @@ class ManyStyles:
             styles.append(self.encode_styles("B", image))
         return torch.cat(styles)
 
+    @cached_property
+    def reference_places(self) -> dict[str, int]:
+        """Where each reference stands in their order, by its name; of those with one name the first."""
+        places: dict[str, int] = {}
+        for place, name in enumerate(self.references.result_names()):
+            places.setdefault(Path(name).name, place)
+        return places
+
     def styles_by_name(self, paths: Sequence[str]) -> Tensor:
         """The style of the reference that is called as each input: (inputs, ...).
 
         Raises:
             UserError: there is none.
         """
-        names = [Path(name).name for name in self.references.result_names()]
         places = []
         for path in paths:
             name = Path(path).stem
-            if name not in names:
+            if name not in self.reference_places:
                 raise UserError(
                     f"--style_by_name: {self.opt.style} has no image called {name}; give a folder with "
                     "one for each input"
                 )
-            places.append(names.index(name))
+            places.append(self.reference_places[name])
         return self.reference_styles[places]
 
     def styles_for(self, role: str) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.blocks import InstanceNorm
-from models.networks.fused_layers import run_kernels, runs_kernels
+from models.networks.fused_layers import winning_kernels
 from models.networks.half_copies import CONVOLUTIONS, half_copy
 
 COMPILED_VARIANTS = 256  # of the code between convolutions: one per kind and shape
@@ -106,9 +106,9 @@ class Chain(nn.Sequential):
 
         run = run_compiled() if self._runs_compiled else run_layers
         if x.is_cuda and bias is None and not _differentiated_twice:
-            plain = partial(run, part)
-            if runs_kernels(part, x, plain, residual):
-                return run_kernels(part, x, residual)
+            kernels = winning_kernels(part, x, partial(run, part), residual)
+            if kernels is not None:
+                return kernels(x) if residual is None else kernels(x, residual)
         return run(part, x, residual, bias)
 
 

@@ -67,6 +67,20 @@ def summed(
 
 
 @triton.jit
+def image_of(position, size, which: tl.constexpr, PAD: tl.constexpr):
+    """Along one axis, where in the padded map a pixel (0) or its mirror image beyond either edge (1, 2) is, and whether
+    there is one."""
+    if which == 0:
+        place, there = position + PAD, position >= 0
+    elif which == 1:
+        place, there = PAD - position, (position >= 1) & (position <= PAD)
+    else:
+        place = 2 * (size - 1) - position + PAD
+        there = (position <= size - 2) & (position >= size - 1 - PAD)
+    return place, there
+
+
+@triton.jit
 def unpadded_gradient(
     grad, pixel, channel, mask, height, width, channels,
     PAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
@@ -75,23 +89,9 @@ def unpadded_gradient(
     row, column = pixel // width, pixel % width
     total = tl.zeros([BP, BC], tl.float32)
     for i in tl.static_range(3):
-        if i == 0:
-            y, there_y = row + PAD, row >= 0
-        elif i == 1:
-            y, there_y = PAD - row, (row >= 1) & (row <= PAD)
-        else:
-            y = 2 * (height - 1) - row + PAD
-            there_y = (row <= height - 2) & (row >= height - 1 - PAD)
-
+        y, there_y = image_of(row, height, i, PAD)
         for j in tl.static_range(3):
-            if j == 0:
-                x, there_x = column + PAD, column >= 0
-            elif j == 1:
-                x, there_x = PAD - column, (column >= 1) & (column <= PAD)
-            else:
-                x = 2 * (width - 1) - column + PAD
-                there_x = (column <= width - 2) & (column >= width - 1 - PAD)
-
+            x, there_x = image_of(column, width, j, PAD)
             if PAD > 0 or i + j == 0:
                 there = mask & (there_y & there_x)[:, None]
                 total += load(grad, y * (width + 2 * PAD) + x, channel, there, channels)

@@ -27,6 +27,7 @@ CLOSE = 0.02  # relative difference of results and gradients, at most: half prec
 PIXELS, CHANNELS, WARPS = 128, 64, 8  # of a tile
 PARTS = 64  # in which an image's pixels are summed, at most; a power of two
 FEWEST = 16  # channels that kernels are worth while for
+SETTINGS = ("eps", "negative_slope", "width")  # of layers that kernels know
 TURNS, REPEATS = 4, 8  # of a trial
 HOLD = 20_000_000  # cycles, some 10 ms, that a GPU is held while the host fills its queue
 
@@ -44,10 +45,10 @@ class Trial(NamedTuple):
 trials: dict[tuple, Trial] = {}  # of this process, by the kind of layers and map
 
 
-def runs_kernels(
+def winning_kernels(
     part: Sequence[nn.Module], x: Tensor, plain: Form, residual: Tensor | None = None
-) -> bool:
-    """Whether layers run as kernels on maps like x (B,C,H,W); tried now where that is not known yet.
+) -> Form | None:
+    """Layers as kernels where those win on maps like x (B,C,H,W), else None; tried now where that is not known yet.
 
     Args:
         plain: the layers as they would run otherwise.
@@ -55,19 +56,17 @@ def runs_kernels(
     """
     form = kernel_form(part, adds=residual is not None)
     if form is None or not usable(part, x, residual):
-        return False
+        return None
 
-    layers = tuple(map(repr, part))
+    layers = tuple((type(layer), *(getattr(layer, s, None) for s in SETTINGS)) for layer in part)
     kind = (layers, residual is None, x.shape, x.dtype, x.device, getattr(plain, "func", plain))
     if kind not in trials:
         if not torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
-            return False  # no moment for a trial
+            return None  # no moment for a trial
         inputs = (x,) if residual is None else (x, residual)
-        added = " + residual" if residual is not None else ""
-        trials[kind] = Trial(
-            ", ".join(layers) + added, tuple(x.shape), *compare(form, plain, inputs)
-        )
-    return trials[kind].wins
+        shown = ", ".join(map(repr, part)) + (" + residual" if residual is not None else "")
+        trials[kind] = Trial(shown, tuple(x.shape), *compare(form, plain, inputs))
+    return form if trials[kind].wins else None
 
 
 def run_kernels(part: Sequence[nn.Module], x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -170,7 +170,7 @@ class TrainingStep:
             for move in moves:
                 self._go_backward(move)
 
-        self.beside.join()
+        self.beside.finish()
         self._step(names)
         self._update_averages(names)
 
@@ -189,12 +189,10 @@ class TrainingStep:
         with _Frozen(self._others(move.players)):
             with self._autocast():
                 terms = move.loss()
-            parallel = self.beside.used
             self.beside.join()
             total = sum(terms.values())
             share = self._loss_scale.scale(total / len(self._micro_batches))
             share.backward(retain_graph=move.keep_graph)
-            self.beside.used = parallel
         self._record(move.players[0], terms, total.detach())
 
     @contextmanager

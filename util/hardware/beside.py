@@ -16,7 +16,7 @@ class Beside:
     What the block reads must stay alive until `join`: each queue has memory of its own, which it reuses by itself.
 
     Attributes:
-        used: since the last `join`.
+        used: since the last `finish`.
     """
 
     def __init__(self, on: bool) -> None:
@@ -54,10 +54,14 @@ class Beside:
             yield
 
     def join(self) -> None:
-        """Go on only when the parallel work is done."""
+        """Go on only when the parallel work so far is done; its way back through autograd is still to come."""
         if self.used:
             torch.cuda.current_stream().wait_stream(self._stream)
-            self.used = False
+
+    def finish(self) -> None:
+        """Go on only when all parallel work is done, the way back too."""
+        self.join()
+        self.used = False
 
     def stop(self) -> bool:
         """From now on do all work where it stands; whether any of it ever ran in parallel."""
