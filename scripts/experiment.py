@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from scripts.experiments.cluster import run_on_cluster
-from scripts.experiments.collect import as_csv, as_markdown, tables
+from scripts.experiments.collect import Table, as_csv, as_markdown, tables
+from scripts.experiments.figures import write_figures
 from scripts.experiments.grid import Grid, Job, read_grid
 from scripts.experiments.job import missing
 from scripts.experiments.launch import Launcher, Outcome, free_devices
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace, grid: Grid) -> Outcome:
 
 
 def report(grid: Grid) -> Path:
-    """Write table.md, table.csv and index.html; returns the page."""
+    """Write table.md, table.csv, the figures and index.html; returns the page."""
     found = tables(grid)
     texts = {"table.md": as_markdown(grid, found), "table.csv": as_csv(found)}
     for name, text in texts.items():
@@ -75,7 +76,16 @@ def report(grid: Grid) -> Path:
         "command": shlex.join(["python", *sys.argv]),
         **provenance.versions(),
     }
-    return write_grid_page(grid, found, facts)
+    return write_grid_page(grid, found, facts, figures(grid, found))
+
+
+def figures(grid: Grid, found: Sequence[Table]) -> list[Path]:
+    """Draw them where matplotlib is there; returns their files."""
+    try:
+        return write_figures(grid, found)
+    except ImportError as error:
+        print(f"no figures: matplotlib cannot be imported ({error})")
+        return []
 
 
 def describe(jobs: Sequence[Job]) -> str:

@@ -132,6 +132,35 @@ def test_the_files_of_the_project_are_understood(path, tmp_path, monkeypatch):
             assert data in grid.data and rows.keys() <= grid.rows.keys()
 
 
+BASED = """
+base = "grid.toml"
+seeds = [7]
+[flags]
+ngf = 8
+[rows.three]
+beta1 = 0.9
+"""
+
+
+def test_flags_of_another_file_hold_where_a_file_says_nothing_else(tmp_path):
+    below = read_grid(write(tmp_path))
+    path = tmp_path / "based.toml"
+    path.write_text(BASED)
+    [job] = read_grid(path).jobs()
+    assert (job.row, job.seed, job.data) == ("three", 7, "toy")
+    train = dict(zip(job.train[::2], job.train[1::2], strict=True))
+    assert (train["--ngf"], train["--ndf"], train["--beta1"]) == ("8", "4", "0.9")
+    assert train["--dataroot"] == below.data["toy"]["dataroot"]
+    assert job.evaluate[-2:] == ["--bootstrap", "10"]
+
+    path.write_text(BASED.replace("grid.toml", "based.toml"))
+    with pytest.raises(UserError, match=r"based.toml has a base itself"):
+        read_grid(path)
+    path.write_text(BASED.replace("grid.toml", "gird.toml"))
+    with pytest.raises(UserError, match=r"gird.toml cannot be read as an experiment file"):
+        read_grid(path)
+
+
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +274,8 @@ def test_the_report_comes_from_folders_alone(grid, tmp_path):
         and "*doing nothing*" in written
     )
     assert "± " in written and " p 0.5" in written
+    figures = {path.name for path in (folder / "out" / "figures").iterdir()}
+    assert figures == {"toy_curves.png", "toy_curves.pdf", "toy_pictures.png"}
 
     rows = list(csv.DictReader((folder / "out" / "table.csv").open()))
     assert len(rows) == 8 and {row["checkpoint"] for row in rows} == {"last", "best"}

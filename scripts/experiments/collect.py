@@ -19,6 +19,7 @@ from util.logs.sink import EVALUATION
 from util.run.folder import saved_record, weights_in
 
 COSTS = ("images/s", "hours", "memory GB", "M parameters")
+FLOORS = {"inputs": "doing nothing", "real": "real pictures", "unrelated": "unrelated pictures"}
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
@@ -79,12 +80,11 @@ def values_of(result: Mapping[str, Any]) -> dict[str, float]:
 
 def floors_of(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """What figures must be read against: floor in words -> title -> value."""
-    words = {"inputs": "doing nothing", "real": "real pictures", "unrelated": "unrelated pictures"}
     found: dict[str, dict[str, float]] = {}
     for name, entry in result["figures"].items():
         for floor, values in entry.get("floors", {}).items():
             if values["value"] is not None:
-                found.setdefault(words[floor], {})[title_of(name, entry)] = scaled(
+                found.setdefault(FLOORS[floor], {})[title_of(name, entry)] = scaled(
                     name, values["value"]
                 )
     return found

@@ -17,20 +17,9 @@ from util.errors import UserError
 from util.parser import show_value
 from util.registry import did_you_mean
 
-TABLES = (
-    "name",
-    "about",
-    "seeds",
-    "baseline",
-    "flags",
-    "data",
-    "rows",
-    "sweep",
-    "test",
-    "evaluate",
-)
-TABLES += ("paper", "cluster")
 FLAG_TABLES = ("flags", "test", "evaluate")
+INHERITED = (*FLAG_TABLES, "data", "cluster")  # from the file that `base` names
+TABLES = ("name", "about", "base", "seeds", "baseline", "rows", "sweep", "paper", *INHERITED)
 OURS = (
     "name",
     "seed",
@@ -129,15 +118,9 @@ def read_grid(path: Path, out: Path | None = None) -> Grid:
     Raises:
         UserError: it does not exist, is no TOML, or asks for something that is not understood; the message names it.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path} cannot be read as an experiment file: {error}") from None
-
-    for key in content:
-        if key not in TABLES:
-            hint = did_you_mean(key, TABLES)
-            raise UserError(f"{path}: {key} is unknown; {hint}there are: {', '.join(TABLES)}")
+    content = read_tables(path)
+    if "base" in content:
+        content = inherit(content, path)
     for key in ("rows", "data"):
         if not isinstance(content.get(key), dict) or not content[key]:
             raise UserError(f"{path}: [{key}.LABEL] is missing; at least one is needed")
@@ -158,6 +141,34 @@ def read_grid(path: Path, out: Path | None = None) -> Grid:
     )
     check_grid(grid)
     return grid
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """What a file says, with known names; raises UserError."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path} cannot be read as an experiment file: {error}") from None
+
+    for key in content:
+        if key not in TABLES:
+            hint = did_you_mean(key, TABLES)
+            raise UserError(f"{path}: {key} is unknown; {hint}there are: {', '.join(TABLES)}")
+    return content
+
+
+def inherit(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A file's tables over those of the file that it names as its base; raises UserError."""
+    base = path.parent / content["base"]
+    below = read_tables(base)
+    if "base" in below:
+        raise UserError(f"{path}: its base {base} has a base itself; name one file with all flags")
+
+    merged = dict(content)
+    for table in INHERITED:
+        if table in below:
+            merged[table] = below[table] | content.get(table, {})
+    return merged
 
 
 def swept(rows: Mapping[str, dict], sweep: Mapping[str, list]) -> dict[str, dict]:

@@ -13,31 +13,39 @@ from PIL import Image
 from data.image_folder import list_images
 from data.result_names import unique_names
 from scripts.experiments.collect import Cell, RunRow, Table, floor_rows, notes, shown
-from scripts.experiments.grid import Grid
+from scripts.experiments.figures import COLOURS, INPUT, colour_number, translations
+from scripts.experiments.grid import Grid, slug
 from util.images import save_png
 from util.pages import html
 from util.pages.files import Picture, write_page
 from util.pages.html import printable
 
 ASSETS = Path(__file__).resolve().parent
-COLOURS = 8  # as many as the style has, then again from the first
 DASHES = ("", "dashed", "dotted")  # of the first, second and further seeds
 PICTURES, SIDE = 12, 176  # inputs that are shown, and pixels of a picture
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 230, 48, 14, 8, 24
 
 
-def write_grid_page(grid: Grid, found: Sequence[Table], facts: Mapping[str, str]) -> Path:
-    """Write index.html into the grid's folder and return its path; it needs no network."""
+def write_grid_page(
+    grid: Grid, found: Sequence[Table], facts: Mapping[str, str], figures: Sequence[Path]
+) -> Path:
+    """Write index.html into the grid's folder and return its path; it needs no network.
+
+    `figures` are the PNG files of scripts/experiments/figures.py, below that folder.
+    """
     path = grid.folder / "index.html"
     pictures = path.with_name("page_pictures")
     shutil.rmtree(pictures, ignore_errors=True)
 
-    body: list[Any] = [tags.style(raw((ASSETS / "page.css").read_text(encoding="utf-8")))]
+    body: list[Any] = [tags.style(raw(_style()))]
     if grid.about:
         body.append(tags.p(printable(grid.about)))
     for number, table in enumerate(found):
         body += [tags.h2(printable(table.data)), _table(grid, table)]
         body += [tags.h3("Curves over images"), _legend(grid), _charts(grid, table.runs)]
+        for figure in figures_of(table, figures, "trade_off"):
+            body.append(tags.h3("Realism against correspondence, last checkpoint"))
+            body.append(tags.img(src=relative(figure, grid), alt=figure.stem, cls="figure"))
         rows = _pictures(grid, table, pictures / str(number))
         if rows:
             body += [
@@ -46,7 +54,8 @@ def write_grid_page(grid: Grid, found: Sequence[Table], facts: Mapping[str, str]
             ]
 
     body += [tags.h2("How to read this"), tags.ul(*(tags.li(text) for text in notes(grid)))]
-    body += [html.fact_table(facts), html.links({"table.md": "table.md", "table.csv": "table.csv"})]
+    files = ["table.md", "table.csv", *(relative(figure, grid) for figure in figures)]
+    body += [html.fact_table(facts), html.links({file: file for file in files})]
     body.append(tags.script(raw((ASSETS / "page.js").read_text(encoding="utf-8"))))
 
     runs = sum(len(table.runs) for table in found)
@@ -55,14 +64,30 @@ def write_grid_page(grid: Grid, found: Sequence[Table], facts: Mapping[str, str]
     return path
 
 
+def _style() -> str:
+    """The page's own style, with the colours of rows."""
+    lines = [f".k{number} {{ --line: {colour}; }}" for number, colour in enumerate(COLOURS)]
+    return "\n".join([(ASSETS / "page.css").read_text(encoding="utf-8"), *lines])
+
+
+def figures_of(table: Table, figures: Sequence[Path], kind: str) -> list[Path]:
+    """The figure of this kind of one data set, where it was drawn."""
+    return [path for path in figures if path.stem == f"{slug(table.data)}_{kind}"]
+
+
+def relative(path: Path, grid: Grid) -> str:
+    """A file of the grid, as its page names it."""
+    return path.relative_to(grid.folder).as_posix()
+
+
 def _table(grid: Grid, table: Table) -> tags.div:
     heads = [tags.th("row", data_sort="text"), tags.th("seeds", data_sort="number")]
     heads += [tags.th(printable(column), data_sort="number") for column in table.columns]
 
     winners = [best_row(table, place) for place in range(len(table.columns))]
     lines = []
-    for number, (row, cells) in enumerate(table.rows.items()):
-        name = [tags.span(cls=f"dot k{number % COLOURS}"), printable(row)]
+    for row, cells in table.rows.items():
+        name = [_dot(grid, row), printable(row)]
         if row == grid.baseline:
             name.append(tags.small(" baseline"))
         count = len(table.seeds[row])
@@ -102,12 +127,14 @@ def _value(cell: Cell | float | None) -> str:
     return repr(cell.stats["mean"] if isinstance(cell, Cell) else cell)
 
 
+def _dot(grid: Grid, row: str) -> tags.span:
+    return tags.span(cls=f"dot k{colour_number(grid, row)}")
+
+
 def _legend(grid: Grid) -> tags.p:
     parts = []
-    for number, row in enumerate(grid.rows):
-        parts.append(
-            tags.span(tags.span(cls=f"dot k{number % COLOURS}"), printable(row), " \u2003")
-        )
+    for row in grid.rows:
+        parts.append(tags.span(_dot(grid, row), printable(row), " \u2003"))
     return tags.p(
         *parts, "solid: the first seed, dashed: the second, dotted: further ones", cls="summary"
     )
@@ -121,7 +148,7 @@ def _charts(grid: Grid, runs: Sequence[RunRow]) -> tags.div:
         drawn = []
         for run in runs:
             if name in run.curves and run.row in grid.rows:
-                colour = list(grid.rows).index(run.row) % COLOURS
+                colour = colour_number(grid, run.row)
                 order = grid.seeds.index(run.seed) if run.seed in grid.seeds else 0
                 dash = DASHES[min(order, len(DASHES) - 1)]
                 drawn.append((f"curve k{colour} {dash}", run.curves[name]))
@@ -161,22 +188,18 @@ def _chart(name: str, drawn: Sequence[tuple[str, list[tuple[int, float]]]]) -> t
 
 def _pictures(grid: Grid, table: Table, folder: Path) -> list[tuple[str, list[Picture]]]:
     """A card per input: the input, and what the first seed of every row makes of it."""
-    sources = {}
-    for run in table.runs:
-        images = grid.folder / "results" / run.name / "test_latest" / "images"
-        if run.row not in sources and (images / "fake_B").is_dir():
-            sources[run.row] = images
+    sources = translations(grid, table)
     if not sources:
         return []
 
-    inputs = next(iter(sources.values())) / "real_A"
+    inputs = next(iter(sources.values())).with_name("real_A")
     paths = list_images(str(inputs))
     names = unique_names(paths, inputs)
     chosen = np.linspace(0, len(names) - 1, min(PICTURES, len(names))).astype(int)
     cards = []
     for name in dict.fromkeys(names[place] for place in chosen):
-        files = {"input": inputs / f"{name}.png"}
-        files |= {row: images / "fake_B" / f"{name}.png" for row, images in sources.items()}
+        files = {INPUT: inputs / f"{name}.png"}
+        files |= {row: images / f"{name}.png" for row, images in sources.items()}
         pictures = [
             _small(label, file, folder, grid.folder)
             for label, file in files.items()
