@@ -66,12 +66,17 @@ train() {
     $python train.py --dataroot "$data" --name "$1" --direction "$3" "${@:4}"
 }
 
-# translate RUN DATASET DIRECTION FLAGS: all test images, then FID and KID against the real ones of the target domain.
-# INCEPTION=FILE takes Inception weights from there, FEATURE=768 makes it FID-768 (see evaluate.py --help).
+# translate RUN DATASET DIRECTION FLAGS: all test images, then FID and KID at 256 pixels against the real ones of the
+# target domain. INCEPTION=FILE takes Inception weights from there, FEATURE=768 makes it FID-768 (see evaluate.py --help).
 translate() {
     find_data "$2"
     $python test.py --dataroot "$data" --name "$1" --direction "$3" "${@:4}"
-    pick "name checkpoints_dir results_dir phase epoch" "${@:4}"
-    $python scripts/evaluate.py --name "$1" --dataroot "$data" --real "$data/test${3#*to}" "${picked[@]}" \
-        ${INCEPTION:+--inception "$INCEPTION"} ${FEATURE:+--feature "$FEATURE"}
+
+    local phase direction inception=()
+    phase=$(value phase test "${@:4}")
+    direction=$(value direction "$3" "${@:4}")
+    [[ -z ${INCEPTION:-} ]] || inception=(--inception "$(cd "$caller" && realpath -m "$INCEPTION")")
+    pick "name checkpoints_dir results_dir phase epoch gpu_ids" "${@:4}"
+    $python scripts/evaluate.py --name "$1" --dataroot "$data" --real "$data/$phase${direction#*to}" --resize 256 \
+        "${picked[@]}" "${inception[@]}" ${FEATURE:+--feature "$FEATURE"}
 }

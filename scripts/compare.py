@@ -256,6 +256,8 @@ def measure(args: Namespace, opts: Iterable[Namespace], truth: Path | None, sour
         flags = ["--name", opt.name, "--phase", opt.phase, "--epoch", opt.epoch]
         flags += ["--dataroot", opt.dataroot]
         flags += ["--checkpoints_dir", opt.checkpoints_dir, "--results_dir", opt.results_dir]
+        if opt.gpu_ids is not None:
+            flags += ["--gpu_ids", opt.gpu_ids]
         if truth:
             flags += ["--truth", str(truth), "--input", str(source)]
         if args.inception:

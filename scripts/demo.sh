@@ -28,4 +28,5 @@ checkpoints=$(value checkpoints_dir checkpoints "$@")
 echo
 echo "training:  $checkpoints/$name/web/index.html"
 echo "results:   results/$name/test_latest/index.html"
-$python scripts/evaluate.py --name "$name" --checkpoints_dir "$checkpoints"
+pick "gpu_ids" "$@"
+$python scripts/evaluate.py --name "$name" --checkpoints_dir "$checkpoints" "${picked[@]}"

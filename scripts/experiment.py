@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.experiments.cluster import run_on_cluster
 from scripts.experiments.collect import Table, as_csv, as_markdown, tables
 from scripts.experiments.figures import write_figures
-from scripts.experiments.grid import Grid, Job, read_grid
+from scripts.experiments.grid import Grid, Job, check_data, read_grid
 from scripts.experiments.job import missing
 from scripts.experiments.launch import Launcher, Outcome, free_devices
 from scripts.experiments.page import write_grid_page
@@ -103,6 +103,8 @@ def experiment(argv: Sequence[str] | None) -> int:
     """The whole command; returns the exit status."""
     args = parse_arguments(argv)
     grid = read_grid(args.file, args.out)
+    if not args.report:
+        check_data(grid)
     if args.dry_run:
         print(describe(grid.jobs()))
         return 0

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from data.image_file import in_threads, read_image
 from data.image_folder import list_images
-from scripts.on_gpu.carried import DATA, HERE, RELEASED, WHEELS
+from scripts.on_gpu.carried import DATA, HERE, MANIFEST, RELEASED, WHEELS
 from util.errors import UserError, exit_status
 from util.parser import script_parser
 
@@ -63,6 +63,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; raises UserError where something is missing or all is too much."""
     args = parse_arguments(argv)
+    check_replaceable(args.out)
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".packing_") as folder:
         place = Path(folder) / "packed"
         place.mkdir()
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sizes = measure(place)
         check_size(sizes)
         facts |= {"sizes": sizes, "python": args.python}
-        (place / "manifest.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (place / MANIFEST).write_text(json.dumps(facts, indent=1) + "\n")
         if args.out.exists():
             shutil.rmtree(args.out)
         place.replace(args.out)
@@ -84,6 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{size / MIB:8.2f} MiB  {name}")
     print(f"{sum(sizes.values()) / MIB:8.2f} MiB  in all, of at most {MOST}: {args.out}")
     return 0
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise UserError for a folder with anything in it that was not packed by this script."""
+    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
+        raise UserError(
+            f"--out {out} is there and was not made by this script; name a new folder, or remove it"
+        )
 
 
 def pack_wheels(args: argparse.Namespace, place: Path) -> None:

@@ -25,10 +25,11 @@ sys.path.insert(0, str(ROOT))
 from scripts.on_gpu.carried import (
     DATA,
     INCEPTION,
+    MANIFEST,
     VGG,
     add_carried,
     found,
-    unpack_data,
+    unpack_data_once,
     use_wheels,
 )
 from util.errors import UserError, exit_status
@@ -92,19 +93,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def data_of(args: argparse.Namespace) -> Path:
     """The folder of the data set.
 
-    One that was carried is unpacked to the same place each time: states remember where their images lay.
+    One that was carried is unpacked to the same place each time, since states remember where their images lay.
     """
     if args.dataroot is not None:
         return args.dataroot
     if args.carried is None or not (args.carried / DATA).is_file():
         raise UserError("no data set: give --dataroot DIR, or gather one with scripts/gpu_pack.py")
-    folder = Path(tempfile.gettempdir()) / "gpu_train_data"
-    return unpack_data(args.carried, folder)
+    return unpack_data_once(args.carried, Path(tempfile.gettempdir()) / "gpu_train_data")
 
 
 def facts_of(args: argparse.Namespace, data: Path) -> dict:
     """What the data set is; a carried one may be a part of another."""
-    manifest = args.carried / "manifest.json" if args.carried else None
+    manifest = args.carried / MANIFEST if args.carried else None
     if args.dataroot is None and manifest.is_file():
         return json.loads(manifest.read_text()).get("data", {})
     return {"name": data.name}

@@ -25,6 +25,8 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
     echo "error: this is for sbatch; without SLURM see docs/scaling.md" >&2
     exit 2
 fi
+# Two jobs may share a node, so each has a port of its own.
+port=$((20000 + SLURM_JOB_ID % 40000))
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 torchrun=.venv/bin/torchrun
 [[ -x $torchrun ]] || torchrun=torchrun
@@ -37,7 +39,7 @@ stop() {
 trap stop USR1 TERM
 
 srun "$torchrun" --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node "${SLURM_GPUS_ON_NODE:-1}" \
-    --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:29500" train.py "$@" &
+    --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:$port" train.py "$@" &
 training=$!
 
 # `wait` returns early when a signal comes, with the signal's number instead of the status.

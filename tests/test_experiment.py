@@ -4,18 +4,30 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import time
 
 import numpy as np
 import pytest
+import torch
 
 from scripts.experiment import main
-from scripts.experiments.collect import run_row
+from scripts.experiments.cluster import Task
+from scripts.experiments.collect import (
+    COSTS,
+    RunRow,
+    asked_row,
+    floor_rows,
+    parameters,
+    run_row,
+    table,
+)
 from scripts.experiments.grid import read_grid
-from scripts.experiments.job import finished
-from scripts.experiments.launch import free_devices
+from scripts.experiments.job import RECORD, finished, missing, read_record
+from scripts.experiments.launch import Launcher, free_devices
+from scripts.experiments.page import best_row
 from scripts.experiments.statistics import paired_test, summary
 from tests.browser import BROWSER, Browser
 from tests.helpers import REPO, make_dataset, start_command
@@ -71,7 +83,10 @@ def write(folder, text: str = GRID, count: int = 6):
 
 
 def test_every_row_data_set_and_seed_is_a_run(tmp_path):
-    text = GRID.replace("seeds = [0, 1]", "seeds = [3, 4]") + "[sweep]\nbeta1 = [0.5, 0.9]\n"
+    text = (
+        GRID.replace("seeds = [0, 1]", "seeds = [3, 4]").split("[paper")[0]
+        + "[sweep]\nbeta1 = [0.5, 0.9]\n"
+    )
     text = text.replace('baseline = "one"', 'baseline = "one, beta1 0.5"')
     grid = read_grid(write(tmp_path, text))
     jobs = grid.jobs()
@@ -108,14 +123,36 @@ def test_every_row_data_set_and_seed_is_a_run(tmp_path):
             r"\[test\] num_tests is no flag .*num_test",
         ),
         ("[rows.one]", "rows = [", r"cannot be read as an experiment file"),
+        (
+            "[paper.score.toy]\none",
+            "[paper.score.toy]\nones",
+            r"\[paper.score.toy\] 'ones' is no label .*did you mean 'one'",
+        ),
+        ("[paper.score.toy]", "[paper.score.toys]", r"'toys' is no label .*did you mean 'toy'"),
         ("DATA", "nowhere", r"dataroot nowhere is not a folder"),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_before_anything_runs(tmp_path, old, new, complaint):
+def test_a_mistake_in_the_file_is_one_line_before_anything_runs(
+    tmp_path, capsys, old, new, complaint
+):
     assert old in GRID
-    with pytest.raises(UserError, match=complaint) as error:
-        read_grid(write(tmp_path, GRID.replace(old, new)))
-    assert "\n" not in str(error.value)
+    path = write(tmp_path, GRID.replace(old, new))
+    assert main([str(path), "--out", str(tmp_path / "out"), "--dry_run"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(complaint, line)
+
+
+def test_a_report_needs_no_data(tmp_path, capsys):
+    path = write(tmp_path, GRID.replace("DATA", "nowhere"))
+    assert main([str(path), "--out", str(tmp_path / "out"), "--report"]) == 0
+    assert "| one (baseline) | 0 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_first_swept_row_is_the_baseline_if_none_is_named(tmp_path):
+    text = (
+        GRID.replace('baseline = "one"\n', "").split("[paper")[0] + "[sweep]\nbeta1 = [0.5, 0.9]\n"
+    )
+    assert read_grid(write(tmp_path, text)).baseline == "one, beta1 0.5"
 
 
 @pytest.mark.parametrize(
@@ -189,12 +226,92 @@ def test_no_gpu_is_a_cpu(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert free_devices() == ["cpu"]
     fake = tmp_path / "nvidia-smi"
-    fake.write_text("#!/bin/sh\necho '0, 70000, 80000'\necho '1, 10, 80000'\n")
+    lines = ["0, GPU-aa, 70000, 80000", "1, GPU-bb, 10, 80000", "2, GPU-cc, 10, 80000"]
+    fake.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
     fake.chmod(0o755)
-    assert free_devices() == ["1"]
-    fake.write_text("#!/bin/sh\necho '0, 70000, 80000'\n")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert free_devices() == ["1", "2"]
+    for allowed, found in {"0,2": ["2"], "GPU-b": ["1"], "": ["cpu"]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+        assert free_devices() == found, allowed
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(UserError, match="all 1 GPUs are in use"):
         free_devices()
+
+
+COSTLESS = dict.fromkeys(COSTS)
+
+
+def row_of(row: str, seed: int, value: float, floor: float = 1.0) -> RunRow:
+    """A run with one figure, FID."""
+    figures, floors = {"last": {"FID": value}}, {"doing nothing": {"FID": floor}}
+    return RunRow(
+        f"{row}-{seed}", row, "toy", seed, "", "", figures, {"FID": "low"}, floors, COSTLESS
+    )
+
+
+def test_a_number_from_fewer_seeds_than_its_row_has_says_so(tmp_path):
+    grid = read_grid(write(tmp_path))
+    other = "two, another rate"
+    runs = [row_of("one", 0, 50), *(row_of(other, seed, 29 + seed) for seed in range(3))]
+    found = table(grid, "toy", runs)
+    [cell, *_] = found.rows[other]
+    assert cell.text().startswith("30.000 ± 1.000") and " p " not in cell.text(), (
+        "one pair of seeds"
+    )
+    assert best_row(found, 0) is None, "means over unlike seeds"
+
+    runs.append(row_of("one", 1, 40))
+    [cell, *_] = table(grid, "toy", runs).rows[other]
+    assert cell.text().endswith("p 0.5 (n 2)")
+
+    del runs[0].figures["last"]["FID"]
+    [cell, *_] = table(grid, "toy", runs).rows["one"]
+    assert cell.text() == "40.000 (n 1)"
+
+
+def test_floors_that_differ_between_runs_are_a_range(tmp_path):
+    grid = read_grid(write(tmp_path))
+    found = table(grid, "toy", [row_of("one", 0, 50, 1.0), row_of("one", 1, 50, 1.5)])
+    assert floor_rows(found)["doing nothing"][0] == "1.000 to 1.500"
+    found = table(grid, "toy", [row_of("one", 0, 50, 1.0), row_of("one", 1, 50, 1.0)])
+    assert floor_rows(found)["doing nothing"][0] == "1.000"
+
+
+def test_parameters_are_those_of_what_translates_one_way(tmp_path):
+    sizes = {"E_c": 5, "G_A": 10, "G_B": 10, "norm_B": 1}
+    for name, size in sizes.items():
+        state = {"weight": torch.zeros(size), "norm.running_mean": torch.zeros(100)}
+        torch.save(state, tmp_path / f"latest_net_{name}.pth")
+    names = [f"latest_net_{name}.pth" for name in sizes]
+    assert parameters(tmp_path, names) == pytest.approx(16e-6)
+    assert parameters(tmp_path, []) is None
+    assert parameters(tmp_path, ["latest_net_G_A.pth", "gone.pth"]) is None
+
+
+def test_an_error_of_the_launcher_is_a_failure_of_that_run_alone(tmp_path, monkeypatch):
+    grid = read_grid(write(tmp_path), tmp_path / "out")
+    launcher = Launcher(grid, ["cpu"])
+
+    def process(job, *_):
+        if job.row == "one":
+            raise OSError("no space left")
+        return 0
+
+    monkeypatch.setattr(launcher, "_process", process)
+    outcome = launcher.run(grid.jobs()[:2])
+    assert outcome.failed == {"toy-one-seed0": "OSError: no space left"}
+    assert outcome.done == ["toy-two_another_rate-seed0"]
+
+
+def test_nohup_is_left_alone(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Launcher(read_grid(write(tmp_path), tmp_path / "out"), ["cpu"])._stopping_politely():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # --- a grid, killed in the middle and restarted ---------------------------------------------------------------------
@@ -292,15 +409,73 @@ def test_the_report_comes_from_folders_alone(grid, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_done_under_other_flags_is_not_shown_as_done(grid, capsys):
+def test_what_is_done_under_other_flags_is_not_shown_as_done(grid, tmp_path, capsys):
     folder, _, _ = grid
-    path = write(folder, GRID.replace("lr = 0.001", "lr = 0.002"))
-    assert main([str(path), "--out", str(folder / "out"), "--dry_run"]) == 0
-    said = capsys.readouterr().out
-    assert "toy-one-seed0: done" in said and "toy-two_another_rate-seed0: train" in said
-    path = write(folder, GRID.replace("bootstrap = 10", "bootstrap = 11"))
-    assert main([str(path), "--out", str(folder / "out"), "--dry_run"]) == 0
-    assert "toy-one-seed0: last, best" in capsys.readouterr().out
+    for name in ("checkpoints", "jobs"):
+        shutil.copytree(folder / "out" / name, tmp_path / "out" / name)
+
+    def report(old: str, new: str) -> tuple[str, str]:
+        command = [str(write(folder, GRID.replace(old, new))), "--out", str(tmp_path / "out")]
+        assert main([*command, "--dry_run"]) == 0
+        left = capsys.readouterr().out
+        assert main([*command, "--report"]) == 0
+        capsys.readouterr()
+        return left, (tmp_path / "out" / "table.md").read_text()
+
+    left, written = report("lr = 0.001", "lr = 0.002")
+    assert "toy-one-seed0: done" in left and "toy-two_another_rate-seed0: train" in left
+    assert "| two, another rate | 0 | - |" in written and "| one (baseline) | 2 |" in written
+    assert "toy-two_another_rate-seed0: last and best left out, measured under other" in written
+
+    left, written = report("bootstrap = 10", "bootstrap = 11")
+    assert "toy-one-seed0: last, best" in left and "| one (baseline) | 0 | - |" in written
+
+    left, written = report("two, another rate", "two (another rate)")
+    assert "two_another_rate-seed0: done" in left and "| two (another rate) | 2 |" in written
+
+
+@pytest.mark.slow
+def test_what_was_measured_of_other_weights_is_measured_again(grid, tmp_path):
+    folder, jobs, _ = grid
+    shutil.copytree(jobs[0].folder, tmp_path / "out" / "checkpoints" / jobs[0].run)
+    [job, *_] = read_grid(write(folder), tmp_path / "out").jobs()
+    assert missing(job) == [], "a grid may be moved"
+
+    weights = job.folder / "latest_net_G.pth"
+    kept = weights.read_bytes()
+    weights.write_bytes((job.folder / "latest_net_D.pth").read_bytes())
+    assert missing(job) == ["last"]
+    row, old = asked_row(job)
+    assert old == ["last"] and row.figures.keys() == {"best"}
+
+    weights.write_bytes(kept)
+    for name in ("latest_state.pt", "previous_state.pt"):
+        (job.folder / name).write_bytes(b"damaged")
+    assert missing(job) == ["train"], "train.py says what is damaged"
+
+    # as it was written before weights were noted
+    record = read_record(job)
+    record["measured"] = {"last": [job.test, job.evaluate]}
+    (job.folder / RECORD).write_text(json.dumps(record))
+    assert asked_row(job)[0] is None
+
+
+@pytest.mark.slow
+def test_more_epochs_are_measured_anew(grid, tmp_path, capsys):
+    folder, jobs, _ = grid
+    shutil.copytree(jobs[0].folder, tmp_path / "out" / "checkpoints" / jobs[0].run)
+    text = GRID.replace("n_epochs = 1", "n_epochs = 2").replace("seeds = [0, 1]", "seeds = [0]")
+    path = write(folder, text.split('[rows."two')[0])
+    before = asked_row(read_grid(write(folder), tmp_path / "out").jobs()[0])[0].figures["last"]
+    path = write(folder, text.split('[rows."two')[0])
+
+    assert main([str(path), "--out", str(tmp_path / "out")]) == 0
+    grid_now = read_grid(path, tmp_path / "out")
+    [job] = grid_now.jobs()
+    row, old = asked_row(job)
+    assert not old and row.figures["last"] != before
+    written = (tmp_path / "out" / "table.md").read_text()
+    assert "toy-one-seed0: from image 6 on: n_epochs 1 -> 2" in written
 
 
 @pytest.mark.slow
@@ -354,6 +529,20 @@ def test_a_cluster_without_submitit_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "submitit", None)
     assert main([str(write(tmp_path)), "--out", str(tmp_path / "out"), "--cluster"]) == 2
     assert "pip install submitit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_the_announced_end_of_a_node_reaches_the_cluster(monkeypatch, number):
+    """Training takes the signal to save; submitit must have it too, since that alone queues the job again."""
+    heard = []
+    before = signal.signal(number, lambda got, frame: heard.append(got))
+    try:
+        monkeypatch.setattr("scripts.experiments.cluster.run_job", lambda job: 128 + number)
+        assert Task()(None) == 128 + number and heard == [number]
+        monkeypatch.setattr("scripts.experiments.cluster.run_job", lambda job: 0)
+        assert Task()(None) == 0 and heard == [number]
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.slow

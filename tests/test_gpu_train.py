@@ -17,7 +17,7 @@ from PIL import Image
 
 from scripts import gpu_pack, gpu_train
 from scripts.on_gpu import duel as duel_module
-from scripts.on_gpu.carried import unpack_data, use_wheels
+from scripts.on_gpu.carried import unpack_data, unpack_data_once, use_wheels
 from scripts.on_gpu.duel import Duel
 from tests.helpers import make_dataset, run_command
 from util.errors import UserError
@@ -114,6 +114,46 @@ def test_a_method_that_was_left_behind_catches_up(fought):
     assert [fighter.steps for fighter in again.fighters] == [7, 7]
 
 
+def test_the_end_of_all_epochs_ends_the_training_not_the_call(tmp_path):
+    """Eight images in two epochs, in turns of six steps; then there is nothing left to do, and that is told."""
+    data = make_dataset(tmp_path / "data")
+    short = ["--n_epochs", "1", "--n_epochs_decay", "1"]
+    command = ["--out", str(tmp_path), "--dataroot", str(data), "--device", "-1"]
+    args = gpu_train.parse_arguments([*command, "--vgg_weights", "random", "--", *TINY, *short])
+    for _ in range(2):
+        both = Duel(tmp_path, tmp_path / "state", data, gpu_train.flags_of(args), args.seed)
+        both.train(turn=6, most=None, until=float("inf"))
+        both.publish({})
+        assert [fighter.steps for fighter in both.fighters] == [8, 8]
+        assert both.amiss == ["all epochs are done; give more with -- --n_epochs N"]
+    assert duel_state(tmp_path, "cut")["progress"]["images"] == 8
+
+
+def duel_state(root: Path, name: str) -> dict:
+    return torch.load(root / "state" / name / "latest_state.pt", weights_only=True)
+
+
+def test_an_error_keeps_what_was_reached(tmp_path, monkeypatch):
+    """CUT fails in its second turn: PatchGCL is saved as it is, CUT as it was, and both are told of."""
+    both = duel(tmp_path, make_dataset(tmp_path / "data"))
+    monkeypatch.setattr(duel_module, "SAVE_AFTER", 0.0)
+    cut = both.fighters[1]
+
+    def fail_later(path: Path | None) -> None:
+        if cut.steps > 2:
+            raise UserError("the loss is not finite")
+
+    monkeypatch.setattr(cut.model, "check_finite", fail_later)
+    both.train(turn=2, most=6, until=float("inf"))
+    both.publish({})
+    assert both.amiss == [
+        "training ended early: UserError: the loss is not finite",
+        "cut is as it was saved before",
+    ]
+    assert [duel_state(tmp_path, f.name)["progress"]["images"] for f in both.fighters] == [4, 2]
+    assert "the loss is not finite" in (tmp_path / "table.md").read_text()
+
+
 def test_bad_input_is_one_line(tmp_path):
     args = gpu_train.parse_arguments(["--out", str(tmp_path), "--carried", str(tmp_path)])
     with pytest.raises(
@@ -156,6 +196,27 @@ def test_a_packed_folder_holds_what_was_asked_for_and_says_its_size(shelf, capsy
     args = gpu_train.parse_arguments(["--out", "x", "--carried", str(out)])
     assert gpu_train.facts_of(args, data)["images as"] == "WebP of quality 60"
     assert gpu_train.flags_of(args)["patchgcl"][-1] == str(out / "vgg16.pth")
+
+
+def test_only_a_packed_folder_is_replaced(shelf):
+    root, flags = shelf
+    mine = root / "out" / "deep" / "weights.pth"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"weeks of work")
+    with pytest.raises(UserError, match="was not made by this script"):
+        gpu_pack.main(flags)
+    assert mine.read_bytes() == b"weeks of work"
+
+
+def test_two_carried_data_sets_are_not_mixed(shelf):
+    root, flags = shelf
+    folders = []
+    for more in ([], ["--images", "2"], []):
+        gpu_pack.main([*flags, *more])
+        folders.append(unpack_data_once(root / "out", root / "unpacked"))
+    counts = [len(list((folder / "trainA").iterdir())) for folder in folders]
+    assert counts == [6, 2, 6] and folders[0] == folders[2]
+    assert len(list((root / "unpacked").iterdir())) == 2
 
 
 def test_files_travel_as_they_are_without_a_quality(shelf):

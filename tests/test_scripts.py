@@ -202,7 +202,7 @@ def test_there_is_a_launcher_for_every_experiment():
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_launchers_pass_data_direction_and_further_flags(launcher, checkout, name):
+def test_launchers_pass_data_direction_and_further_flags(launcher, checkout, tmp_path, name):
     dataset, direction = LAUNCHERS[name]
     data = checkout / "datasets" / dataset
     data.mkdir(parents=True)
@@ -229,7 +229,14 @@ def test_launchers_pass_data_direction_and_further_flags(launcher, checkout, nam
     sizes = {"--preprocess", "--load_size", "--size"}
     assert not sizes & set(test), "as in training, which is test.py's default"
     assert flag(evaluate, "real") == str(data / ("testB" if direction == "AtoB" else "testA"))
-    assert (flag(evaluate, "inception"), flag(evaluate, "feature")) == ("w.pth", "768")
+    assert (flag(evaluate, "resize"), flag(evaluate, "feature")) == ("256", "768")
+    assert flag(evaluate, "inception") == str(tmp_path / "w.pth")
+
+    other = "BtoA" if direction == "AtoB" else "AtoB"
+    flags = ["--phase", "val", "--direction", other, "--gpu_ids", "-1"]
+    _, (test, evaluate) = launcher(f"test_{name}.sh", *flags)
+    assert flag(evaluate, "real") == str(data / f"val{other[-1]}")
+    assert (flag(evaluate, "phase"), flag(evaluate, "gpu_ids")) == ("val", "-1")
 
 
 def test_launchers_take_data_from_elsewhere(launcher, tmp_path):
@@ -296,6 +303,7 @@ def test_demo_goes_the_whole_way(launcher, checkout):
         and flag(test, "checkpoints_dir") == "there"
     )
     assert flag(evaluate, "name") == "mine" and flag(evaluate, "checkpoints_dir") == "there"
+    assert flag(evaluate, "gpu_ids") == "-1"
 
 
 class RangeHandler(http.server.SimpleHTTPRequestHandler):

@@ -54,7 +54,7 @@ def test_a_job_that_is_asked_to_end_saves_and_is_queued_again(slurm):
     nodes, called, stopped, queued = log.read_text().splitlines()
     assert nodes == "scontrol show hostnames node[1-2]"
     assert "torchrun --nnodes 2 --nproc_per_node 8" in called
-    assert "--rdzv_endpoint node1:29500 train.py --name a b" in called
+    assert "--rdzv_endpoint node1:20007 train.py --name a b" in called, "a port of this job alone"
     assert (stopped, queued) == ("stopped", "scontrol requeue 7")
 
 

@@ -94,6 +94,11 @@ class Contestant:
     def enter(self) -> None:
         """Set what is global: called before each series of steps."""
 
+    def step_alone(self) -> None:
+        """A step that first sets what is global, for contestants that take turns."""
+        self.enter()
+        self.step()
+
     def run_on(self, batch: dict[str, Any]) -> None:
         """One training step."""
         raise NotImplementedError

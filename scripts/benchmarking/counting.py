@@ -5,7 +5,7 @@ import sys
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -172,9 +172,14 @@ def trace_kernels(work: Callable[[], Any], steps: int = 3) -> dict[str, float | 
     if not spans:
         return {"trace": "the profiler saw no kernel"}
 
-    # spans may overlap; each counts from where the ones before it have reached
-    busy, reached = 0.0, spans[0][0]
-    for start, end in spans:
-        busy += max(0.0, end - max(start, reached))
+    whole = max(end for _, end in spans) - spans[0][0]
+    return {"kernels": len(spans) / steps, "gpu_idle": 1 - busy_time(spans) / whole}
+
+
+def busy_time(spans: Iterable[tuple[float, float]]) -> float:
+    """How long any of these spans (start, end) lasted; where several overlap, the time counts once."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
-    return {"kernels": len(spans) / steps, "gpu_idle": 1 - busy / (reached - spans[0][0])}
+    return total

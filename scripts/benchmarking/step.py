@@ -129,7 +129,7 @@ class Contest:
     def time(self, turns: Turns) -> dict[str, Timing]:
         """Time all that were admitted, in turns."""
         work = {
-            name: _entering(contestant)
+            name: contestant.step_alone
             for name, contestant in self.contestants.items()
             if name not in self.failed
         }
@@ -171,14 +171,6 @@ def _is_plain(contestant: Contestant) -> bool:
     if not isinstance(contestant, Ours):
         return True
     return not (contestant.runtime.compile or contestant.runtime.capture)
-
-
-def _entering(contestant: Contestant) -> Any:
-    def run() -> None:
-        contestant.enter()
-        contestant.step()
-
-    return run
 
 
 def measure_parts(contest: Contest, rounds: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -1,18 +1,31 @@
 """Runs the jobs of a grid on a cluster, through submitit (SLURM), which is needed for this alone."""
 
+import signal
 from collections.abc import Sequence
 
 from scripts.experiments.grid import Grid, Job
 from scripts.experiments.job import UNFINISHED, missing, run_job
 from scripts.experiments.launch import Outcome
 from util.errors import UserError
+from util.run.stop import BY_SIGNAL
+
+MOST_STARTS = 100  # of one run; submitit's own limit is three
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # what a node's end is announced with
 
 
 class Task:
     """One job as submitit pickles it; where a node's time ends, it is put into the queue again and goes on."""
 
     def __call__(self, job: Job) -> int:
-        return run_job(job)
+        """Run the job; returns its status.
+
+        Training takes the signal that announces the end, saves, and ends. The signal is then handed on to submitit,
+        which puts the job into the queue again and ends this process.
+        """
+        status = run_job(job)
+        if status - BY_SIGNAL in WARNINGS:
+            signal.raise_signal(status - BY_SIGNAL)
+        return status
 
     def checkpoint(self, job: Job):
         """What submitit calls before the node is taken away: the run has been saved by then, or goes on before that."""
@@ -32,10 +45,12 @@ def run_on_cluster(grid: Grid, jobs: Sequence[Job], wait: bool) -> Outcome:
     except ImportError as error:
         raise UserError(f"--cluster needs submitit ({error}): pip install submitit") from None
 
-    parameters = dict(grid.cluster)
+    parameters = {"slurm_max_num_timeout": MOST_STARTS, **grid.cluster}
     kind = parameters.pop("executor", None)
+    starts = {"slurm_max_num_timeout": parameters.pop("slurm_max_num_timeout")}
     try:
-        executor = submitit.AutoExecutor(folder=str(grid.folder / "logs" / "%j"), cluster=kind)
+        folder = str(grid.folder / "logs" / "%j")
+        executor = submitit.AutoExecutor(folder, cluster=kind, **starts)
         executor.update_parameters(name=grid.name, **parameters)
     except (RuntimeError, ValueError, NameError, TypeError, AssertionError) as error:
         raise UserError(f"{grid.file}: [cluster]: submitit says: {error}") from None

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,17 @@ import numpy as np
 import torch
 
 from scripts.evaluating.words import scaled, title_of
-from scripts.experiments.grid import Grid
-from scripts.experiments.job import EPOCHS, RECORD, measured_file
+from scripts.experiments.grid import Grid, Job
+from scripts.experiments.job import (
+    EPOCHS,
+    RECORD,
+    measured_as_asked,
+    measured_file,
+    trained_as_asked,
+)
 from scripts.experiments.statistics import paired_test, summary
 from util.logs.sink import EVALUATION
-from util.run.folder import saved_record, weights_in
+from util.run.folder import describe_history, saved_record
 
 COSTS = ("images/s", "hours", "memory GB", "M parameters")
 FLOORS = {"inputs": "doing nothing", "real": "real pictures", "unrelated": "unrelated pictures"}
@@ -25,7 +31,10 @@ STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run: figures by checkpoint ("last", "best") and title, what it cost, and its curves."""
+    """One run: figures by checkpoint ("last", "best") and title, what it cost, and its curves.
+
+    `changes`: which flags changed while it was trained; `warnings`: what scripts/evaluate.py warned of.
+    """
 
     name: str
     row: str
@@ -38,6 +47,8 @@ class RunRow:
     floors: Mapping[str, Mapping[str, float]]
     costs: Mapping[str, float | None]
     curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    changes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def run_row(folder: Path) -> RunRow | None:
@@ -67,7 +78,28 @@ def run_row(folder: Path) -> RunRow | None:
         floors=floors_of(first),
         costs=costs(folder, records, job),
         curves=curves(records),
+        changes=describe_history(record),
+        warnings=first.get("warnings", []),
     )
+
+
+def asked_row(job: Job) -> tuple[RunRow | None, list[str]]:
+    """The row of a job, with the figures that are those of its present flags and weights, and the columns that are not.
+
+    The job says where in the table they stand; the folder may be of a time when labels were others.
+    """
+    found = run_row(job.folder)
+    if found is None:
+        return None, []
+    current = {
+        column: figures
+        for column, figures in found.figures.items()
+        if trained_as_asked(job) and measured_as_asked(job, column)
+    }
+    old = [column for column in found.figures if column not in current]
+    if not current:
+        return None, old
+    return replace(found, figures=current, row=job.row, data=job.data, seed=job.seed), old
 
 
 def values_of(result: Mapping[str, Any]) -> dict[str, float]:
@@ -107,27 +139,31 @@ def costs(
         float(np.median(speeds)) if speeds else None,
         hours if steps else None,
         max(memory) if memory else host,
-        parameters(folder),
+        parameters(folder, job.get("translated_with", [])),
     )
     return dict(zip(COSTS, values, strict=True))
 
 
-def parameters(folder: Path) -> float | None:
-    """Millions of parameters in what translates, from its file of weights."""
-    for name in ("G", "G_A", "*"):
-        files = [path for path in weights_in(folder, "latest", name) if "_ema" not in path.name]
-        if files:
-            states = [
-                torch.load(f, map_location="cpu", weights_only=True, mmap=True) for f in files[:1]
-            ]
-            counted = [
-                value.numel()
-                for state in states
-                for key, value in state.items()
-                if not key.endswith(STATISTICS)
-            ]
-            return sum(counted) / 1e6
-    return None
+def parameters(folder: Path, names: Sequence[str]) -> float | None:
+    """Millions of parameters in what translates, from the files of weights that test.py took.
+
+    Where a method has networks for both directions, those of A -> B count.
+    """
+    files = [folder / name for name in names if not is_way_back(name, names)]
+    if not files or not all(path.is_file() for path in files):
+        return None
+
+    counted = 0
+    for path in files:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        counted += sum(v.numel() for key, v in state.items() if not key.endswith(STATISTICS))
+    return counted / 1e6
+
+
+def is_way_back(name: str, names: Sequence[str]) -> bool:
+    """Whether a file holds a network of B -> A whose like for A -> B is there too: net_G_B beside net_G_A."""
+    twin = name.replace("_B.pth", "_A.pth").replace("_B_ema.pth", "_A_ema.pth")
+    return twin != name and twin in names
 
 
 def curves(records: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
@@ -153,41 +189,54 @@ def _json(path: Path) -> dict:
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of one row: the seeds in short, the paired test, and what the paper prints."""
+    """One figure of one row: the seeds in short, and the paired test; `seeds`: how many the row has."""
 
     stats: Mapping[str, Any]
     test: Mapping[str, Any] | None = None
-    paper: float | None = None
+    seeds: int = 1
 
     def text(self) -> str:
-        """As tables show it: mean, deviation, interval, p of the test against the baseline."""
+        """As tables show it: mean, deviation, interval, p of the test against the baseline.
+
+        How many seeds a number is from is said where it is not all of the row.
+        """
         stats = self.stats
         words = f"{stats['mean']:.3f}"
         if stats["sd"] is not None:
             low, high = stats["interval"]
             words += f" ± {stats['sd']:.3f} [{low:.3f}, {high:.3f}]"
-        if self.test and stats["n"] > 1:
+        if stats["n"] != self.seeds:
+            words += f" (n {stats['n']})"
+        if self.test and self.test["n"] > 1:
             words += f" p {self.test['p']:.2g}"
+            if self.test["n"] != stats["n"]:
+                words += f" (n {self.test['n']})"
         return words
 
 
 @dataclass
 class Table:
-    """What is known of one data set: columns, and per row a cell each; None where nothing was measured."""
+    """What is known of one data set: columns, and per row a cell each; None where nothing was measured.
+
+    `left_out`: runs with figures of other flags or weights than they have now, and of which checkpoints those are.
+    """
 
     data: str
     columns: list[str]
     rows: dict[str, list[Cell | float | None]]
     runs: list[RunRow]
     seeds: dict[str, list[int]]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
 
 def tables(grid: Grid) -> list[Table]:
     """A table per data set, from the folders of the runs."""
     found = []
     for data in grid.data:
-        runs = [run_row(job.folder) for job in grid.jobs() if job.data == data]
-        found.append(table(grid, data, [run for run in runs if run is not None]))
+        rows = {job.run: asked_row(job) for job in grid.jobs() if job.data == data}
+        one = table(grid, data, [run for run, _ in rows.values() if run is not None])
+        one.left_out = {name: old for name, (_, old) in rows.items() if old}
+        found.append(one)
     return found
 
 
@@ -196,6 +245,7 @@ def table(grid: Grid, data: str, runs: Sequence[RunRow]) -> Table:
     titles = list(dict.fromkeys(t for run in runs for t in next(iter(run.figures.values()))))
     checkpoints = [column for column in EPOCHS if any(column in run.figures for run in runs)]
     columns, rows = [], {row: [] for row in grid.rows}
+    seeds = {row: sorted(run.seed for run in runs if run.row == row) for row in rows}
     for title in titles:
         printed = grid.paper.get(title.removesuffix(" x100"), {}).get(data, {})
         for checkpoint in checkpoints:
@@ -204,7 +254,10 @@ def table(grid: Grid, data: str, runs: Sequence[RunRow]) -> Table:
             for row, cells in rows.items():
                 values = by_seed(runs, row, checkpoint, title)
                 test = None if row == grid.baseline else paired_test(values, base)
-                cells.append(Cell(summary(list(values.values())), test) if values else None)
+                cell = (
+                    Cell(summary(list(values.values())), test, len(seeds[row])) if values else None
+                )
+                cells.append(cell)
         if printed:
             columns.append(f"{title} paper")
             for row, cells in rows.items():
@@ -217,7 +270,6 @@ def table(grid: Grid, data: str, runs: Sequence[RunRow]) -> Table:
                 run.costs[cost] for run in runs if run.row == row and run.costs[cost] is not None
             ]
             cells.append(float(np.mean(known)) if known else None)
-    seeds = {row: sorted(run.seed for run in runs if run.row == row) for row in rows}
     return Table(data, columns, rows, list(runs), seeds)
 
 
@@ -239,18 +291,23 @@ def shown(cell: Cell | float | None) -> str:
 
 
 def floor_rows(table: Table) -> dict[str, list[str]]:
-    """What the columns must be read against, in words -> a text per column."""
+    """What the columns must be read against, in words -> a text per column; a range where runs differ."""
     found: dict[str, list[str]] = {}
-    for run in table.runs[:1]:
-        for floor, values in run.floors.items():
-            cells = []
-            for column in table.columns:
-                value = values.get(column.rpartition(" ")[0])
-                cells.append(
-                    f"{value:.3f}" if value is not None and column.endswith(" last") else ""
-                )
-            found[floor] = cells
+    for floor in dict.fromkeys(floor for run in table.runs for floor in run.floors):
+        known = [run.floors.get(floor, {}) for run in table.runs]
+        cells = []
+        for column in table.columns:
+            title, _, checkpoint = column.rpartition(" ")
+            values = [one[title] for one in known if title in one]
+            cells.append(span(values) if values and checkpoint == "last" else "")
+        found[floor] = cells
     return found
+
+
+def span(values: Sequence[float]) -> str:
+    """One number where all look alike in a table, else the least and the largest."""
+    low, high = f"{min(values):.3f}", f"{max(values):.3f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def as_markdown(grid: Grid, found: Sequence[Table]) -> str:
@@ -264,12 +321,33 @@ def as_markdown(grid: Grid, found: Sequence[Table]) -> str:
             name = f"{row} (baseline)" if row == grid.baseline else row
             lines.append(_line([name, str(len(one.seeds[row])), *map(shown, cells)]))
         lines += [_line([f"*{floor}*", "", *cells]) for floor, cells in floor_rows(one).items()]
-        lines.append("")
+        lines += ["", *(f"- {text}" for text in remarks(one)), ""]
     return "\n".join([*lines, *notes(grid), ""])
 
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def remarks(table: Table) -> list[str]:
+    """What a reader must know of a table: figures left out, flags that changed, what evaluating warned of."""
+    found = []
+    for name, old in table.left_out.items():
+        found.append(
+            f"{name}: {' and '.join(old)} left out, measured under other flags or with other weights than it has now; "
+            "run the experiment again"
+        )
+    for run in table.runs:
+        found += [f"{run.name}: {change}" for change in run.changes]
+
+    runs_by_warning: dict[str, list[str]] = {}
+    for run in table.runs:
+        for warning in run.warnings:
+            runs_by_warning.setdefault(warning, []).append(run.name)
+    for warning, names in runs_by_warning.items():
+        whose = "all runs" if len(names) == len(table.runs) else ", ".join(names)
+        found.append(f"{whose}: {warning}")
+    return found
 
 
 def notes(grid: Grid) -> list[str]:

@@ -150,7 +150,7 @@ def draw_trade_off(grid: Grid, table: Table) -> "Figure | None":
     if not pairs:
         return None
 
-    better = table.runs[0].better
+    better = {title: way for run in table.runs for title, way in run.better.items()}
     figure, axes = panels(len(pairs), across=2)
     for (across, up), ax in zip(pairs, axes, strict=True):
         ax.set(xlabel=in_words(across, better), ylabel=in_words(up, better))

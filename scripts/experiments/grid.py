@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,13 @@ def read_grid(path: Path, out: Path | None = None) -> Grid:
             raise UserError(f"{path}: [{key}.LABEL] is missing; at least one is needed")
 
     name = content.get("name", path.stem)
+    rows = swept(content["rows"], content.get("sweep", {}))
     grid = Grid(
         name=name,
         about=content.get("about", ""),
         seeds=content.get("seeds", [0]),
-        baseline=content.get("baseline", next(iter(content["rows"]))),
-        rows=swept(content["rows"], content.get("sweep", {})),
+        baseline=content.get("baseline", next(iter(rows))),
+        rows=rows,
         data=content["data"],
         paper=content.get("paper", {}),
         folder=out or Path("results") / "grids" / slug(name),
@@ -196,6 +197,11 @@ def check_grid(grid: Grid) -> None:
             f"{where}: baseline {grid.baseline!r} is no row; {hint}there are: {', '.join(grid.rows)}"
         )
 
+    for figure, by_data in grid.paper.items():
+        for data, values in by_data.items():
+            check_known(grid, f"paper.{figure}.{data}", [data], grid.data)
+            check_known(grid, f"paper.{figure}.{data}", values, grid.rows)
+
     tables = {"flags": grid.flags, "test": grid.test, "evaluate": grid.evaluate}
     tables |= {f"rows.{label}": flags for label, flags in grid.rows.items()}
     tables |= {f"data.{label}": flags for label, flags in grid.data.items()}
@@ -213,13 +219,29 @@ def check_grid(grid: Grid) -> None:
         if job.seed != grid.seeds[0]:
             continue  # the same command but for its seed
         try:
-            opt = parse(TrainOptions(), job.train)
+            parse(TrainOptions(), job.train)
         except UserError as error:
             raise UserError(f"{where}: row {job.row!r}, data {job.data!r}: {error}") from None
-        if not os.path.isdir(opt.dataroot):
-            raise UserError(f"{where}: [data.{job.data}] dataroot {opt.dataroot} is not a folder")
     check_test_flags(grid)
     check_evaluate_flags(grid, jobs[0])
+
+
+def check_known(grid: Grid, table: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UserError for a label in a table that is none of the file's."""
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"{grid.file}: [{table}] {name!r} is no label of the file; {did_you_mean(name, known)}"
+                f"there are: {', '.join(known)}"
+            )
+
+
+def check_data(grid: Grid) -> None:
+    """Raise UserError where a data set is not there; a report alone does not need it."""
+    for label, flags in grid.data.items():
+        where = flags.get("dataroot", grid.flags.get("dataroot", ""))
+        if not os.path.isdir(where):
+            raise UserError(f"{grid.file}: [data.{label}] dataroot {where} is not a folder")
 
 
 def check_evaluate_flags(grid: Grid, job: Job) -> None:

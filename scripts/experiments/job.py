@@ -3,9 +3,11 @@
     python scripts/experiments/job.py JOB.json [MINUTES]
 
 The run's folder then holds all that its row of the table needs: the training records, measured_last.json and, where
-training kept one, measured_best.json, and job.json.
+training kept one, measured_best.json, and job.json, which says under which flags and with which weights each was
+measured.
 """
 
+import hashlib
 import json
 import resource
 import sys
@@ -13,8 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -24,14 +24,15 @@ from models.inference.translate import translate
 from options import TestOptions, TrainOptions, parse
 from scripts import evaluate
 from scripts.experiments.grid import Job
-from util.errors import exit_status
+from util.errors import UserError, exit_status
 from util.files import atomic_path
 from util.run.folder import weights_in
 from util.run.progress import Progress
-from util.run.state_file import STATE
+from util.run.state_file import find_state
 
 RECORD = "job.json"  # in the run's folder
 EPOCHS = {"last": "latest", "best": "best"}  # column of the table -> --epoch
+PLACES = ("--name", "--checkpoints_dir", "--results_dir")
 UNFINISHED = 75  # exit status (EX_TEMPFAIL): the time is over, the same job again goes on
 
 
@@ -41,11 +42,14 @@ def measured_file(folder: Path, column: str) -> Path:
 
 
 def finished(job: Job) -> bool:
-    """Whether a run has done all the training steps that are asked for."""
-    path = job.folder / STATE
-    if not path.is_file():
+    """Whether a run has done all the training steps that are asked for; not where no state can be read."""
+    try:
+        found = find_state(job.folder)
+    except UserError:
+        return False  # train.py says what is damaged, and what can be done
+    if found is None:
         return False
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state = found.state
     steps = range(state["steps_per_epoch"])
     opt = parse(TrainOptions(), job.train)
     progress = Progress.from_options(opt, steps, state["images_per_step"])
@@ -58,20 +62,47 @@ def missing(job: Job) -> list[str]:
 
     A finished run whose flags have changed since is one to train: train.py then goes on, or says what contradicts it.
     """
-    record = read_record(job)
-    if not finished(job) or record.get("train") != job.train:
+    if not finished(job) or not trained_as_asked(job):
         return ["train"]
+    return [column for column in columns(job.folder) if not measured_as_asked(job, column)]
 
-    columns = ["last"]
-    if weights_in(job.folder, "best"):
-        columns.append("best")
-    done = record.get("measured", {})
-    now = [job.test, job.evaluate]
-    return [
-        column
-        for column in columns
-        if done.get(column) != now or not measured_file(job.folder, column).is_file()
-    ]
+
+def columns(folder: Path) -> list[str]:
+    """The checkpoints that a run has: "last", and "best" where training kept one."""
+    return ["last", "best"] if weights_in(folder, EPOCHS["best"]) else ["last"]
+
+
+def trained_as_asked(job: Job) -> bool:
+    """Whether training has ended under the flags that the job has now."""
+    return read_record(job).get("train") == asked(job.train)
+
+
+def measured_as_asked(job: Job, column: str) -> bool:
+    """Whether figures are those of the run's present weights under the flags that the job has now.
+
+    Where a folder was copied without its weights, those that were measured are taken for them.
+    """
+    done = read_record(job).get("measured", {}).get(column)
+    if not isinstance(done, dict) or not measured_file(job.folder, column).is_file():
+        return False  # earlier records held flags alone
+    files = weights_in(job.folder, EPOCHS[column])
+    same = not files or done["weights"] == checksum(files)
+    return same and done["flags"] == [asked(job.test), asked(job.evaluate)]
+
+
+def asked(flags: Sequence[str]) -> list[str]:
+    """A command's flags without those that say where things lie, so that a grid may be moved."""
+    pairs = zip(flags[::2], flags[1::2], strict=True)
+    return [part for name, value in pairs if name not in PLACES for part in (name, value)]
+
+
+def checksum(files: Sequence[Path]) -> str:
+    """Of files of weights, in this order."""
+    found = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
 
 
 def read_record(job: Job) -> dict[str, Any]:
@@ -93,18 +124,26 @@ def run_job(job: Job, minutes: float | None = None) -> int:
             return UNFINISHED
 
     for column in missing(job):
-        where = ["--epoch", EPOCHS[column]]
-        status = as_command("test.py", [*job.test, *where], translate_run)
-        out = ["--out", str(measured_file(job.folder, column))]
-        status = status or as_command(
-            "scripts/evaluate.py", [*job.evaluate, *where, *out], evaluate.main
-        )
+        status = measure(job, column)
         if status:
             return status
-        note(
-            job, measured={**read_record(job).get("measured", {}), column: [job.test, job.evaluate]}
-        )
     return 0
+
+
+def measure(job: Job, column: str) -> int:
+    """Translate the test images with one checkpoint, and measure what came of them; returns the exit status."""
+    where = ["--epoch", EPOCHS[column]]
+    weights = weights_in(job.folder, EPOCHS[column])
+    before = checksum(weights)
+    status = as_command("test.py", [*job.test, *where], lambda argv: translate_run(job, argv))
+    out = ["--out", str(measured_file(job.folder, column))]
+    status = status or as_command(
+        "scripts/evaluate.py", [*job.evaluate, *where, *out], evaluate.main
+    )
+    if status == 0:
+        now = {"flags": [asked(job.test), asked(job.evaluate)], "weights": before}
+        note(job, measured={**read_record(job).get("measured", {}), column: now})
+    return status
 
 
 def train_run(argv: Sequence[str]) -> int:
@@ -112,11 +151,12 @@ def train_run(argv: Sequence[str]) -> int:
     return exit_status(lambda: train.train(parse(TrainOptions(), argv)))
 
 
-def translate_run(argv: Sequence[str]) -> int:
-    """test.py in this process."""
+def translate_run(job: Job, argv: Sequence[str]) -> int:
+    """test.py in this process; notes which files of weights it took."""
 
     def work() -> None:
-        translate(parse(TestOptions(), argv))
+        gallery = translate(parse(TestOptions(), argv))
+        note(job, translated_with=gallery.description["weights"].split(", "))
 
     return exit_status(work)
 
@@ -129,12 +169,16 @@ def as_command(script: str, argv: Sequence[str], work: Callable[[Sequence[str]],
 
 
 def note_training(job: Job, seconds: float) -> None:
-    """Write what this start took; times and memory are over all starts that ended well."""
+    """Write what this start took; times and memory are over all starts that ended well.
+
+    What was measured before is of other weights now, and forgotten.
+    """
     before = read_record(job)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # GB on Linux
     note(
         job,
-        train=job.train,
+        train=asked(job.train),
+        measured={},
         row=job.row,
         data=job.data,
         seed=job.seed,

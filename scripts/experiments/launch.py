@@ -47,14 +47,14 @@ class Outcome:
 
 
 def free_devices() -> list[str]:
-    """The GPUs that hardly hold anything, as CUDA_VISIBLE_DEVICES names them; the CPU where there is no GPU.
+    """The GPUs that hardly hold anything, of those that CUDA_VISIBLE_DEVICES leaves; the CPU where there is no GPU.
 
     Raises:
         UserError: every GPU is in use.
     """
     query = [
         "nvidia-smi",
-        "--query-gpu=index,memory.used,memory.total",
+        "--query-gpu=index,uuid,memory.used,memory.total",
         "--format=csv,noheader,nounits",
     ]
     try:
@@ -62,15 +62,25 @@ def free_devices() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return ["cpu"]
 
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     found, free = [], []
     for line in text.strip().splitlines():
-        index, used, total = line.split(",")
-        found.append(index.strip())
+        index, uuid, used, total = (part.strip() for part in line.split(","))
+        if allowed is not None and not is_among(index, uuid, allowed.split(",")):
+            continue
+        found.append(index)
         if float(used) <= LARGEST_USE * float(total):
-            free.append(index.strip())
+            free.append(index)
     if found and not free:
         raise UserError(f"all {len(found)} GPUs are in use; name those to share with --devices 0,1")
     return free or ["cpu"]
+
+
+def is_among(index: str, uuid: str, allowed: Sequence[str]) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES names a GPU, by its number or by how its UUID begins."""
+    return any(
+        name == index or (name and uuid.startswith(name)) for name in map(str.strip, allowed)
+    )
 
 
 class Launcher:
@@ -115,7 +125,11 @@ class Launcher:
                 job = self.waiting.get_nowait()
             except queue.Empty:
                 return
-            self._run_one(job, device)
+            try:
+                self._run_one(job, device)
+            except Exception as error:  # such as a full disk: it is told, and the others go on
+                self.outcome.failed[job.run] = f"{type(error).__name__}: {error}"
+                print(f"{job.run}: FAILED: {error}", flush=True)
 
     def _run_one(self, job: Job, device: str) -> None:
         log_path = self.folder / "logs" / f"{job.run}.txt"
@@ -140,6 +154,7 @@ class Launcher:
             command.append(f"{self._minutes_left():.3f}")
 
         environment = dict(os.environ)
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # numbers are then those of nvidia-smi
         environment["CUDA_VISIBLE_DEVICES"] = "" if device == "cpu" else device
         process = subprocess.Popen(
             command,
@@ -195,7 +210,9 @@ class Launcher:
             for process in list(self.processes):
                 process.send_signal(signal.SIGTERM)
 
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # it is where nohup started this
+            numbers.append(signal.SIGHUP)
         before = {number: signal.signal(number, ask) for number in numbers}
         try:
             yield

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.image_folder import list_images
 from data.result_names import unique_names
-from scripts.experiments.collect import Cell, RunRow, Table, floor_rows, notes, shown
+from scripts.experiments.collect import Cell, RunRow, Table, floor_rows, notes, remarks, shown
 from scripts.experiments.figures import COLOURS, INPUT, colour_number, translations
 from scripts.experiments.grid import Grid, slug
 from util.images import save_png
@@ -42,6 +42,9 @@ def write_grid_page(
         body.append(tags.p(printable(grid.about)))
     for number, table in enumerate(found):
         body += [tags.h2(printable(table.data)), _table(grid, table)]
+        told = [tags.li(printable(text)) for text in remarks(table)]
+        if told:
+            body.append(tags.ul(*told))
         body += [tags.h3("Curves over images"), _legend(grid), _charts(grid, table.runs)]
         for figure in figures_of(table, figures, "trade_off"):
             body.append(tags.h3("Realism against correspondence, last checkpoint"))
@@ -108,12 +111,18 @@ def _table(grid: Grid, table: Table) -> tags.div:
 
 
 def best_row(table: Table, place: int) -> str | None:
-    """The row with the best mean in a column of ours; None for costs, the paper's figures, and fewer than two rows."""
-    means = {
-        row: cells[place].stats["mean"]
+    """The row with the best mean in a column of ours; None for costs, the paper's figures, and fewer than two rows.
+
+    None too where rows have unequal numbers of seeds.
+    """
+    stats = {
+        row: cells[place].stats
         for row, cells in table.rows.items()
         if isinstance(cells[place], Cell)
     }
+    if len({one["n"] for one in stats.values()}) > 1:
+        return None
+    means = {row: one["mean"] for row, one in stats.items()}
     better = table.runs[0].better if table.runs else {}
     way = better.get(table.columns[place].rpartition(" ")[0])
     if len(means) < 2 or way is None:
@@ -152,7 +161,8 @@ def _charts(grid: Grid, runs: Sequence[RunRow]) -> tags.div:
                 order = grid.seeds.index(run.seed) if run.seed in grid.seeds else 0
                 dash = DASHES[min(order, len(DASHES) - 1)]
                 drawn.append((f"curve k{colour} {dash}", run.curves[name]))
-        charts.add(_chart(name, drawn))
+        if drawn:
+            charts.add(_chart(name, drawn))
     return charts
 
 

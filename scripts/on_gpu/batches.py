@@ -6,7 +6,7 @@ import torch
 
 from scripts.benchmarking.ours import Ours
 from scripts.benchmarking.timing import time_in_turns
-from scripts.on_gpu.ladder import held, memory, stepping
+from scripts.on_gpu.ladder import held, memory
 from scripts.on_gpu.notes import Notes
 from scripts.on_gpu.setup import RECORDED, Setup
 
@@ -31,7 +31,7 @@ def measure(setup: Setup, notes: Notes, batch: int) -> float:
     used = memory(contestant, before)
     turns = setup.turns
     timing = time_in_turns(
-        setup.device, {"": stepping(contestant)}, turns.iterations, turns.rounds, turns.warm_up
+        setup.device, {"": contestant.step_alone}, turns.iterations, turns.rounds, turns.warm_up
     )[""]
     milliseconds = timing.summary()["ms"]
     pairs = 1e3 * batch / milliseconds

@@ -1,10 +1,12 @@
 """What was gathered for a machine without a network: where each thing lies in the folder, and how it is put to use."""
 
 import argparse
+import hashlib
 import importlib.util
 import os
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -13,6 +15,7 @@ VGG, INCEPTION = "vgg16*.pth", "*inception*.pth"  # files of weights, by name
 RELEASED = "released"  # folder of a checkout of the released code
 WHEELS = "wheels"  # folder of libraries that the machine lacks
 DATA = "data.tar"  # trainA, trainB, testA, testB
+MANIFEST = "manifest.json"  # what is in the folder
 
 
 def add_carried(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +35,18 @@ def unpack_data(carried: Path, folder: Path, name: str = DATA) -> Path:
     """The data set that was carried, or another file of images beside it, unpacked."""
     with tarfile.open(carried / name) as archive:
         archive.extractall(folder, filter="data")
+    return folder
+
+
+def unpack_data_once(carried: Path, top: Path) -> Path:
+    """The data set that was carried, in a folder of its own for each content, so that none is mixed with another."""
+    with open(carried / DATA, "rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = top / f"data_{checksum[:16]}"
+    if not folder.is_dir():
+        top.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=top, prefix=".unpacking_") as temporary:
+            unpack_data(carried, Path(temporary) / "data").replace(folder)
     return folder
 
 

@@ -2,7 +2,7 @@
 
 from scripts.benchmarking.step import REFERENCE
 from scripts.on_gpu.kernels import profile
-from scripts.on_gpu.ladder import Race, stepping
+from scripts.on_gpu.ladder import Race
 from scripts.on_gpu.notes import Notes
 from scripts.on_gpu.setup import COMPILED, OVERLAPPED, RECORDED, Setup
 
@@ -17,4 +17,4 @@ def run(setup: Setup, notes: Notes) -> None:
 
     with notes.around("profile"):
         if COMPILED in race.contestants:
-            profile(stepping(race.contestants[COMPILED]), COMPILED, notes)
+            profile(race.contestants[COMPILED].step_alone, COMPILED, notes)

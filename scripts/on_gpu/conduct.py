@@ -76,7 +76,10 @@ class Conductor:
         limit = limit_of(stage, planned[1:], self.left, self.scale)
         began = time.monotonic()
         process = self._start(stage)
-        state = self._wait(process, stage, began + limit)
+        try:
+            state = self._wait(process, stage, began + limit)
+        finally:
+            end(process)  # it has a session of its own, and would outlive a Ctrl-C
 
         entry |= self._notes(stage) | {"state": state, "seconds": time.monotonic() - began}
         self.publish()

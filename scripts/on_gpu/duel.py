@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,17 @@ from util.run.checkpoint import Checkpoint
 from util.run.progress import Progress
 
 SHOWN = 6  # test images on the sheet
+SAVE_AFTER = 60.0  # seconds of training between two saves
 FEATURE = "768"  # of Inception: the layer whose weights are small enough to travel
 
 
 class Fighter:
-    """One method: its run, as train.py would have it, and its own random numbers."""
+    """One method: its run, as train.py would have it, and its own random numbers.
+
+    Attributes:
+        finished: all its epochs are done.
+        sound: its state is that of whole steps with finite losses, and so worth saving.
+    """
 
     def __init__(
         self, name: str, flags: Sequence[str], data: Path, states: Path, seed: int
@@ -55,6 +62,7 @@ class Fighter:
         self.random = self.runtime.rng_state()
         self.batches = self._batches()
         self.seconds = 0.0
+        self.finished, self.sound = False, True
 
     @property
     def steps(self) -> int:
@@ -70,18 +78,26 @@ class Fighter:
             progress.finish_epoch()
 
     def run(self, count: int) -> dict[str, float]:
-        """So many steps, with the random numbers that a run of its own would draw; losses of the last one."""
+        """So many steps, or as many as are left, with the random numbers that a run of its own would draw.
+
+        Returns:
+            Losses of the last one.
+
+        Raises:
+            UserError: a loss is no longer finite.
+        """
         self.runtime.set_rng_state(self.random)
         began = time.perf_counter()
+        self.sound = False
         for _ in range(count):
             batch = next(self.batches, None)
             if batch is None:
-                raise UserError(
-                    f"{self.name} has done all its epochs; give more with -- --n_epochs N"
-                )
+                self.finished = True
+                break
             self.step(batch)
             self.progress.advance()
         self.model.check_finite(self.checkpoint.last_saved)
+        self.sound = True
         losses = self.runtime.mean(self.model.get_current_losses())  # waits for the device
         self.tell()
         self.seconds += time.perf_counter() - began
@@ -140,19 +156,48 @@ class Duel:
                 fighter.save()
 
     def train(self, turn: int, most: int | None, until: float) -> None:
-        """Turns of so many steps, until the time is over or each has done so many."""
+        """Turns of so many steps, until the time is over, each has done so many, or all epochs are done.
+
+        An error ends the training, not the call: what was reached is saved, and the error is told with the results.
+        """
+        try:
+            self._take_turns(turn, most, until)
+        except Exception as error:
+            traceback.print_exc()
+            self._tell(f"training ended early: {type(error).__name__}: {error}")
+        self._save()
+
+    def _take_turns(self, turn: int, most: int | None, until: float) -> None:
         last = 0.0  # the first turn, in which libraries choose their algorithms, says little of the next
+        saved = time.monotonic()
         while time.monotonic() + last < until:
             count = turn if most is None else min(turn, most - self.fighters[0].steps)
             if count <= 0:
-                break
+                return
             began = time.monotonic()
             for fighter in self.fighters:
                 losses = fighter.run(count)
                 self._log(fighter, losses)
+            if any(fighter.finished for fighter in self.fighters):
+                self._tell("all epochs are done; give more with -- --n_epochs N")
+                return
             last = time.monotonic() - began
+            if time.monotonic() - saved > SAVE_AFTER:
+                self._save()
+                saved = time.monotonic()
+
+    def _save(self) -> None:
+        """The state of each method that is worth it; of another, what was saved before stays."""
         for fighter in self.fighters:
-            fighter.save()
+            if fighter.sound:
+                fighter.save()
+            else:
+                self._tell(f"{fighter.name} is as it was saved before")
+
+    def _tell(self, text: str) -> None:
+        """Print a line that also goes into the results."""
+        self.amiss.append(text)
+        print(text, flush=True)
 
     def _log(self, fighter: Fighter, losses: Mapping[str, float]) -> None:
         record = {"method": fighter.name, "steps": fighter.steps, "losses": dict(losses)}
@@ -172,8 +217,7 @@ class Duel:
                     raise UserError("no time was left")
                 self.measures[fighter.name] = self._evaluate(fighter, folder, inception)
             except Exception as error:  # the states are saved, and the other's figures are wanted
-                self.amiss.append(f"{fighter.name} is not measured: {error}")
-                print(self.amiss[-1], flush=True)
+                self._tell(f"{fighter.name} is not measured: {error}")
 
     def _translate(self, fighter: Fighter, results: Path) -> Path:
         where = ["--checkpoints_dir", str(self.states), "--results_dir", str(results)]

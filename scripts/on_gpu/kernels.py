@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 
 from models.networks.fused_layers import trials
+from scripts.benchmarking.counting import busy_time
 from scripts.benchmarking.ours import Ours
-from scripts.on_gpu.ladder import stepping
 from scripts.on_gpu.notes import Notes
 from scripts.on_gpu.setup import RECORDED, Setup
 
@@ -17,7 +17,7 @@ REPLAYS, SHOWN = 3, 200
 def run(setup: Setup, notes: Notes) -> None:
     """The fastest step that needs no compiler."""
     contestant = Ours(RECORDED, setup.settings())
-    profile(stepping(contestant), RECORDED, notes)
+    profile(contestant.step_alone, RECORDED, notes)
 
 
 def profile(step: Callable[[], None], name: str, notes: Notes) -> None:
@@ -54,17 +54,8 @@ def profile(step: Callable[[], None], name: str, notes: Notes) -> None:
         row |= {"launches": counts[kernel] / REPLAYS, "share": spent / total}
         notes.row(f"kernels of {name}", **row)
 
-    idle = 1 - busy(spans) / (max(end for _, end in spans) - min(start for start, _ in spans))
+    idle = 1 - busy_time(spans) / (max(end for _, end in spans) - min(start for start, _ in spans))
     notes.figure(f"{name}: kernels", len(spans) / REPLAYS)
     notes.figure(f"{name}: kinds of kernels", len(times))
     line = f"{name}: {len(spans) / REPLAYS:.0f} kernels a step, {total / REPLAYS / 1e3:.2f} ms"
     notes.find(True, f"{line}, none ran for {idle:.0%} of the time")
-
-
-def busy(spans: list[tuple[float, float]]) -> float:
-    """Microseconds in which a kernel ran; several at once count once."""
-    total, reached = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total

@@ -125,7 +125,7 @@ class Race:
     def time(self, turns: Turns) -> dict[str, Timing]:
         """Time all in turns and note a row for each."""
         failures = Failures(keep_going=True)
-        work = {name: stepping(contestant) for name, contestant in self.contestants.items()}
+        work = {name: one.step_alone for name, one in self.contestants.items()}
         settled = (turns.iterations, turns.rounds, turns.warm_up, failures)
         timings = time_in_turns(self.device, work, *settled)
         for name, why in failures.items():
@@ -154,16 +154,6 @@ class Race:
                 ratio = min(timings[name].best) / min(timings[best].best)
                 self.notes.find(True, f"{best} is {ratio:.2f} times as fast as {name}")
         self.notes.figure("rounds", {n: t.summary()["rounds_ms"] for n, t in timings.items()})
-
-
-def stepping(contestant: Contestant) -> Callable[[], None]:
-    """A step that first sets what is global."""
-
-    def step() -> None:
-        contestant.enter()
-        contestant.step()
-
-    return step
 
 
 def held() -> dict[str, float]:
