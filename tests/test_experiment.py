@@ -465,7 +465,6 @@ def test_more_epochs_are_measured_anew(grid, tmp_path, capsys):
     folder, jobs, _ = grid
     shutil.copytree(jobs[0].folder, tmp_path / "out" / "checkpoints" / jobs[0].run)
     text = GRID.replace("n_epochs = 1", "n_epochs = 2").replace("seeds = [0, 1]", "seeds = [0]")
-    path = write(folder, text.split('[rows."two')[0])
     before = asked_row(read_grid(write(folder), tmp_path / "out").jobs()[0])[0].figures["last"]
     path = write(folder, text.split('[rows."two')[0])
 
@@ -475,7 +474,7 @@ def test_more_epochs_are_measured_anew(grid, tmp_path, capsys):
     row, old = asked_row(job)
     assert not old and row.figures["last"] != before
     written = (tmp_path / "out" / "table.md").read_text()
-    assert "toy-one-seed0: from image 6 on: n_epochs 1 -> 2" in written
+    assert re.search(r"- toy-one-seed0: from image \d+ on: .*n_epochs 1 -> 2", written)
 
 
 @pytest.mark.slow
