@@ -32,7 +32,8 @@ def row(action: argparse.Action) -> str:
     default = "" if action.default in (None, "") else f"`{show_value(action.default)}`"
     choices = f" One of: {', '.join(map(str, action.choices))}." if action.choices else ""
     text = (action.help or "").rstrip(".") + "." + choices
-    return f"| `{action.option_strings[0]}` | {cell(default)} | {cell(text)} |"
+    spellings = ", ".join(f"`{flag}`" for flag in action.option_strings)
+    return f"| {spellings} | {cell(default)} | {cell(text)} |"
 
 
 def tables(parser: OptionParser, skip: set[str]) -> list[str]:
