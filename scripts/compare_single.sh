@@ -5,8 +5,8 @@
 #   bash scripts/compare_single.sh strotss sincut    some of: sincut sinpatchgcl sinsc sinhneg wct2 strotss
 #
 # Settings come from the environment:
-#   DATAROOT=DIR         trainA with the content, trainB with the style (default: ../shared/datasets/monet_etretat)
-#   PHOTOS=DIR           photographs from which WCT2's decoder learns (default: ../shared/datasets/horse2zebra)
+#   DATAROOT=DIR         trainA with the content, trainB with the style (default: datasets/single_image_monet_etretat)
+#   PHOTOS=DIR           photographs from which WCT2's decoder learns (default: datasets/horse2zebra)
 #   VGG=FILE             weights of a VGG16, else torchvision's are downloaded; VGG_LAYERS="0,1,..." those for STROTSS
 #   STEPS=N MINUTES=N    end a training after so many steps, or minutes (default: the methods' own schedules)
 #   SIDE=N               longer side of STROTSS' picture (default 512)
@@ -22,7 +22,7 @@ there() {
 }
 
 here=$PWD
-data=$(there "${DATAROOT:-$here/../shared/datasets/monet_etretat}" DATAROOT) || exit
+data=$(there "${DATAROOT:-$here/datasets/single_image_monet_etretat}" DATAROOT) || exit
 weights=${VGG:-}
 [[ -z $weights || $weights == /* || ! -e $caller/$weights ]] || weights=$caller/$weights
 vgg=(${weights:+--vgg_weights "$weights"})
@@ -41,7 +41,7 @@ for method; do
         sincut | sinhneg) learn "$method" ;;
         sinpatchgcl | sinsc) learn "$method" "${vgg[@]}" ;;
         wct2)
-            photos=$(there "${PHOTOS:-$here/../shared/datasets/horse2zebra}" PHOTOS) || exit
+            photos=$(there "${PHOTOS:-$here/datasets/horse2zebra}" PHOTOS) || exit
             learn wct2 --dataroot "$photos" "${vgg[@]}"
             ;;
         strotss)
