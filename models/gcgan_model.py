@@ -56,7 +56,7 @@ class GcGANModel(OneSidedModel):
         group = parser.group("gcgan")
         text = "what an image goes through: a quarter turn clockwise, or upside down"
         group.add("--geometry", "rotation", text, choices=tuple(GEOMETRIES))
-        group.add("--lambda_GAN", 1.0, "weight of both adversarial losses; also --lambda_G")
+        group.add("--lambda_GAN", 1.0, "weight of both adversarial losses")
         parser.alias("--lambda_G", "lambda_GAN")
         group.add("--lambda_AB", 10.0, "factor of the consistency and identity terms")
         group.add("--lambda_gc", 2.0, "weight of the consistency, times lambda_AB")

@@ -61,6 +61,19 @@ def preset_lines(name: str) -> list[str]:
     return lines
 
 
+def spelling_lines(parser: OptionParser, shared: OptionParser) -> list[str]:
+    """What else a model calls shared options, which stand in the shared tables."""
+    known, lines = shared.declared(), []
+    for name, action in parser.declared().items():
+        first, *others = action.option_strings
+        if name in known and others != known[name].option_strings[1:]:
+            lines.append(f"`{'`, `'.join(others)}` is another spelling of `{first}`.")
+
+    if lines:
+        lines.append("")
+    return lines
+
+
 def of_test_alone(name: str, shared: OptionParser) -> list[str]:
     """Flags that a model has at test and not in training, beside the `shared` ones."""
     train, test = TrainOptions(), TestOptions()
@@ -87,7 +100,8 @@ def document() -> str:
         parser = train.build_parser(train.peek(["--model", name]))
         own = tables(parser, set(shared.declared()))
         further = of_test_alone(name, at_test)
-        lines += [f"## --model {name}", "", *preset_lines(name), *own, *further]
+        spellings = spelling_lines(parser, shared)
+        lines += [f"## --model {name}", "", *preset_lines(name), *spellings, *own, *further]
 
     trained = train.build_parser(train.peek([])).declared()
     same = set()
