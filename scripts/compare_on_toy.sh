@@ -45,9 +45,9 @@ flags() {
         fsesim | lsesim) flags+=("${shared[@]}" "${vgg[@]}" --lambda_identity 5) ;;
         dclgan) flags+=("${shared[@]}" "${both_ways[@]}" --lambda_IDT 5) ;;
         simdcl) flags+=("${shared[@]}" "${both_ways[@]}") ;;
-        cycle_gan | self_distance) flags+=("${shared[@]}") ;;
+        cycle_gan) flags+=("${shared[@]}") ;;
         gcgan) flags+=("${shared[@]}" --identity 3) ;;
-        distance_gan) flags+=("${shared[@]}" --use_cycle_loss "${longest[@]}") ;; # batches of two: half as many steps
+        distance_gan | self_distance) flags+=("${shared[@]}" --use_cycle_loss "${longest[@]}") ;;
         drit) flags+=("${styled[@]}" "${longest[@]}") looks=("${own_style[@]}") ;;
         munit) flags+=("${styled[@]}") looks=("${own_style[@]}") ;;
         pix2pix) kind=aligned flags+=("${shared[@]}") ;;
