@@ -209,7 +209,7 @@ def test_gradients_have_the_same_bits_every_time_on_a_gpu(monkeypatch):
 
 
 def test_copies_of_a_compiled_chain_run_their_own_layers(monkeypatch):
-    monkeypatch.setattr(chain_module, "run_compiled", lambda: chain_module.run_layers)
+    monkeypatch.setattr(chain_module, "compiled_layers", lambda: chain_module.run_layers)
     chain = Chain(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
     chain.compile_parts()
     other = copy.deepcopy(chain)

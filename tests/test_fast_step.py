@@ -310,8 +310,8 @@ def test_an_overflow_in_float16_skips_one_step_and_training_goes_on(tmp_path):
 
 def pretend_to_compile(monkeypatch, between_convolutions):
     """What stands for the compiled code between convolutions; the graph head runs as it is."""
-    monkeypatch.setattr(chain_module, "run_compiled", lambda: between_convolutions)
-    monkeypatch.setattr(graph_module, "run_compiled", lambda: graph_module.run_layers)
+    monkeypatch.setattr(chain_module, "compiled_layers", lambda: between_convolutions)
+    monkeypatch.setattr(graph_module, "compiled_group", lambda: graph_module.run_group)
 
 
 def raising(*arguments):
@@ -373,7 +373,7 @@ def test_compiled_code_that_rounds_otherwise_is_used_from_the_first_step_on(tmp_
 def test_second_derivatives_pass_by_compiled_code(monkeypatch):
     """It has none; the penalty and its gradient are those of the plain network."""
     monkeypatch.setattr(
-        chain_module, "run_compiled", lambda: pytest.fail("compiled code was asked for")
+        chain_module, "compiled_layers", lambda: pytest.fail("compiled code was asked for")
     )
     netD = create_discriminator("basic", 3, 4, norm="none")
     real, fake, eps = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 1, 1, 1)

@@ -364,13 +364,13 @@ def test_layers_joined_into_one_batch_compute_the_same(case, monkeypatch):
     ids = [sample_positions(2, h * w, 12, torch.device("cpu")) for _, h, w in shapes]
     judge = partial(judge_levels, temperature=0.07, symmetric=True, ratio=(1.0, 0.5), average=True)
 
-    results, calls, run = [], [], graph_module.run_layers
+    results, calls, run = [], [], graph_module.run_group
 
     def noted(head, layers, *rest):
         calls.append(layers)
         return run(head, layers, *rest)
 
-    monkeypatch.setattr(graph_module, "run_layers", noted)
+    monkeypatch.setattr(graph_module, "run_group", noted)
 
     for join in (False, True):
         monkeypatch.setattr(graph_module, "joining_pays", lambda x, join=join: join)

@@ -1,6 +1,6 @@
 """Layers in a row: taps between them, no additions that cannot matter, compiled code between convolutions."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 
@@ -104,7 +104,7 @@ class Chain(nn.Sequential):
         if before >= 0 and before not in wanted and self._hands_bias_on(before):
             bias = half_copy(self[before].bias)
 
-        run = run_compiled() if self._runs_compiled else run_layers
+        run = compiled_layers() if self._runs_compiled else run_layers
         if x.is_cuda and bias is None and not _differentiated_twice:
             kernels = winning_kernels(part, x, partial(run, part), residual)
             if kernels is not None:
@@ -168,6 +168,6 @@ def run_layers(
 
 
 @cache
-def run_compiled():
+def compiled_layers() -> Callable[..., Tensor]:
     """`run_layers`, compiled once for each kind of layers and each shape."""
     return torch.compile(run_layers, dynamic=False)

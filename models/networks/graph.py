@@ -26,7 +26,7 @@ from models.networks.passes import joining_pays
 from util.hardware.precision import full_precision
 
 Encode = Callable[[Tensor, Tensor], Tensor]  # nodes and propagation -> nodes
-LayerMaps = tuple[Tensor, Tensor, Tensor]  # out_BCHW, in_BCHW and position_BN of a feature layer
+LayerInputs = tuple[Tensor, Tensor, Tensor]  # out_BCHW, in_BCHW and position_BN of a feature layer
 Finish = Callable[[list["GraphLevel"]], Any]
 SOURCES = ("embedding", "features")  # values of adjacency_from
 SCORES = ("input", "both")  # of pool_score
@@ -231,7 +231,7 @@ class GraphHead(nn.Module):
         compiled with them where the head is. Computed in float32 at least, whatever autocast says: cosines near the
         threshold decide the graph.
         """
-        run = run_compiled() if self.compiled else run_layers
+        run = compiled_group() if self.compiled else run_group
 
         with torch.autocast(feats_in[0].device.type, enabled=False):
             positions = [self.draw(feat) for feat in feats_in] if ids is None else ids
@@ -256,7 +256,7 @@ class GraphHead(nn.Module):
         """From now on compile what follows the drawing of positions; or run it as it is again."""
         self.compiled = on
 
-    def layer_graphs(self, layers: Sequence[int], maps: Sequence[LayerMaps]) -> list[GraphLevel]:
+    def layer_graphs(self, layers: Sequence[int], maps: Sequence[LayerInputs]) -> list[GraphLevel]:
         """All levels of layers with equally many nodes, joined: B graphs of the first, then B of the second, ..."""
         feats_out = [full_precision(gather_patches(out, position)) for out, _, position in maps]
         feats_in = [
@@ -326,15 +326,15 @@ class GraphHead(nn.Module):
         return self.level(gnn, in_BKD, out_BKD, adj_BKK, position_BK)
 
 
-def run_layers(
-    head: GraphHead, layers: Sequence[int], maps: Sequence[LayerMaps], finish: Finish | None
+def run_group(
+    head: GraphHead, layers: Sequence[int], maps: Sequence[LayerInputs], finish: Finish | None
 ) -> Any:
-    """All levels of layers that are joined, or what `finish` makes of them."""
+    """All levels of a group of layers, joined, or what `finish` makes of them."""
     levels = head.layer_graphs(layers, maps)
     return levels if finish is None else finish(levels)
 
 
 @cache
-def run_compiled() -> Callable[..., Any]:
-    """`run_layers`, compiled once for each group of layers and shape."""
-    return torch.compile(run_layers, dynamic=False)
+def compiled_group() -> Callable[..., Any]:
+    """`run_group`, compiled once for each group of layers and shape."""
+    return torch.compile(run_group, dynamic=False)
