@@ -1,7 +1,9 @@
 """The Triton kernels of what lies between convolutions: what they compute, and that only a trial lets them run."""
 
+import copy
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +11,10 @@ from torch import nn
 
 from models.networks import fused_layers
 from models.networks.blocks import AffineInstanceNorm, InstanceNorm
+from models.networks.chain import run_layers
+from models.networks.recompute import recompute_blocks
 from models.networks.resampling import BlurUp, ReflectionPad
+from models.networks.resnet_generator import ResnetBlock
 from tests.helpers import REPO, environment
 
 INTERPRETED = """
@@ -132,3 +137,55 @@ def test_kernels_run_only_where_a_trial_shows_that_they_win(monkeypatch, kernels
     monkeypatch.setattr(fused_layers, "milliseconds", lambda form, inputs: times[id(form)])
     x = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
     assert fused_layers.compare(kernels, nn.functional.relu, (x,))[0] == wins
+
+
+def keeping_more(part, adds=False):
+    """Stands for layers as kernels: the same values and gradients, but other tensors are kept for the way back."""
+
+    def form(x, residual=None):
+        y = run_layers(part, x, residual)
+        return torch.relu(y) - torch.relu(-y)
+
+    return form
+
+
+@pytest.fixture
+def kernels_win(monkeypatch):
+    """Trials on a CPU, of stand-ins for the kernels, by a clock that lets these win; gives the trials made."""
+
+    def milliseconds(form, inputs):
+        fused_layers.both_ways(form, inputs)
+        return 1.0 if isinstance(form, partial) else 0.5  # chains give their layers so
+
+    monkeypatch.setattr(fused_layers, "usable", lambda *_: True)
+    monkeypatch.setattr(fused_layers, "kernel_form", keeping_more)
+    monkeypatch.setattr(fused_layers, "milliseconds", milliseconds)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(fused_layers, "trials", {})
+    return fused_layers.trials
+
+
+def test_a_trial_within_a_block_that_is_computed_twice_is_no_part_of_it(monkeypatch, kernels_win):
+    """The first step of --grad_checkpoint: what the block keeps, and what it keeps the second time, are the same."""
+    block = ResnetBlock(4, "instance", use_dropout=False)
+    x = torch.randn(2, 4, 6, 6)
+
+    with monkeypatch.context() as plain:
+        plain.setattr(fused_layers, "usable", lambda *_: False)
+        expected = both_ways(copy.deepcopy(block), x)
+    assert not kernels_win
+
+    assert recompute_blocks(block) == 1
+    first, second = both_ways(block, x), both_ways(block, x)
+    assert [trial.wins for trial in kernels_win.values()] == [True, True, True]
+    for found in (first, second):
+        assert all(map(torch.equal, found, expected))
+
+
+def both_ways(block, x):
+    """What a block makes of x, and all gradients that there are."""
+    block.zero_grad()
+    x = x.clone().requires_grad_()
+    y = block(x)
+    y.square().sum().backward()
+    return [y.detach(), x.grad, *(p.grad for p in block.parameters() if p.grad is not None)]

@@ -105,7 +105,7 @@ class Chain(nn.Sequential):
             bias = half_copy(self[before].bias)
 
         run = compiled_layers() if self._runs_compiled else run_layers
-        if x.is_cuda and bias is None and not _differentiated_twice:
+        if bias is None and not _differentiated_twice:
             kernels = winning_kernels(part, x, partial(run, part), residual)
             if kernels is not None:
                 return kernels(x) if residual is None else kernels(x, residual)

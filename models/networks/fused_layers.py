@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
 
 from models.networks.blocks import InstanceNorm
 from models.networks.resampling import BlurDown, BlurUp, ReflectionPad
@@ -54,8 +55,8 @@ def winning_kernels(
         plain: the layers as they would run otherwise.
         residual: what is added to their result, of its shape.
     """
-    form = kernel_form(part, adds=residual is not None)
-    if form is None or not usable(part, x, residual):
+    form = kernel_form(part, adds=residual is not None) if usable(part, x, residual) else None
+    if form is None:
         return None
 
     layers = tuple((type(layer), *(getattr(layer, s, None) for s in SETTINGS)) for layer in part)
@@ -121,11 +122,14 @@ RESIZED: dict[type[nn.Module], Callable[[Any], Form]] = {
 
 def usable(part: Sequence[nn.Module], x: Tensor, residual: Tensor | None) -> bool:
     """Whether the kernels can compute a map: on a GPU, in channels last; which form wins may differ between runs."""
+    maps = [x] if residual is None else [x, residual]
+    if not all(map(is_last, maps)):
+        return False
+
     alike = residual is None or (residual.shape == x.shape and residual.dtype == x.dtype)
-    last = all(is_last(map_) for map_ in (x, residual) if map_ is not None)
     border = max((layer.width for layer in part if type(layer) is ReflectionPad), default=1)
     fits = border < min(x.shape[2:]) and x[0].numel() < 2**29 and x.shape[1] >= FEWEST
-    known = alike and last and fits and x.dtype != torch.float64
+    known = alike and fits and x.dtype != torch.float64
     return known and has_triton() and not torch.are_deterministic_algorithms_enabled()
 
 
@@ -146,16 +150,23 @@ def has_triton() -> bool:
 def compare(kernels: Form, plain: Form, inputs: Inputs) -> tuple[bool, float, float]:
     """Whether the kernels compute what the plain form does, both ways, in less time; and the times, in ms.
 
-    False where they compute something else, or cannot run.
+    False where they compute something else, or cannot run. A block that is computed twice (recompute.py) must not see
+    what the trial keeps for its ways back: it would wait for that the second time, when nothing is tried.
     """
     try:
-        found, expected = both_ways(kernels, inputs), both_ways(plain, inputs)
-        if not all(map(close, found, expected)):
-            return False, math.nan, math.nan
-        times = milliseconds(kernels, inputs), milliseconds(plain, inputs)
+        with saved_tensors_hooks(as_it_is, as_it_is):  # only the innermost hooks see a tensor
+            found, expected = both_ways(kernels, inputs), both_ways(plain, inputs)
+            if not all(map(close, found, expected)):
+                return False, math.nan, math.nan
+            times = milliseconds(kernels, inputs), milliseconds(plain, inputs)
     except Exception:  # whatever a compiler or a driver has to say: the plain form can go on
         return False, math.nan, math.nan
     return times[0] < FASTER * times[1], *times
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    """A tensor (any shape), kept and given back unchanged."""
+    return x
 
 
 def both_ways(form: Form, inputs: Inputs) -> list[Tensor]:
