@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+import weakref
 from functools import partial
 
 import pytest
@@ -189,3 +190,30 @@ def both_ways(block, x):
     y = block(x)
     y.square().sum().backward()
     return [y.detach(), x.grad, *(p.grad for p in block.parameters() if p.grad is not None)]
+
+
+def test_images_of_many_sizes_take_few_trials_and_leave_no_maps_behind(monkeypatch, kernels_win):
+    slopes, real = [], fused_layers.slope_like
+
+    def slope_like(*kind):
+        slope = real(*kind)
+        slopes.append(weakref.ref(slope))
+        return slope
+
+    slope_like.cache_clear = real.cache_clear
+    monkeypatch.setattr(fused_layers, "slope_like", slope_like)
+    part = [InstanceNorm()]
+    for width in range(8, 64):
+        x = torch.randn(1, 4, 8, width)
+        assert fused_layers.winning_kernels(part, x, partial(run_layers, part))
+    assert [trial.shape[3] for trial in kernels_win.values()] == [8, 16, 32]
+    assert slopes and all(slope() is None for slope in slopes)
+
+    for other in (
+        torch.randn(2, 4, 8, 8),
+        torch.randn(1, 5, 8, 8),
+        torch.randn(1, 4, 8, 8).double(),
+    ):
+        before = len(kernels_win)
+        fused_layers.winning_kernels(part, other, partial(run_layers, part))
+        assert len(kernels_win) == before + 1, "another kind of map"
