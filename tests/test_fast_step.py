@@ -335,9 +335,9 @@ def test_compiled_code_that_fails_or_computes_something_else_is_not_used(
     tmp_path, monkeypatch, compiled, reason
 ):
     pretend_to_compile(monkeypatch, compiled)
-    results = []
+    results, extra = [], ["--ema", "0.9", *drawing("patchgcl")]
     for flags in (["--compile", "off"], ["--compile"]):
-        _, runtime, loader, model = build(tmp_path, "patchgcl", None, *flags, *drawing("patchgcl"))
+        _, runtime, loader, model = build(tmp_path, "patchgcl", None, *flags, *extra)
         said = []
         step = create_step(model, runtime, said.append)
         torch.manual_seed(5)
@@ -350,6 +350,9 @@ def test_compiled_code_that_fails_or_computes_something_else_is_not_used(
         f"--compile: networks run as they are, since compiling failed its trial: {reason}.*", line
     )
     assert all(torch.equal(results[1][key], value) for key, value in results[0].items())
+
+    nets = [*model.networks.values(), *model.averages.values()]
+    assert not any(part.compiled for net in nets for part in runtime.compiles(net))
 
 
 def test_compiled_code_that_rounds_otherwise_is_used_from_the_first_step_on(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """The parts of a method: networks, optimisers and memories are registered here, saved, taken up again and counted."""
 
-import copy
 from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any
@@ -57,7 +56,7 @@ class Parts(TrainingStep):
         if self.is_train:
             self.runtime.share_statistics(net)
         if average and self._ema:
-            self.averages[name] = copy.deepcopy(net).requires_grad_(False)
+            self.averages[name] = self.runtime.copy_of(net).requires_grad_(False)
         if self._recompute and not name.startswith("D"):  # some of these are differentiated twice
             self._recomputed += recompute_blocks(net)
         return net

@@ -3,6 +3,7 @@
 On one CPU everything here does nothing or the plain thing, so that models and the loop are written once.
 """
 
+import copy
 import os
 import platform
 from argparse import Namespace
@@ -132,9 +133,10 @@ class Runtime(Team):
         module.to(self.device, memory_format=self.memory_format)
 
         if self.compile:
-            for part in self.compiles(module):
+            parts = self.compiles(module)
+            for part in parts:
                 part.compile_parts()
-                self.compiled.append(part)
+            self.compiled += parts
 
         if self.world_size > 1:
             with self.together():
@@ -143,6 +145,13 @@ class Runtime(Team):
                     dist.broadcast(whole, src=0)
                     tensor.copy_(whole)
         return module
+
+    def copy_of(self, module: nn.Module) -> nn.Module:
+        """A copy of a module that was placed; its parts run compiled or plain code as those of the first do."""
+        other = copy.deepcopy(module)
+        if self.compile:
+            self.compiled += self.compiles(other)
+        return other
 
     def share_statistics(self, module: nn.Module) -> None:
         """Let batch normalisation in a module that trains see the batch of all processes."""
