@@ -1,6 +1,7 @@
 """What runs otherwise on a GPU, as far as a CPU can show it: defaults, memory, streams, plans of cuts, broadcasts."""
 
 import os
+import pickle
 import weakref
 from types import SimpleNamespace
 
@@ -146,6 +147,34 @@ def test_what_processes_share_at_the_start_is_contiguous(monkeypatch):
     runtime.world_size = 2
     net = runtime.place(nn.Conv2d(4, 4, 3))
     assert not net.weight.is_contiguous() and (net.weight == 3).all() and (net.bias == 3).all()
+
+
+class OnAnotherGPU(torch.Tensor):
+    """Stands for a tensor on a GPU of another process."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    def __reduce_ex__(self, protocol):
+        raise AssertionError("the main process would put this on a GPU that is not its own")
+
+
+def test_what_processes_remember_reaches_the_main_one_on_the_host(tmp_path, monkeypatch):
+    _, runtime, _, model = build(tmp_path, "cycle_gan", None, "--pool_size", "2")
+    pool = model.memories["pool_B"]
+    pool(torch.full((1, 3, 32, 32), 0.5))
+    for name in ("images", "filled"):
+        setattr(pool, name, getattr(pool, name).as_subclass(OnAnotherGPU))
+
+    other = nn.Linear(2, 1).requires_grad_(False)
+    other.register_buffer("seen", torch.ones(3).as_subclass(OnAnotherGPU))
+    model.memories["other"] = other
+
+    monkeypatch.setattr(runtime, "gather", lambda own: [pickle.loads(pickle.dumps(own))])
+    [memories] = model.state_dict()["memories"]
+    assert memories["pool_B"]["_extra_state"]["filled"] == 1
+    assert torch.equal(memories["other"]["seen"], torch.ones(3))
+    model.load_state_dict(model.state_dict())
 
 
 @needs_gpu

@@ -1,5 +1,6 @@
 """The parts of a method: networks, optimisers and memories are registered here, saved, taken up again and counted."""
 
+import copy
 from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any
@@ -180,11 +181,15 @@ class Parts(TrainingStep):
         }
 
     def _own_memories(self) -> dict[str, Any]:
-        """What this process remembers; what is the same on all, only on the main one."""
+        """What this process remembers; what is the same on all, only on the main one.
+
+        On the host: a tensor on a GPU comes out at the other end on that GPU, where the main process has no business,
+        or which its machine does not have.
+        """
         kept = {}
         for name, module in self.memories.items():
             if self.runtime.is_main or name not in self._followers:
-                kept[name] = module.state_dict()
+                kept[name] = on_host(module.state_dict())
         return kept
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -245,6 +250,17 @@ class Parts(TrainingStep):
         for name, memory in self.memories.items():
             found[name] = bytes_of([*memory.buffers(), *memory.parameters()])
         return found
+
+
+def on_host(state: Any) -> Any:
+    """A state with its tensors, of any shape, in the host's memory, those of extra states in it too."""
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        moved = copy.copy(state)  # beside its entries it notes versions of layers
+        moved.update({key: on_host(value) for key, value in state.items()})
+        return moved
+    return state
 
 
 def bytes_of(tensors: Iterable[Any]) -> int:
