@@ -220,12 +220,18 @@ def test_copies_of_a_compiled_chain_run_their_own_layers(monkeypatch):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")
-def test_compiled_parts_compute_the_same(monkeypatch):
+def test_compiled_parts_compute_the_same():
     """Dropout too: compiled as the runtime has it, the code draws the mask that plain code draws."""
     from torch._inductor import config
 
-    monkeypatch.setattr(config, "fallback_random", False)
-    draw_as_plain_code()
+    # monkeypatch would delete the setting for all later tests
+    with config.patch(fallback_random=False):
+        draw_as_plain_code()
+        compare_compiled_parts()
+
+
+def compare_compiled_parts():
+    """A chain with compiled parts and the same as it is: values, gradients, and with something added."""
     chain = Chain(
         nn.Conv2d(3, 4, 3),
         InstanceNorm(),
