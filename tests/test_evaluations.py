@@ -10,13 +10,16 @@ import torch
 
 from data import find_dataset
 from data.held_out import split_held_out
-from models.inference.evaluation import evaluation_options
+from models import create_model
+from models.inference.evaluation import Evaluator, evaluation_options
 from models.inference.translate import translate
 from options import TestOptions, TrainOptions, parse
 from options.test_sizes import as_trained
 from tests.helpers import make_dataset, make_image_folder, train_flags, train_options
 from train import main
 from util.errors import UserError, exit_status
+from util.hardware.batch_norm import share_batch_norms
+from util.hardware.runtime import Runtime
 from util.run.weights import read_file
 
 EVAL = ["--eval_freq", "4", "--eval_metrics", "edges", "--n_epochs", "1", "--n_epochs_decay", "1"]
@@ -82,6 +85,34 @@ def test_training_never_sees_what_it_is_measured_on(tmp_path):
         seeds.append(measured.domains["A"].paths)
     assert seeds[0] == seeds[1]
     assert measured.plan(1, 0)["A"].source.size == (32, 32), "as the last epochs see them, uncut"
+
+
+def test_one_of_several_processes_measures_all_images(tmp_path):
+    """The others wait meanwhile: they have no part of the images, nor do batch statistics ask them."""
+    make_dataset(tmp_path / "data", count=6)
+    flags = ["--normG", "batch", *EVAL, "--eval_split", "test"]
+    opt = parse(TrainOptions(), train_flags(tmp_path, *flags, model="cut"))
+    runtime = Runtime("-1")
+    model = create_model(opt, runtime)
+    alone = Evaluator(opt, runtime)(model)
+    assert alone.counts == {"fake": 6, "real": 6}
+
+    runtime.world_size = 2
+    share_batch_norms(model.networks["G"])
+    together = Evaluator(opt, runtime)(model)
+    assert (together.figures, together.counts) == (alone.figures, alone.counts)
+
+
+def test_the_judge_computes_where_the_run_does(tmp_path, monkeypatch):
+    make_dataset(tmp_path / "data", count=2)
+    devices = []
+    monkeypatch.setattr(
+        "models.inference.evaluation.Inception", lambda *_, device: devices.append(device)
+    )
+    flags = ["--eval_freq", "4", "--eval_split", "test"]
+    opt = parse(TrainOptions(), train_flags(tmp_path, *flags, model="cut"))
+    Evaluator(opt, Runtime("-1"))
+    assert devices == [torch.device("cpu")]
 
 
 # --- the run --------------------------------------------------------------------------------------------------------

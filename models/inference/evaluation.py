@@ -15,6 +15,7 @@ from torch import Tensor
 from data import create_loader
 from data.transforms import scaled_as_trained
 from util.errors import UserError
+from util.hardware.batch_norm import by_itself
 from util.hardware.runtime import Runtime
 from util.images import to_uint8
 from util.metrics.features import Inception
@@ -43,6 +44,8 @@ class Evaluation:
 class Evaluator:
     """Measures a model under training; leaves its weights, statistics and random numbers as they are.
 
+    One process measures, and sees all images: the others of a run have no part in it.
+
     Args:
         opt: of the run, with --eval_freq and so on.
         runtime: of the run.
@@ -53,22 +56,21 @@ class Evaluator:
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         self.measures = find_measures(opt.eval_metrics, "--eval_metrics")
-        self.runtime = runtime
+        self.runtime = runtime.alone()
         self.split = opt.eval_split
 
         self.inception = None
         if any(measure.kind in OF_SETS for measure in self.measures):
             path = Path(opt.inception) if opt.inception else None
-            self.inception = Inception(path, opt.eval_feature)
+            self.inception = Inception(path, opt.eval_feature, device=self.runtime.device)
 
-        self.loader = create_loader(evaluation_options(opt), runtime)
+        self.loader = create_loader(evaluation_options(opt), self.runtime)
         roles = self.loader.dataset.domains
         if "B" not in roles:
             raise UserError(
                 f"--eval_split {opt.eval_split}: {opt.dataroot} has no images of the target domain there"
             )
-        self.counts = {"fake": len(roles["A"].paths), "real": len(roles["B"].paths)}
-        if min(self.counts.values()) < 2:
+        if min(len(domain.paths) for domain in roles.values()) < 2:
             raise UserError(f"--eval_split {opt.eval_split} has one image; figures need at least 2")
         self._reals: np.ndarray | None = None
 
@@ -86,7 +88,8 @@ class Evaluator:
                 self._take(model, batch, pictures)
 
         figures = self._measure(pictures)
-        return Evaluation(figures, self.counts, time.perf_counter() - began)
+        counts = {name: len(pictures[name]) for name in ("fake", "real")}
+        return Evaluation(figures, counts, time.perf_counter() - began)
 
     def _take(self, model: Any, batch: dict[str, Any], pictures: dict[str, list]) -> None:
         """Translate the inputs of a batch, and keep what is real in it."""
@@ -155,12 +158,15 @@ def cut(images: Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
 
 @contextmanager
 def left_alone(model: Any) -> Iterator[None]:
-    """While entered, what translating changes by the way is put back at the end: random numbers, batch statistics."""
+    """While entered, what translating changes by the way is put back at the end: random numbers, batch statistics.
+
+    Nor do the other processes of a run notice it.
+    """
     networks = [*model.networks.values(), *model.averages.values()]
     buffers = [buffer for net in networks for buffer in net.buffers()]
     before = [buffer.clone() for buffer in buffers]
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), by_itself(networks):
             yield
     finally:
         for buffer, value in zip(buffers, before, strict=True):

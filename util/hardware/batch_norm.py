@@ -1,5 +1,7 @@
 """Batch normalisation over the images of all processes, so that several train as one with the whole batch would."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,11 +31,16 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose statistics in training are those of the batch of all processes; parts are equally large.
 
     Torch's SyncBatchNorm does the same on GPUs alone.
+
+    Attributes:
+        shared: whether the others take part; see `by_itself`.
     """
+
+    shared = True
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> the same shape."""
-        if not self.training:
+        if not (self.training and self.shared):
             return super().forward(x)
 
         wide = full_precision(x)
@@ -65,3 +72,17 @@ def share_batch_norms(module: nn.Module) -> None:
     for part in module.modules():
         if type(part) is nn.BatchNorm2d:
             part.__class__ = SharedBatchNorm2d
+
+
+@contextmanager
+def by_itself(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While entered, the modules may run on this process alone: they ask the others for no statistics."""
+    parts = [part for module in modules for part in module.modules()]
+    shared = [part for part in parts if isinstance(part, SharedBatchNorm2d)]
+    for part in shared:
+        part.shared = False
+    try:
+        yield
+    finally:
+        for part in shared:
+            part.shared = True

@@ -1,6 +1,7 @@
 """The processes that do one piece of work together: what they tell each other, and how they end."""
 
 import contextlib
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -83,6 +84,12 @@ class Team:
         if self.world_size > 1:
             with self.together():
                 dist.barrier()
+
+    def alone(self) -> Self:
+        """This process as if there were no others, for what it does by itself while they wait."""
+        single = copy.copy(self)
+        single.rank, single.world_size, single.watch = 0, 1, None
+        return single
 
     def as_one(self, action: Callable[[], None]) -> None:
         """Let the main process do something while the others wait; raises on all of them what it raises there."""
