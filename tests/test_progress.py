@@ -44,10 +44,23 @@ def test_the_last_epoch_is_that_in_which_max_steps_are_done():
 def test_max_steps_limits_the_run():
     progress = Progress(1, 100, steps_per_epoch=2, images_per_step=4, max_steps=3)
     assert progress.total_images == 12
-    for _ in range(3):
+    for _ in range(2):
         assert not progress.finished
         progress.advance()
-    assert progress.finished
+    progress.finish_epoch()
+    progress.advance()
+    assert progress.finished and list(progress.epochs()) == []
+
+
+def test_a_run_is_finished_when_its_last_epoch_was_ended():
+    """A process may die after the last step; the epoch then comes again, with no step in it."""
+    progress = Progress(1, 2, steps_per_epoch=2, images_per_step=1)
+    progress.load_state_dict({"epoch": 2, "step": 2, "images": 4, "first_epoch": 1})
+    assert progress.all_steps_done and not progress.finished
+    for epoch in progress.epochs():
+        assert (epoch, progress.step) == (2, 2)
+        progress.finish_epoch()
+    assert progress.finished and not progress.finished_at_start
 
 
 def test_late_first_epoch_counts_what_is_left():

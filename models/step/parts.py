@@ -1,6 +1,7 @@
 """The parts of a method: networks, optimisers and memories are registered here, saved, taken up again and counted."""
 
 import copy
+import warnings
 from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any
@@ -148,11 +149,14 @@ class Parts(TrainingStep):
         if self.opt.lr_policy in BY_STEP:
             return
 
-        for scheduler in self.schedulers.values():
-            if self.opt.lr_policy == "plateau":
-                scheduler.step(mean_loss)
-            else:
-                scheduler.step()
+        with warnings.catch_warnings():
+            # torch misses a step before: a run may go on with the end of an epoch, whose steps an earlier start did
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            for scheduler in self.schedulers.values():
+                if self.opt.lr_policy == "plateau":
+                    scheduler.step(mean_loss)
+                else:
+                    scheduler.step()
 
     @property
     def learning_rate(self) -> float:

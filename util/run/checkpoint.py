@@ -187,8 +187,9 @@ class Checkpoint:
         self.progress.load_state_dict(state["progress"])
         self.runtime.set_rng_state(state["rng"])
         self.last_saved = str(path)
-        if self.progress.finished:
+        if self.progress.all_steps_done:
             self._refuse_changes(state["options"])
+        if self.progress.finished:
             return ["already complete: nothing was trained"]
         return [f"continuing at epoch {self.progress.epoch}, image {self.progress.images}", *notes]
 
@@ -219,7 +220,7 @@ class Checkpoint:
         )
 
     def _refuse_changes(self, saved: dict[str, Any]) -> None:
-        """Raise UserError where a finished run is asked to be another."""
+        """Raise UserError where a run that has done all its steps is asked to be another."""
         silent = {name for group in OF_NO_EFFECT for name in self.opt.groups.get(group, ())}
         silent |= WHEN_TO_STOP
         changes = [

@@ -34,6 +34,7 @@ class Progress:
         self.step = 0  # steps done in this epoch
         self.images = 0  # images done since the run began
         self.images_at_start = 0  # of these, the ones before this start
+        self.finished_at_start = False
         self._since, self._waited, self._timed_images = time.perf_counter(), 0.0, 0
 
     @classmethod
@@ -62,17 +63,17 @@ class Progress:
         return self.first_epoch + (self.max_steps - 1) // self.steps_per_epoch
 
     @property
-    def finished(self) -> bool:
-        """No step is left to do."""
+    def all_steps_done(self) -> bool:
+        """No step is left to do; what ends the last epoch may be."""
         return self.images >= self.total_images
 
     @property
-    def cut_short(self) -> bool:
-        """max_steps ends the run here, before the end of its epoch."""
-        return self.finished and self.step < self.steps_per_epoch
+    def finished(self) -> bool:
+        """Nothing is left to do: after the last step its epoch was ended too, unless max_steps cuts it short."""
+        return self.all_steps_done and self.step < self.steps_per_epoch
 
     def epochs(self) -> Iterator[int]:
-        """The epochs that are left, the one under way included."""
+        """The epochs that are left, the one under way included, be it that all its steps are done but not its end."""
         while self.epoch <= self.last_epoch and not self.finished:
             yield self.epoch
 
@@ -137,3 +138,4 @@ class Progress:
         self.epoch, self.step, self.images = state["epoch"], state["step"], state["images"]
         self.images_at_start = self.images
         self.first_epoch = state["first_epoch"]
+        self.finished_at_start = self.finished

@@ -30,7 +30,7 @@ class Losses(Report):
     def after_step(self, last: bool) -> None:
         run, progress = self.run, self.run.progress
         run.visualizer.advance(progress.images_per_step)
-        if not (progress.due(run.opt.print_freq) or progress.finished):
+        if not (progress.due(run.opt.print_freq) or progress.all_steps_done):
             return
 
         run.model.check_finite(run.checkpoint.last_saved)
@@ -67,7 +67,7 @@ class Pictures(Report):
 
     def after_step(self, last: bool) -> None:
         run, progress = self.run, self.run.progress
-        ends = progress.images == progress.images_per_step or progress.finished
+        ends = progress.images == progress.images_per_step or progress.all_steps_done
         save = ends or progress.due(run.opt.update_html_freq)
         if save or progress.due(run.opt.display_freq):
             pictures = run.model.get_current_visuals()

@@ -101,14 +101,17 @@ class Stop:
     def due(self) -> Ending | None:
         """Why training ends after the step that was just done; None where it goes on."""
         opt, progress = self.opt, self.progress
+        if (
+            progress.finished
+        ):  # --max_steps end it within an epoch; a signal that came meanwhile changes nothing
+            return self.final()
+
         if self._launcher is not None and os.getppid() != self._launcher:
             self.requested = self.requested or signal.SIGHUP  # torchrun was killed
         confer = self._time_to_confer()
 
         if self.runtime.agree(self.requested, confer):
             return self.asked()
-        if progress.cut_short:
-            return self.final()
         if opt.max_minutes and self.runtime.agree(int(self._minutes() >= opt.max_minutes), confer):
             limit = f"--max_minutes {opt.max_minutes:g}"
             return Ending(0, f"{limit} are over at {self._where()}; the same command continues")
@@ -132,12 +135,12 @@ class Stop:
         return Ending(BY_SIGNAL + number, f"stopped at {self._where()}; the same command continues")
 
     def final(self) -> Ending:
-        """How a run ends that has no step left to do."""
+        """How a run ends that has nothing left to do."""
         opt, progress = self.opt, self.progress
         now = f"now: python test.py --name {shlex.quote(opt.name)}"
         if progress.limited:
             return Ending(0, f"--max_steps {opt.max_steps} is reached at {self._where()}; {now}")
-        if progress.images == progress.images_at_start:
+        if progress.finished_at_start:
             return Ending(0, f"already complete, nothing was trained: {run_dir(opt)}; {now}")
         return Ending(0, f"training is complete: {run_dir(opt)}; {now}")
 
