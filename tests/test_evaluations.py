@@ -1,8 +1,11 @@
 """Measuring in training: held-out images, last and best, every log, and a training that does not notice it."""
 
+import errno
 import json
+import os
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +23,12 @@ from train import main
 from util.errors import UserError, exit_status
 from util.hardware.batch_norm import share_batch_norms
 from util.hardware.runtime import Runtime
-from util.run.weights import read_file
+from util.metrics.suite import find_measures
+from util.run import evaluations
+from util.run.evaluations import Evaluations
+from util.run.folder import run_dir
+from util.run.progress import Progress
+from util.run.weights import NotSaved, read_file
 
 EVAL = ["--eval_freq", "4", "--eval_metrics", "edges", "--n_epochs", "1", "--n_epochs_decay", "1"]
 
@@ -190,6 +198,157 @@ def test_pairs_are_measured_against_their_truth(tmp_path, train):
     assert train(*flags, model="pix2pix") == 0
     [row] = rows(tmp_path / "checkpoints" / "run")
     assert row["n"] == {"fake": 2, "real": 2} and 0 < row["figures"]["l1"] < 1
+
+
+# --- which is the best ----------------------------------------------------------------------------------------------
+
+
+class Measured:
+    """An evaluation report on its own: values come from outside, saves can be made to fail, what is said is kept."""
+
+    def __init__(self, root, metric="ssim", **yardstick):
+        self.said, self.saved, self.disk_is_full = [], [], False
+        self.progress = Progress(1, 1, 100, 1)
+        self.opt = SimpleNamespace(
+            checkpoints_dir=root, name="run", eval_freq=1, eval_feature="2048"
+        )
+        self.found = SimpleNamespace(figures={}, counts={"fake": 6, "real": 6}, seconds=1.0)
+        self.metric, facts = metric, {"decides": metric, "split": "val", **yardstick}
+        evaluator = lambda model: self.found  # noqa: E731  (it has attributes as well)
+        evaluator.measures = find_measures([metric], "--eval_metrics")
+        evaluator.title, evaluator.yardstick = (lambda measure: measure.title), (lambda: facts)
+        self.run = SimpleNamespace(
+            opt=self.opt,
+            progress=self.progress,
+            evaluator=evaluator,
+            runtime=SimpleNamespace(
+                is_main=True, tell=int, agree=lambda n, confer: n, barrier=bool
+            ),
+            model=SimpleNamespace(check_finite=lambda last: None, averages={}),
+            checkpoint=SimpleNamespace(
+                last_saved="none yet",
+                save_weights=self.save,
+                save_latest=lambda: self.save("state"),
+            ),
+            visualizer=SimpleNamespace(
+                message=self.said.append, evaluation=lambda *args: self.said.append(args[-1])
+            ),
+        )
+
+    def save(self, label):
+        if self.disk_is_full:
+            raise NotSaved("could not write x: No space left on device")
+        lines = [row["images"] for row in rows(run_dir(self.opt))] if label == "state" else None
+        self.saved.append((label, self.progress.images, lines))
+
+    def at(self, images, *values):
+        """A start at image `images`, and a step for each value."""
+        self.progress.images = images
+        report = Evaluations(self.run)
+        for value in values:
+            self.found.figures = {self.metric: value}
+            self.progress.advance()
+            report.after_step(last=False)
+        return report
+
+
+def best_of(root) -> list[tuple[int, bool]]:
+    return [(row["images"], row["best"]) for row in rows(root / "run")]
+
+
+def test_weights_are_saved_before_the_line_and_the_line_before_the_state(tmp_path):
+    """A process that dies in between goes on from before the measurement, and drops the line."""
+    measured = Measured(tmp_path)
+    measured.at(0, 0.3, 0.2)
+    assert measured.saved == [("best", 1, None), ("state", 1, [1])]
+
+
+def test_a_best_whose_weights_could_not_be_saved_is_none(tmp_path):
+    """A later one that is better than what lies on the disk is kept, though the disk was full at a better one."""
+    measured = Measured(tmp_path)
+    report = measured.at(0, 0.3)
+    measured.disk_is_full = True
+    measured.found.figures = {"ssim": 0.9}
+    measured.progress.advance()
+    report.after_step(last=False)
+    assert "could not write x" in measured.said[-2] and "training goes on" in measured.said[-2]
+    assert "(the best so far, but its weights could not be saved;" in measured.said[-1]
+
+    measured.disk_is_full = False
+    assert measured.at(2, 0.5).best["images"] == 3
+    assert best_of(tmp_path) == [(1, True), (2, False), (3, True)]
+    assert [images for label, images, _ in measured.saved if label == "best"] == [1, 3]
+
+    measured.disk_is_full = True
+    with pytest.raises(NotSaved):  # there is no next time
+        measured.found.figures = {"ssim": 0.9}
+        measured.at(3).measure(last=True)
+
+
+def test_a_line_that_does_not_fit_on_the_disk_waits(tmp_path, monkeypatch):
+    measured = Measured(tmp_path)
+    report = measured.at(0)
+    working = evaluations.append
+
+    def full(path, line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(evaluations, "append", full)
+    measured.save = measured.saved.append
+    measured.run.checkpoint.save_latest = lambda: None
+    measured.found.figures = {"ssim": 0.9}
+    measured.progress.advance()
+    report.after_step(last=False)
+    assert "evaluation.jsonl: No space left on device (" in measured.said[0]
+
+    monkeypatch.setattr(evaluations, "append", working)
+    measured.opt.eval_freq = 10  # none is due
+    measured.progress.advance()
+    report.after_step(last=False)
+    assert best_of(tmp_path) == [(1, True)] and measured.said[-1] == "saving works again"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"metric": "l1"}, {"split": "test"}, {"feature": "768"}, {"inception": "another"}, {"n": 5}],
+)
+def test_a_best_that_was_measured_otherwise_is_none(tmp_path, changed):
+    asked = {"metric": "ssim", "feature": "2048", "inception": "one"}
+    Measured(tmp_path, **asked).at(0, 0.9)
+    count = changed.pop("n", 6)
+    measured = Measured(tmp_path, **(asked | changed))
+    measured.found.counts = {"fake": count, "real": 6}
+    assert measured.at(1, 0.5, 0.4).best["images"] == (3 if "metric" in changed else 2)
+    said = [text for text in measured.said if "cannot be compared" in text]
+    assert len(said) == 1 and said[0].startswith(
+        "best ssim 0.9 at image 1 was measured otherwise ("
+    )
+
+
+def test_lines_of_earlier_versions_count_as_measured_with_the_recorded_layer(tmp_path):
+    Measured(tmp_path, feature="2048").at(0, 0.9)
+    path = tmp_path / "run" / "evaluation.jsonl"
+    row = json.loads(path.read_text())
+    del row["decides"], row["feature"]
+    path.write_text(json.dumps(row) + "\n")
+    record = {"options": {"eval_feature": "2048"}, "recipe": "", "versions": {}}
+    (tmp_path / "run" / "train_opt.json").write_text(json.dumps(record))
+    assert Measured(tmp_path, feature="2048").at(1, 0.5).best["images"] == 1
+    other = Measured(tmp_path, feature="768")
+    assert other.at(1, 0.5).best["images"] == 2
+    assert "feature 2048 -> 768" in other.said[0]
+
+
+def test_a_run_may_go_on_with_another_measure(tmp_path, train, capsys):
+    make_image_folder(tmp_path / "data" / "train", 5, size=(72, 36))
+    flags = ["--eval_freq", "2", "--n_epochs", "2", "--n_epochs_decay", "0"]
+    assert train(*flags, "--eval_metrics", "l1", "--max_steps", "2", model="pix2pix") == 0
+    assert train(*flags, "--eval_metrics", "ssim", "--max_steps", "4", model="pix2pix") == 0
+    found = rows(tmp_path / "checkpoints" / "run")
+    assert [(row["decides"], row["split"], row["best"]) for row in found] == [
+        ("l1", "holdout", True), ("ssim", "holdout", True)
+    ]  # fmt: skip
+    assert "(decides l1 -> ssim) and cannot be compared" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from util.logs.visualizer import Visualizer
 from util.run.checkpoint import Checkpoint, remove_older
 from util.run.folder import weights_file
 from util.run.lock import RunLock
+from util.run.profiler import StepProfiler
 from util.run.progress import Progress
 from util.run.reports import Saves
 from util.run.state_file import find_state
@@ -408,6 +409,25 @@ def test_a_signal_is_answered_after_the_step(number):
         os.kill(os.getpid(), number)
         ending = asked.due()
     assert ending.status == 128 + number and "the same command continues" in ending.text
+
+
+def test_a_signal_in_the_step_that_completes_a_run_changes_nothing():
+    with stop() as asked:
+        asked.opt.name, asked.opt.max_steps, asked.progress.max_steps = "run", 1, 1
+        asked.progress.advance()
+        os.kill(os.getpid(), signal.SIGTERM)
+        ending = asked.due()
+    assert ending.status == 0 and "--max_steps 1 is reached" in ending.text
+
+
+def test_a_trace_that_cannot_be_written_does_not_end_training(tmp_path):
+    said = []
+    traced = SimpleNamespace(
+        export_chrome_trace=lambda path: full(),
+        key_averages=lambda: SimpleNamespace(table=lambda **_: "a table"),
+    )
+    StepProfiler(0, tmp_path, said.append)._write(traced)
+    assert said[0] == "a table" and "trace.json.gz: No space left on device (" in said[1]
 
 
 def test_a_signal_is_answered_while_data_are_waited_for():

@@ -5,16 +5,19 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from models.inference.translate import translate
 from options import TestOptions, TrainOptions, parse
 from scripts import evaluate
 from tests.helpers import make_dataset, make_image_folder, train_flags
+from tests.test_commands import assert_same_run, state
 from train import train
 from util.errors import UserError, exit_status
 from util.run.folder import data_label
 from util.run.same_data import changed_parts, data_print
+from util.run.weights import read_file
 
 SHORT = [
     "--n_epochs",
@@ -200,7 +203,8 @@ def test_weights_are_written_before_the_state_that_stands_for_them(tmp_path, mon
     """A process that dies in a save leaves an older state, never one whose weights are missing."""
     written = []
     monkeypatch.setattr(
-        "util.run.checkpoint.atomic_save", lambda value, path: written.append(path.name)
+        "util.run.checkpoint.save_together",
+        lambda files: written.extend(path.name for path in files),
     )
     monkeypatch.setattr(
         "util.run.checkpoint.write_state", lambda state, folder: written.append("state")
@@ -208,6 +212,53 @@ def test_weights_are_written_before_the_state_that_stands_for_them(tmp_path, mon
     assert run(tmp_path) == 0
     assert written[-1] == "state"
     assert {"latest_net_G.pth", "1_net_G.pth"} <= set(written)
+
+
+def die(*_, **__):
+    """In place of a part of a run: the process is killed there."""
+    raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "models.step.parts.Parts.end_epoch",
+        "util.run.evaluations.Evaluations.measure",
+        "util.run.checkpoint.Checkpoint.save_epoch",
+    ],
+)
+def test_what_ends_the_last_epoch_is_done_by_the_same_command(tmp_path, monkeypatch, capsys, place):
+    """The state saved in the last step has done all its steps, and yet the run is not complete."""
+    flags = ["--save_latest_freq", "1", "--eval_freq", "9", "--eval_metrics", "edges"]
+    flags += ["--eval_split", "test"]
+    assert run(tmp_path, *flags, "--name", "whole") == 0
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(place, die)
+        run(tmp_path, *flags)
+    folder = tmp_path / "checkpoints" / "run"
+    assert state(tmp_path)["progress"]["images"] == 2 and not (folder / "1_net_G.pth").exists()
+
+    capsys.readouterr()
+    assert run(tmp_path, *flags) == 0
+    said = capsys.readouterr().out
+    assert "training is complete" in said and "already complete" not in said
+    assert_same_run(state(tmp_path), state(tmp_path, "whole"))
+    for name in ("1_net_G.pth", "best_net_G.pth"):
+        [one, two] = (read_file(tmp_path / "checkpoints" / r / name) for r in ("run", "whole"))
+        assert all(torch.equal(value, two[key]) for key, value in one.items())
+    assert len((folder / "evaluation.jsonl").read_text().splitlines()) == 1
+    assert run(tmp_path, *flags) == 0
+    assert "already complete, nothing was trained" in capsys.readouterr().out
+
+
+def test_a_run_without_a_step_left_takes_no_other_options(tmp_path, monkeypatch, capsys):
+    """Also where the end of its last epoch is still to be done."""
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr("models.step.parts.Parts.end_epoch", die)
+        run(tmp_path, "--save_latest_freq", "1")
+    assert run(tmp_path, "--save_latest_freq", "1", "--lr", "0.1") == 2
+    assert "--lr 0.1 (then 0.0002) cannot take effect" in capsys.readouterr().err
 
 
 # -- pages --------------------------------------------------------------------------------------------

@@ -79,6 +79,14 @@ class Evaluator:
         suffix = self.inception.suffix if measure.kind in OF_SETS else ""
         return measure.title + suffix
 
+    def yardstick(self) -> dict[str, str]:
+        """What the deciding figure must have in common with another one to be compared with it."""
+        first = self.measures[0]
+        facts = {"decides": first.name, "split": self.split}
+        if first.kind in OF_SETS:
+            facts |= {"feature": self.inception.layer, "inception": self.inception.sha256[:12]}
+        return facts
+
     def __call__(self, model: Any) -> Evaluation:
         """Translate all images and measure them."""
         began = time.perf_counter()

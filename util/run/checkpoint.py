@@ -28,7 +28,7 @@ from util.run.lock import LOCK, RunLock
 from util.run.progress import Progress
 from util.run.same_data import changed_parts
 from util.run.state_file import Found, find_state, ways_out, write_state
-from util.run.weights import NotSaved, atomic_save, load_weights
+from util.run.weights import NotSaved, load_weights, save_together
 
 # What a run keeps for life, beside its architecture: where its schedule began, and what its weights have seen.
 FIXED = ("epoch_count", "lr_policy", "direction", "seed", "dataset_mode")
@@ -258,13 +258,19 @@ class Checkpoint:
         """Write the full state, and weights that are kept as <epoch>_net_<name>.pth; raises as `save_latest`."""
         self._save([str(epoch), "latest"])
 
-    def save_best(self) -> None:
-        """Write the full state, and weights that are kept as best_net_<name>.pth; raises as `save_latest`."""
-        self._save(["best", "latest"])
+    def save_weights(self, label: str) -> None:
+        """Write weights alone, which are kept as <label>_net_<name>.pth; raises as `save_latest`."""
+        self._check_finite()
+        if self.runtime.is_main:
+            self._renew_folder()
+            self._write_weights(label)
 
-    def _save(self, labels: list[str]) -> None:
+    def _check_finite(self) -> None:
         self.model.check_finite(self.last_saved)
         self.model.check_weights(self.last_saved)
+
+    def _save(self, labels: list[str]) -> None:
+        self._check_finite()
         state = {
             "model": self.model.state_dict(),
             "progress": self.progress.state_dict(),
@@ -293,10 +299,21 @@ class Checkpoint:
             self.record()
 
     def _write_weights(self, label: str) -> None:
+        files, stale = {}, []
         for name, net in self.model.networks.items():
-            atomic_save(net.state_dict(), weights_file(self.folder, label, name))
-        for name, average in self.model.averages.items():
-            atomic_save(average.state_dict(), weights_file(self.folder, label, name, average=True))
+            files[weights_file(self.folder, label, name)] = net.state_dict()
+
+            of_average = weights_file(self.folder, label, name, average=True)
+            if name in self.model.averages:
+                files[of_average] = self.model.averages[name].state_dict()
+            else:
+                stale.append(of_average)
+
+        save_together(files)
+        for (
+            path
+        ) in stale:  # of a start with --ema: test.py would take them for those of these weights
+            remove(path)
 
 
 def compare_options(saved: dict[str, Any], opt: Namespace) -> list[str]:
@@ -346,7 +363,16 @@ def remove_older(folder: Path, keep_last: int | None) -> None:
     for found in numbered.values():
         for number in sorted(found)[:-keep_last]:
             for path in found[number]:
-                path.unlink(missing_ok=True)
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file that may be there; raises NotSaved where the system does not let it."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        reason = explain_os_error(error, path.parent)
+        raise NotSaved(f"could not delete {path}: {reason}") from error
 
 
 def another_name(opt: Namespace) -> str:

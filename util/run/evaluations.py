@@ -2,70 +2,132 @@
 
 import json
 import time
+from collections import deque
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from util.files import explain_os_error
 from util.logs.log_files import append, keep_until
-from util.run.folder import run_dir
+from util.run.folder import run_dir, saved_record
 from util.run.report import Evaluator, Run, Writing
+from util.run.weights import NotSaved
 
 VALUES = "evaluation.jsonl"  # in the run's folder: a line per measurement
+
+
+class Lines(Writing):
+    """A text file that grows line by line; those that cannot be written now wait for the next time."""
+
+    def __init__(self, run: Run, path: Path) -> None:
+        super().__init__(run)
+        self.path = path
+        self.waiting: deque[str] = deque()
+
+    def add(self, line: str, last: bool) -> None:
+        """Write a line after those that wait; raises NotSaved where there is no next time."""
+        self.waiting.append(line)
+        self.write_waiting(last)
+
+    def write_waiting(self, last: bool) -> None:
+        """Write the lines that wait; raises NotSaved where there is no next time."""
+        if self.waiting:
+            self.write(self._append, last)
+
+    def _append(self) -> None:
+        try:
+            while self.waiting:
+                append(self.path, self.waiting[0])
+                self.waiting.popleft()
+        except OSError as error:
+            reason = explain_os_error(error, self.path.parent)
+            raise NotSaved(f"could not write {self.path}: {reason}") from error
 
 
 class Evaluations(Writing):
     """Measures at --eval_freq and where the run is complete.
 
     Every value goes to the logs and into evaluation.jsonl. Where the first figure is the best so far, the weights are
-    kept as best_net_<name>.pth, and the state is saved beside them.
+    kept as best_net_<name>.pth. The best is what lies there: a better value whose weights could not be saved is none.
+
+    The weights come first, then the line, then the state. So a process that dies in between goes on from before the
+    measurement, drops what it wrote of it, and measures again.
     """
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self.path = run_dir(run.opt) / VALUES
         self.best: dict[str, Any] | None = None
+        self.lines = Lines(run, self.path)
         self.measured_at = -1
         self.spent, self.began = 0.0, time.perf_counter()
 
-        if run.opt.eval_freq and run.runtime.is_main:
-            for row in keep_until(self.path, run.progress.images):
-                self.best = row if row["best"] else self.best
-                self.measured_at = row["images"]
+        if run.opt.eval_freq:
+            if run.runtime.is_main:
+                self._read_back()
+            self.measured_at = run.runtime.tell(self.measured_at)
+
+    def _read_back(self) -> None:
+        """Take up what was measured before this start."""
+        for row in keep_until(self.path, self.run.progress.images):
+            self.best = row if row["best"] else self.best
+            self.measured_at = row["images"]
+
+        if self.best and "decides" not in self.best:  # a line of an earlier version of this program
+            options = saved_record(self.path.parent).get("options", {})
+            self.best["decides"] = next(iter(self.best["figures"]))
+            self.best["feature"] = options.get("eval_feature", self.run.opt.eval_feature)
 
     def after_step(self, last: bool) -> None:
         """Measure where it is due; a run that is stopped before its end is not measured for that."""
+        self.lines.write_waiting(last)
         progress, every = self.run.progress, self.run.opt.eval_freq
         if every and (progress.due(every) or (last and progress.finished)):
-            self.measure()
+            self.measure(last)
 
     def after_epoch(self, epoch: int) -> None:
         """Measure where the run is complete."""
         progress = self.run.progress
         if self.run.opt.eval_freq and progress.finished and progress.images != self.measured_at:
-            self.measure()
+            self.measure(last=True)
 
     def close(self) -> None:
         """Say what measuring cost, and which checkpoint is the best."""
+        self.lines.write_waiting(last=False)
         if self.best is None or not self.spent:
             return
         share = self.spent / (time.perf_counter() - self.began)
-        name = next(iter(self.best["figures"]))
         self.run.visualizer.message(
             f"measuring took {self.spent:.0f} s, {share:.1%} of the training time; "
-            f"best {name} {self.best['figures'][name]:.4g} at image {self.best['images']} "
-            "(best_net_G.pth; test.py --epoch best)"
+            f"{describe_best(self.best)} (best_net_G.pth; test.py --epoch best)"
         )
 
-    def measure(self) -> None:
-        """Measure now; the other processes wait."""
+    def measure(self, last: bool) -> None:
+        """Measure now; the other processes wait.
+
+        Args:
+            last: the run ends here, and its state is saved next, by the report that does so.
+
+        Raises:
+            NotSaved: on the main process, where the run ends and the measurement cannot be kept.
+        """
         run = self.run
         run.model.check_finite(run.checkpoint.last_saved)
         began = time.perf_counter()
-        is_best = False
-        if run.evaluator:
-            is_best = self._measure(run.evaluator)
+        row = self._evaluate(run.evaluator) if run.evaluator else None
+        is_better = row is not None and self._is_better(run.evaluator, row)
 
         # all processes save together
-        if run.runtime.agree(int(is_best), True):
-            self.write(run.checkpoint.save_best, last=False)
+        is_better = bool(run.runtime.agree(int(is_better), True))
+        is_kept = False
+        if is_better:
+            self.write(partial(run.checkpoint.save_weights, "best"), last)
+            is_kept = not self.failed
+        if row is not None:
+            self._note(row, is_kept, last)
+            self._show(run.evaluator, row, is_better)
+        if is_better and not last:
+            self.write(run.checkpoint.save_latest, last)
         run.runtime.barrier()
 
         seconds = time.perf_counter() - began
@@ -73,42 +135,74 @@ class Evaluations(Writing):
         self.measured_at = run.progress.images
         run.progress.leave_out(seconds)
 
-    def _measure(self, evaluator: Evaluator) -> bool:
-        """Whether the figures are the best so far."""
+    def _evaluate(self, evaluator: Evaluator) -> dict[str, Any]:
+        """The figures, with all that they depend on."""
         run, progress = self.run, self.run.progress
         found = evaluator(run.model)
-        first = evaluator.measures[0]
-
-        value = found.figures[first.name]
-        is_best = self.best is None or first.is_better(value, self.best["figures"][first.name])
-        row = {
+        return {
             "images": progress.images,
             "epoch": min(progress.epoch, progress.final_epoch),
             "figures": found.figures,
-            "best": is_best,
-            "split": evaluator.split,
+            "best": False,
+            **evaluator.yardstick(),
             "n": found.counts,
             "weights": "moving average" if run.model.averages else "plain",
             "seconds": round(found.seconds, 3),
         }
-        if is_best:
-            self.best = row
-        append(self.path, json.dumps(row, allow_nan=False))
-        self._show(evaluator, row)
-        return is_best
 
-    def _show(self, evaluator: Evaluator, row: dict[str, Any]) -> None:
+    def _is_better(self, evaluator: Evaluator, row: dict[str, Any]) -> bool:
+        """Whether the first figure is better than the best so far, or the first of its kind."""
+        if self.best is None:
+            return True
+
+        unlike = []
+        for name in (*evaluator.yardstick(), "n"):
+            then, now = self.best.get(name, row[name]), row[name]
+            if then != now:
+                unlike.append(f"{name} {in_words(then)} -> {in_words(now)}")
+        if unlike:
+            self.run.visualizer.message(
+                f"{describe_best(self.best)} was measured otherwise ({', '.join(unlike)}) and cannot be compared: "
+                "the best is looked for anew from here"
+            )
+            self.best = None
+            return True
+
+        first = evaluator.measures[0]
+        return first.is_better(row["figures"][first.name], self.best["figures"][first.name])
+
+    def _note(self, row: dict[str, Any], is_kept: bool, last: bool) -> None:
+        """Put a measurement on record."""
+        row["best"] = is_kept
+        if is_kept:
+            self.best = row
+        self.lines.add(json.dumps(row, allow_nan=False), last)
+
+    def _show(self, evaluator: Evaluator, row: dict[str, Any], is_better: bool) -> None:
         values = []
         for measure in evaluator.measures:
             values.append(f"{evaluator.title(measure)} {row['figures'][measure.name]:.4g}")
 
-        first = evaluator.measures[0].name
-        best = "the best so far"
-        if not row["best"]:
-            best = f"best {self.best['figures'][first]:.4g} at image {self.best['images']}"
-        counts = " / ".join(str(count) for count in row["n"].values())
+        if row["best"]:
+            rank = "the best so far"
+        elif is_better:
+            rank = "the best so far, but its weights could not be saved"
+        else:
+            value = self.best["figures"][self.best["decides"]]
+            rank = f"best {value:.4g} at image {self.best['images']}"
         line = (
-            f"(epoch: {row['epoch']}, iters: {row['images']}) {row['split']}, {counts} images: "
-            f"{', '.join(values)} ({best}; {row['seconds']:.0f} s)"
+            f"(epoch: {row['epoch']}, iters: {row['images']}) {row['split']}, {in_words(row['n'])} images: "
+            f"{', '.join(values)} ({rank}; {row['seconds']:.0f} s)"
         )
         self.run.visualizer.evaluation(row["epoch"], row["images"], row["figures"], line)
+
+
+def describe_best(row: dict[str, Any]) -> str:
+    """The measurement that was the best, in words."""
+    name = row["decides"]
+    return f"best {name} {row['figures'][name]:.4g} at image {row['images']}"
+
+
+def in_words(fact: Any) -> str:
+    """A fact of a measurement; of images their numbers."""
+    return " / ".join(map(str, fact.values())) if isinstance(fact, dict) else str(fact)

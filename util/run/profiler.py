@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from util.files import explain_os_error
+
 SKIPPED = 10  # steps before the trace: the first ones choose algorithms and compile
 ROWS = 15  # of the table of operators
 
@@ -47,9 +49,13 @@ class StepProfiler:
 
     def _write(self, finished: profile) -> None:
         path = self.folder / "trace.json.gz"
-        finished.export_chrome_trace(str(path))
+        try:
+            finished.export_chrome_trace(str(path))
+            trace = f"trace: {path}; open it at https://ui.perfetto.dev or in chrome://tracing"
+        except OSError as error:
+            trace = f"warning: could not write {path}: {explain_os_error(error, self.folder)}"
 
         operators = finished.key_averages()
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         self.say(operators.table(sort_by=order, row_limit=ROWS, max_name_column_width=50))
-        self.say(f"trace: {path}; open it at https://ui.perfetto.dev or in chrome://tracing")
+        self.say(trace)

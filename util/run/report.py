@@ -22,11 +22,14 @@ class Evaluation(Protocol):
 
 
 class Evaluator(Protocol):
-    """What measures a model: `measures`, the first of which decides, and `title` of one."""
+    """What measures a model.
+
+    `measures`, the first of which decides; `title` of one; `yardstick`: what figures that are compared have in common.
+    """
 
     measures: Sequence[Measure]
-    split: str
     title: Callable[[Measure], str]
+    yardstick: Callable[[], dict[str, str]]
     __call__: Callable[[Any], Evaluation]
 
 

@@ -1,6 +1,8 @@
 """Weights of single networks as files, of our runs and of released CUT-family ones."""
 
 import difflib
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,22 @@ class NotSaved(UserError):
 
 
 def atomic_save(value: Any, path: Path) -> None:
-    """torch.save that leaves the old file or the new one, never a part.
+    """torch.save that leaves the old file or the new one, never a part; raises as `save_together`."""
+    save_together({path: value})
+
+
+def save_together(files: Mapping[Path, Any]) -> None:
+    """torch.save of files that belong together: none takes its name before all of them are written.
 
     Raises:
-        NotSaved: the disk is full or the folder cannot be written.
+        NotSaved: the disk is full or the folder cannot be written; the files are as they were.
     """
+    path = None
     try:
-        with atomic_path(path) as temporary:
-            write_file(value, temporary)
+        with ExitStack() as all_written:
+            for path, value in files.items():
+                temporary = all_written.enter_context(atomic_path(path))
+                write_file(value, temporary)
     except OSError as error:
         reason = explain_os_error(error, path.parent)
         raise NotSaved(
