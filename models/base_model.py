@@ -35,6 +35,7 @@ class BaseModel(Parts, ABC):
         COSTLY: whether a picture takes minutes: test.py then records each finished one, and the same command again goes
             on with the next.
         USES_RUN: False where test.py has nothing to take from a training run, neither weights nor options.
+        FIRST_WEIGHTS: options of the method that name weights which only the first start of a run reads.
         SIZE_MULTIPLE: what sides of images are made multiples of; None: what the generator needs.
         visual_names: attributes shown as pictures.
         tell: what `show` may call now and then, with figures such as its loss. test.py shows them, and the last ones of
@@ -51,6 +52,7 @@ class BaseModel(Parts, ABC):
     WITH_GRADIENTS = False
     COSTLY = False
     USES_RUN = True
+    FIRST_WEIGHTS: tuple[str, ...] = ()
     SIZE_MULTIPLE: int | None = None
     not_recordable: str | None = None
 

@@ -50,6 +50,7 @@ LEVELS = 32  # of pooling at most: halving even 2^32 patches ends there
 class PatchGCLModel(OneSidedModel):
     """One-sided translation A -> B with generator G, discriminator D and graph head F."""
 
+    FIRST_WEIGHTS = ("init_F",)
     PRESETS = {
         "official": {},
         "paper": PAPER,

@@ -101,6 +101,7 @@ def test_a_finished_run_can_be_trained_on(tmp_path, trained, capsys):
     [
         (["--direction", "BtoA"], "--direction BtoA contradicts the run in"),
         (["--seed", "7"], "--seed 7 contradicts the run in"),
+        (["--init_gain", "0.5"], "--init_gain 0.5 contradicts the run in"),
     ],
 )
 def test_what_weights_have_seen_is_kept_for_life(tmp_path, trained, capsys, flags, said):
@@ -250,6 +251,20 @@ def test_what_ends_the_last_epoch_is_done_by_the_same_command(tmp_path, monkeypa
     assert len((folder / "evaluation.jsonl").read_text().splitlines()) == 1
     assert run(tmp_path, *flags) == 0
     assert "already complete, nothing was trained" in capsys.readouterr().out
+
+
+def test_a_kill_in_the_first_save_leaves_a_run_that_begins_anew(tmp_path, monkeypatch, capsys):
+    flags = ["--save_latest_freq", "1"]
+    assert run(tmp_path, *flags, "--name", "whole") == 0
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr("util.run.checkpoint.write_state", die)
+        run(tmp_path, *flags)
+    assert (tmp_path / "checkpoints" / "run" / "latest_net_G.pth").exists()
+
+    assert run(tmp_path, *flags) == 0
+    assert "was cut off in its first save: training begins anew" in capsys.readouterr().out
+    assert_same_run(state(tmp_path), state(tmp_path, "whole"))
+    assert not (tmp_path / "checkpoints" / "run" / ".first_save").exists()
 
 
 def test_a_run_without_a_step_left_takes_no_other_options(tmp_path, monkeypatch, capsys):

@@ -8,11 +8,16 @@ from typing import Any, Protocol
 from torch import nn
 
 from util.errors import UserError
-from util.files import explain_os_error, try_folder
+from util.files import atomic_path, explain_os_error, try_folder
 from util.hardware.runtime import Runtime
-from util.parser import show_value
+from util.run.changes import (
+    FIRST_WEIGHTS,
+    another_name,
+    check_first_weights,
+    compare_options,
+    refuse_changes,
+)
 from util.run.folder import (
-    OF_NO_RECORD,
     RECORD,
     check_run_exists,
     check_suffix,
@@ -27,28 +32,18 @@ from util.run.folder import (
 from util.run.lock import LOCK, RunLock
 from util.run.progress import Progress
 from util.run.same_data import changed_parts
-from util.run.state_file import Found, find_state, ways_out, write_state
+from util.run.state_file import Found, find_state, has_state, ways_out, write_state
 from util.run.weights import NotSaved, load_weights, save_together
 
-# What a run keeps for life, beside its architecture: where its schedule began, and what its weights have seen.
-FIXED = ("epoch_count", "lr_policy", "direction", "seed", "dataset_mode")
-SILENT = (
-    "checkpoints_dir",
-    "dataroot",
-    *OF_NO_RECORD,
-)  # no part of what is trained; data are compared by their files
-OF_NO_EFFECT = (
-    "run",
-    "logs",
-    "checkpoints",
-    "speed",
-)  # groups of options that change nothing that is learned
-WHEN_TO_STOP = {"max_steps", "max_minutes"}  # which a run that has come to its end has no use for
+# In the folder while the first save of a run is under way; says what to make of weights without a state.
+FIRST_SAVE = ".first_save"
+ANEW, FROM_WEIGHTS = "begun anew", "begun with --continue_train"
 
 
 class Saved(Protocol):
     """What a checkpoint needs of a model."""
 
+    FIRST_WEIGHTS: tuple[str, ...]
     networks: Mapping[str, nn.Module]
     averages: Mapping[str, nn.Module]
 
@@ -142,25 +137,48 @@ class Checkpoint:
         """Go on where the run stopped, or from the weights that the options name; returns what to tell the user.
 
         Raises:
-            UserError: the saved run contradicts the options, or --continue_train finds nothing.
+            UserError: the saved run contradicts the options, --continue_train finds nothing, or weights would be
+                overwritten that nothing tells to be this run's.
         """
         opt = self.opt
         found = find_state(self.folder)
         if found:
             return [*found.notes, *self._resume_state(found)]
-        if opt.pretrained_name:
-            return self._load_all(Path(opt.checkpoints_dir) / opt.pretrained_name)
         if opt.continue_train:
-            return [
-                *self._load_all(self.folder),
-                f"optimisers start afresh, at epoch {opt.epoch_count} (--epoch_count)",
-            ]
-        if weights_in(self.folder):
-            raise UserError(
-                f"{self.folder} holds weights but no training state: --continue_train trains on from them, "
-                "--from_scratch moves them aside, another --name leaves them alone"
+            return self._continue_from_weights()
+
+        notes = self._check_weights_without_state()
+        if opt.pretrained_name:
+            notes += self._load_all(Path(opt.checkpoints_dir) / opt.pretrained_name)
+        return notes
+
+    def _continue_from_weights(self) -> list[str]:
+        """Go on from the weights in the run's folder."""
+        notes = [
+            *self._load_all(self.folder),
+            f"optimisers start afresh, at epoch {self.opt.epoch_count} (--epoch_count)",
+        ]
+        if self._first_save_cut_off():
+            notes.append(
+                "warning: an earlier start was cut off in its first save; these may be weights that it trained"
             )
-        return []
+        return notes
+
+    def _check_weights_without_state(self) -> list[str]:
+        """Raise UserError before weights are overwritten, unless this run has left them in its first save."""
+        if not weights_in(self.folder):
+            return []
+        if self._first_save_cut_off() == ANEW:
+            return ["an earlier start was cut off in its first save: training begins anew"]
+        raise UserError(
+            f"{self.folder} holds weights but no training state: --continue_train trains on from them, "
+            "--from_scratch moves them aside, another --name leaves them alone"
+        )
+
+    def _first_save_cut_off(self) -> str | None:
+        """How the run had begun whose first save was cut off; None where none was."""
+        path = self.folder / FIRST_SAVE
+        return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def _resume_state(self, found: Found) -> list[str]:
         state, path, _ = found
@@ -174,6 +192,12 @@ class Checkpoint:
             ) from error
 
     def _take_up(self, state: dict[str, Any], path: Path) -> list[str]:
+        first_weights = (*FIRST_WEIGHTS, *self.model.FIRST_WEIGHTS)
+        check_first_weights(state["options"], self.opt, first_weights)
+        for name in first_weights:  # left out or not, records keep what the run began with
+            if hasattr(self.opt, name):
+                setattr(self.opt, name, state["options"].get(name, getattr(self.opt, name)))
+
         notes = compare_options(state["options"], self.opt)
         notes += self._compare_data(state)
         for name in ("steps_per_epoch", "images_per_step"):
@@ -188,7 +212,7 @@ class Checkpoint:
         self.runtime.set_rng_state(state["rng"])
         self.last_saved = str(path)
         if self.progress.all_steps_done:
-            self._refuse_changes(state["options"])
+            refuse_changes(state["options"], self.opt)
         if self.progress.finished:
             return ["already complete: nothing was trained"]
         return [f"continuing at epoch {self.progress.epoch}, image {self.progress.images}", *notes]
@@ -218,21 +242,6 @@ class Checkpoint:
             ". --eval_freq keeps images out of training: give it from the start and as it was, "
             "or measure on others (--eval_split val)"
         )
-
-    def _refuse_changes(self, saved: dict[str, Any]) -> None:
-        """Raise UserError where a run that has done all its steps is asked to be another."""
-        silent = {name for group in OF_NO_EFFECT for name in self.opt.groups.get(group, ())}
-        silent |= WHEN_TO_STOP
-        changes = [
-            f"--{name} {show_value(now)} (then {show_value(then)})"
-            for name, (then, now) in differences(saved, self.opt).items()
-            if name not in silent
-        ]
-        if changes:
-            raise UserError(
-                f"the run in {self.folder} is already complete, nothing was trained, so {', '.join(changes)} cannot "
-                f"take effect: {another_name(self.opt)}, more --n_epochs to train on, or --from_scratch"
-            )
 
     def _load_all(self, folder: Path) -> list[str]:
         loaded = []
@@ -289,6 +298,7 @@ class Checkpoint:
         for label in labels:
             self._write_weights(label)
         self.last_saved = str(write_state(state, self.folder))  # last: what it stands for is there
+        remove(self.folder / FIRST_SAVE)
         remove_older(self.folder, self.opt.keep_last)
 
     def _renew_folder(self) -> None:
@@ -298,7 +308,21 @@ class Checkpoint:
             self._recorded = False
             self.record()
 
+    def _announce_first_save(self) -> None:
+        """Before weights without a state: should they be all that is left, the same command knows whose they are."""
+        if has_state(self.folder):
+            return
+        path = self.folder / FIRST_SAVE
+        try:
+            with atomic_path(path) as temporary:
+                begun = FROM_WEIGHTS if self.opt.continue_train else ANEW
+                temporary.write_text(begun, encoding="utf-8")
+        except OSError as error:
+            reason = explain_os_error(error, self.folder)
+            raise NotSaved(f"could not write {path}: {reason}") from error
+
     def _write_weights(self, label: str) -> None:
+        self._announce_first_save()
         files, stale = {}, []
         for name, net in self.model.networks.items():
             files[weights_file(self.folder, label, name)] = net.state_dict()
@@ -314,35 +338,6 @@ class Checkpoint:
             path
         ) in stale:  # of a start with --ema: test.py would take them for those of these weights
             remove(path)
-
-
-def compare_options(saved: dict[str, Any], opt: Namespace) -> list[str]:
-    """What this command changes in a run under way, a line each.
-
-    Raises:
-        UserError: an option differs that a run keeps for life.
-    """
-    notes = []
-    for name, (then, now) in differences(saved, opt).items():
-        if name in opt.architecture or name in FIXED:
-            raise UserError(
-                f"--{name} {show_value(now)} contradicts the run in {run_dir(opt)}, which has {show_value(then)}: "
-                f"{another_name(opt)}, or --from_scratch to move that run aside"
-            )
-        notes.append(
-            f"changed since the last start: {name} {show_value(then)} -> {show_value(now)}"
-        )
-    return notes
-
-
-def differences(saved: dict[str, Any], opt: Namespace) -> dict[str, tuple[Any, Any]]:
-    """Options whose value is not that of a saved run: name -> then, now."""
-    found = {}
-    for name, now in plain_options(opt).items():
-        then = saved.get(name, now)
-        if then != now and name not in SILENT:
-            found[name] = (then, now)
-    return found
 
 
 def remove_older(folder: Path, keep_last: int | None) -> None:
@@ -373,11 +368,6 @@ def remove(path: Path) -> None:
     except OSError as error:
         reason = explain_os_error(error, path.parent)
         raise NotSaved(f"could not delete {path}: {reason}") from error
-
-
-def another_name(opt: Namespace) -> str:
-    """The advice to give a run a name, for one who has given none or that of another run."""
-    return "give another --name" if "name" in opt.changed else "give this run a --name"
 
 
 def load_for_inference(

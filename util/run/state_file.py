@@ -48,6 +48,11 @@ def write_state(state: dict[str, Any], folder: Path) -> Path:
     return path
 
 
+def has_state(folder: Path) -> bool:
+    """Whether there is a state of a run, readable or not."""
+    return (folder / STATE).exists() or (folder / BEFORE).exists()
+
+
 def find_state(folder: Path) -> Found | None:
     """The newest state of a run that can be read; None where there is none at all.
 
