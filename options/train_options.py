@@ -161,7 +161,10 @@ class TrainOptions(BaseOptions):
         group.add("--epoch", "latest", "which weights to go on from, when there is no full state")
         text = "start from the weights of another run in CHECKPOINTS_DIR"
         group.add("--pretrained_name", None, text, metavar="NAME")
-        text = "start anew: an earlier run of this name is moved aside, never deleted"
+        text = (
+            "start anew: an earlier run of this name is moved aside, never deleted; a job that is "
+            "started again by itself goes on"
+        )
         group.add("--from_scratch", False, text)
         group.add("--dry_run", False, "print the resolved options and stop")
 

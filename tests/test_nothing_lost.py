@@ -396,7 +396,7 @@ def test_short_shared_memory_is_named(tmp_path, monkeypatch):
 
 
 def stop(world_size=1):
-    opt = SimpleNamespace(print_freq=1, max_minutes=None, max_steps=None)
+    opt = SimpleNamespace(print_freq=1, max_minutes=None, max_steps=None, from_scratch=False)
     runtime = SimpleNamespace(world_size=world_size, agree=lambda number, confer: number)
     return Stop(opt, runtime, Progress(1, 2, 4, 1))
 
@@ -409,6 +409,13 @@ def test_a_signal_is_answered_after_the_step(number):
         os.kill(os.getpid(), number)
         ending = asked.due()
     assert ending.status == 128 + number and "the same command continues" in ending.text
+
+
+def test_with_from_scratch_another_command_continues():
+    with stop() as asked:
+        assert asked.asked().text.endswith("; the same command continues")
+        asked.opt.from_scratch = True
+        assert asked.asked().text.endswith("; the same command without --from_scratch continues")
 
 
 def test_a_signal_in_the_step_that_completes_a_run_changes_nothing():

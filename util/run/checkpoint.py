@@ -31,6 +31,7 @@ from util.run.folder import (
 )
 from util.run.lock import LOCK, RunLock
 from util.run.progress import Progress
+from util.run.restarts import BEGUN_BY, begun_by_this_job, note_job
 from util.run.same_data import changed_parts
 from util.run.state_file import Found, find_state, has_state, ways_out, write_state
 from util.run.weights import NotSaved, load_weights, save_together
@@ -81,6 +82,7 @@ class Checkpoint:
         self.data = data or {}
         self.folder = run_dir(opt)
         self.last_saved = "none yet"
+        self.notes: list[str] = []  # on how the folder was found
         self.lock = RunLock(self.folder)
         self._recorded = False
 
@@ -92,19 +94,17 @@ class Checkpoint:
         """
         self.runtime.as_one(self._open_folder)
 
-        notes = self.resume()
+        notes = [*self.notes, *self.resume()]
         if self.progress.images == 0:
             self.record()
         return notes
 
     def _open_folder(self) -> None:
         """Lock the folder of the run, and see that it can be written to before hours go into it."""
-        earlier = self.folder.is_dir() and any(path.name != LOCK for path in self.folder.iterdir())
         try:
             self.lock.take()
-            if self.opt.from_scratch and earlier:
-                move_aside(self.folder)
-                self.lock.take()
+            if self.opt.from_scratch:
+                self._begin_anew()
             try_folder(self.folder)
         except OSError as error:
             reason = explain_os_error(error, self.folder)
@@ -112,6 +112,18 @@ class Checkpoint:
                 f"the run cannot be saved in {self.folder}: {reason}; "
                 "see to that folder, or give another --checkpoints_dir or --name"
             ) from error
+
+    def _begin_anew(self) -> None:
+        """Move an earlier run aside, but for one that this job has begun: it was started again and goes on."""
+        if begun_by_this_job(self.folder):
+            text = "--from_scratch: an earlier start of this job has begun this run, which goes on"
+            self.notes.append(text)
+            return
+
+        if any(path.name not in (LOCK, BEGUN_BY) for path in self.folder.iterdir()):
+            move_aside(self.folder)
+            self.lock.take()
+        note_job(self.folder)
 
     def close(self) -> None:
         """Let others train this run."""

@@ -216,5 +216,9 @@ def move_aside(folder: Path) -> Path | None:
         return None
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     target = folder.with_name(f"{folder.name}.before-{stamp}")
+    count = 1
+    while target.exists():  # two within a second
+        count += 1
+        target = folder.with_name(f"{folder.name}.before-{stamp}-{count}")
     folder.rename(target)
     return target

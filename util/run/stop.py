@@ -114,7 +114,7 @@ class Stop:
             return self.asked()
         if opt.max_minutes and self.runtime.agree(int(self._minutes() >= opt.max_minutes), confer):
             limit = f"--max_minutes {opt.max_minutes:g}"
-            return Ending(0, f"{limit} are over at {self._where()}; the same command continues")
+            return Ending(0, f"{limit} are over at {self._where()}; {self._go_on()}")
         return None
 
     def _time_to_confer(self) -> bool:
@@ -132,7 +132,7 @@ class Stop:
     def asked(self) -> Ending:
         """How a run ends that a signal, to this process or another, has asked to."""
         number = self.requested or signal.SIGTERM
-        return Ending(BY_SIGNAL + number, f"stopped at {self._where()}; the same command continues")
+        return Ending(BY_SIGNAL + number, f"stopped at {self._where()}; {self._go_on()}")
 
     def final(self) -> Ending:
         """How a run ends that has nothing left to do."""
@@ -146,6 +146,11 @@ class Stop:
 
     def _where(self) -> str:
         return f"epoch {self.progress.epoch}, image {self.progress.images}"
+
+    def _go_on(self) -> str:
+        """How the run goes on; --from_scratch, typed again, would move it aside."""
+        exception = " without --from_scratch" if self.opt.from_scratch else ""
+        return f"the same command{exception} continues"
 
     def _minutes(self) -> float:
         return (time.monotonic() - self.started) / 60
@@ -162,5 +167,5 @@ class Stop:
 
     def _lose_patience(self, number: int, frame: FrameType | None) -> None:
         if self._waiting:
-            text = f"a signal came, and no image for {PATIENCE} s; the same command continues from the last save"
-            raise UserError(text)
+            text = f"a signal came, and no image for {PATIENCE} s"
+            raise UserError(f"{text}; {self._go_on()} from the last save")
