@@ -15,11 +15,8 @@ FIXED = (
     *("init_type", "init_gain"),
 )
 FIRST_WEIGHTS = ("pretrained_name", "epoch")  # which only the first start of a run reads
-SILENT = (
-    "checkpoints_dir",
-    "dataroot",
-    *OF_NO_RECORD,
-)  # no part of what is trained; data are compared by their files
+# No part of what is trained; data are compared by their files.
+SILENT = ("checkpoints_dir", "dataroot", *OF_NO_RECORD)
 OF_NO_EFFECT = (
     "run",
     "logs",

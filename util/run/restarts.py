@@ -7,7 +7,7 @@ BEGUN_BY = ".begun_by"  # in a run's folder: the job whose --from_scratch began 
 JOBS = (
     "SLURM_JOB_ID",
     "TORCHELASTIC_RUN_ID",
-)  # the same at every start of a job; SLURM's is the wider one
+)  # the same at every start of a job; the wider one first
 RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 
 

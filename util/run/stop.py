@@ -103,7 +103,7 @@ class Stop:
         opt, progress = self.opt, self.progress
         if (
             progress.finished
-        ):  # --max_steps end it within an epoch; a signal that came meanwhile changes nothing
+        ):  # within an epoch, by --max_steps; a signal that came meanwhile changes nothing
             return self.final()
 
         if self._launcher is not None and os.getppid() != self._launcher:
