@@ -1,10 +1,15 @@
 """Pictures as files: value range, layout, atomic writes, grids."""
 
+import os
+import socket
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from util import files
 from util.files import atomic_path
 from util.images import grid, save_png, to_uint8
 
@@ -78,6 +83,36 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """The last one stays; each was whole."""
+    path = tmp_path / "features.npy"
+    with atomic_path(path) as slow:
+        slow.write_text("slow")
+        monkeypatch.setattr(files.os, "getpid", lambda: 1)  # as another process would
+        with atomic_path(path) as quick:
+            quick.write_text("quick")
+        assert path.read_text() == "quick" and slow.read_text() == "slow"
+    assert path.read_text() == "slow" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_path):
+    with atomic_path(tmp_path / "elsewhere" / "x") as temporary:
+        digest, here = temporary.name[1:13], socket.gethostname()
+        temporary.write_text("")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+
+    left = [f".{digest}.{here}.{dead.pid}.tmp", f".{digest}.far.7.tmp", f".{digest}.tmp"]
+    kept = [f".{digest}.{here}.{os.getppid()}.tmp", f".{digest}.near.7.tmp", ".mine.tmp", "x.tmp"]
+    for name in (*left, *kept):
+        (tmp_path / name).write_text("half")
+    for name in left[1:]:
+        os.utime(tmp_path / name, (0, 0))
+    with atomic_path(tmp_path / "y") as temporary:
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "y", "elsewhere"}
 
 
 def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path):

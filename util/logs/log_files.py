@@ -1,15 +1,13 @@
 """The text files of a run: loss_log.txt for people, metrics.jsonl for programs."""
 
-import contextlib
 import json
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from util.files import atomic_path
+from util.files import append, atomic_path
 
 WAITING_LINES = 100_000  # that could not be written; further ones push out the oldest
 
@@ -32,21 +30,6 @@ def keep_until(path: Path, images_done: int) -> list[dict]:
         with atomic_path(path) as temporary:
             temporary.write_text(kept, encoding="utf-8")
     return records
-
-
-def append(path: Path, line: str) -> None:
-    """Add one line to a text file, all of it or nothing; it is on its way to the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
-    before = None
-    try:
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            before = file.tell()
-            file.write(line + "\n")
-    except OSError:
-        if before is not None:
-            with contextlib.suppress(OSError):
-                os.truncate(path, before)  # a full disk takes a part of it
-        raise
 
 
 def numbers_of(record: Mapping) -> dict[str, float | None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from util.errors import UserError
+from util.files import is_alive
 
 LOCK = ".lock"
 NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -83,10 +84,4 @@ def _lives_here(holder: str) -> bool:
     process, _, host = holder.partition(" ")
     if host != socket.gethostname() or not process.isdecimal() or int(process) == os.getpid():
         return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # it lives, and belongs to somebody else
-    return True
+    return is_alive(int(process))
