@@ -224,20 +224,11 @@ class BaseOptions:
     ) -> Namespace:
         """Layer defaults, the preset, what was saved and what was typed into one namespace."""
         defaults = parser.defaults()
-        merged = {**defaults, **saved, **given}
-        model = models.find_model(merged["model"])
-        preset = given.get("preset") or saved.get("preset") or model.default_preset(given)
-        published = find_by_name(model.PRESETS, preset, "--preset") if preset else {}
-        published = self.of_phase(published)
-
-        layered = {**defaults, **published, **saved, **given, "preset": preset}
+        published, layered = self.layer(defaults, given, saved)
         opt = Namespace(**layered)
-        if opt.suffix:
-            opt.name += filled_in(opt.suffix, vars(opt))
-            opt.suffix = ""
-            check_name(opt.name)
 
         # what follows from the options
+        model = models.find_model(opt.model)
         opt.is_train = self.is_train
         opt.size_multiple = model.SIZE_MULTIPLE or generator_size_multiple(opt.netG)
         opt.test_roles = model.TEST_ROLES
@@ -249,6 +240,16 @@ class BaseOptions:
         opt.architecture = parser.members(ARCHITECTURE)
         opt.groups = {title: parser.members(title) for title in parser._groups}
         return opt
+
+    def layer(
+        self, defaults: dict[str, Any], given: dict[str, Any], saved: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the preset says, and the value of every option: the default < the preset < what was saved < the flag."""
+        model = models.find_model({**defaults, **saved, **given}["model"])
+        preset = given.get("preset") or saved.get("preset") or model.default_preset(given)
+        published = find_by_name(model.PRESETS, preset, "--preset") if preset else {}
+        published = self.of_phase(published)
+        return published, {**defaults, **published, **saved, **given, "preset": preset}
 
     @staticmethod
     def recipe(opt: Namespace, parser: OptionParser, published: dict[str, Any]) -> str:

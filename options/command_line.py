@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from options.base_options import BaseOptions, check_name
+from options.base_options import BaseOptions, check_name, filled_in
 from options.flag_owners import flags_elsewhere
 from util.errors import UserError
 
@@ -17,11 +17,15 @@ def parse(options: BaseOptions, argv: Sequence[str] | None = None) -> Namespace:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
 
-    check_name(options.peek(argv).name)
+    run = options.peek(argv)
+    check_name(run.name)
+    run.name = full_name(options, run, argv)
+    check_name(run.name)
 
     # which flags there are depends on a few names, and on what a training run has saved
-    saved = options.saved_options(options.peek(argv))
+    saved = options.saved_options(run)
     first = options.peek(argv, saved)
+    first.name = run.name
     parser = options.build_parser(first)
 
     try:
@@ -34,6 +38,31 @@ def parse(options: BaseOptions, argv: Sequence[str] | None = None) -> Namespace:
         raise
     if "model" in given:
         given["model"] = first.model  # by its own name
+    given |= {"name": run.name, "suffix": ""}
     opt = options.resolve(parser, given, saved)
     options.check(opt)
     return opt
+
+
+def full_name(options: BaseOptions, run: Namespace, argv: Sequence[str]) -> str:
+    """The name of the run with its --suffix, under which its record lies.
+
+    What stands in braces is filled in from the command line, presets and defaults, as when the run was begun. Its
+    record cannot help: it is found by this name.
+
+    Args:
+        options: of the command.
+        run: the name, the suffix and the method, as `peek` found them.
+        argv: the command line.
+
+    Raises:
+        UserError: the suffix names no option, or flags cannot be placed.
+    """
+    if not {"{", "$"} & set(run.suffix):
+        return run.name + run.suffix
+
+    parser = options.build_parser(run)
+    given = parser.parse_given(argv, lambda: flags_elsewhere(options, parser, run, argv, {}))
+    given["model"] = run.model
+    _, values = options.layer(parser.defaults(), given, {})
+    return run.name + filled_in(run.suffix, values)

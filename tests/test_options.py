@@ -240,6 +240,21 @@ def test_testing_needs_only_the_name(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("name", "suffix"), [("ru", "n"), ("r", "u{input_nc}n")])
+def test_a_suffix_belongs_to_the_name_under_which_the_record_lies(tmp_path, name, suffix):
+    run = f"{name}{suffix.format(input_nc=3)}"
+    trained = saved_run(tmp_path, "--name", run)
+    opt = parse_test(tmp_path, "--name", name, "--suffix", suffix)
+    assert (opt.name, opt.suffix, opt.ngf) == (run, "", 4)
+    assert opt.recipe == trained.recipe
+
+
+def test_a_suffix_at_test_that_leads_to_no_run_names_the_whole_name(tmp_path):
+    saved_run(tmp_path)
+    with pytest.raises(UserError, match=r"--name run_2: no run of this name .*there are: run"):
+        parse_test(tmp_path, "--suffix", "_2")
+
+
 def test_a_contradicting_architecture_names_both_values(tmp_path):
     saved_run(tmp_path)
     with pytest.raises(UserError, match="--ngf 8 contradicts the training run, which used 4"):
