@@ -1,6 +1,7 @@
 """The command line: layering, presets, one-line errors, and what test.py takes from the training run."""
 
 import json
+import math
 from argparse import Namespace
 
 import pytest
@@ -321,6 +322,7 @@ def test_without_a_training_run_the_model_of_the_command_counts(tmp_path):
         ("{", "Expecting"),
         ("[]", "it lacks options, recipe or versions"),
         ('{"options": {}, "recipe": ""}', "it lacks options, recipe or versions"),
+        ('{"options": {}, "recipe": "", "versions": {}, "infinite": [[]]}', "no name of an option"),
         ("\udcff", "can't decode"),  # the byte ff, which is no UTF-8
     ],
 )
@@ -364,6 +366,40 @@ def test_the_record_beside_the_weights_holds_everything(tmp_path):
     assert record["recipe"] == opt.recipe
     assert record["versions"] == {"commit": "abc"}
     assert "preset official" in (tmp_path / "checkpoints" / "run" / "train_opt.txt").read_text()
+
+
+def refuse(constant: str):
+    """What a strict reader of JSON does with Infinity and NaN."""
+    raise ValueError(constant)
+
+
+def test_a_record_is_json_for_every_reader_and_keeps_infinite_numbers(tmp_path):
+    save_record(train_options(tmp_path, "--name", "inf", "--max_dataset_size", "inf"), {})
+    folder = tmp_path / "checkpoints" / "inf"
+    json.loads((folder / "train_opt.json").read_text(), parse_constant=refuse)
+    options = saved_record(folder)["options"]
+    assert (options["name"], options["max_dataset_size"]) == ("inf", math.inf)
+
+    # a start that goes on, with fewer images
+    save_record(train_options(tmp_path, "--name", "inf", "--max_dataset_size", "4"), {}, images=8)
+    json.loads((folder / "train_opt.json").read_text(), parse_constant=refuse)
+    record = saved_record(folder)
+    assert record["options"]["max_dataset_size"] == 4
+    assert record["history"][-1]["changes"] == {"max_dataset_size": ["inf", 4]}
+
+
+def test_a_record_with_infinity_as_it_was_written_before_still_counts(tmp_path):
+    saved_run(tmp_path)
+    path = tmp_path / "checkpoints" / "run" / "train_opt.json"
+    record = json.loads(path.read_text())
+    del record["infinite"]
+    record["options"]["max_dataset_size"] = math.inf
+    record["history"][0]["changes"] = {"max_dataset_size": [3, math.inf]}
+    path.write_text(json.dumps(record))
+    assert saved_record(path.parent)["options"]["max_dataset_size"] == math.inf
+    save_record(train_options(tmp_path, "--ema", "0.9"), {"commit": "abc"}, images=8)
+    history = json.loads(path.read_text(), parse_constant=refuse)["history"]
+    assert history[0]["changes"] == {"max_dataset_size": [3, "inf"]} and len(history) == 2
 
 
 def test_every_flag_has_help(tmp_path):

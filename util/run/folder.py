@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import math
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -120,18 +121,31 @@ def save_record(opt: Namespace, versions: dict[str, str], images: int = 0) -> No
     """Write what trains from image `images` on: train_opt.txt for people, train_opt.json for programs.
 
     The options are those of the newest steps. `history` has an entry for each start that changed something: the image
-    from which on it holds, and what changed, as name -> [then, now].
+    from which on it holds, and what changed, as name -> [then, now]. JSON knows no infinite numbers: "inf" stands for
+    them, and `infinite` names the options where it does.
     """
     folder = run_dir(opt)
     earlier = saved_record(folder) if images else {}
-    record = {"options": plain_options(opt), "recipe": opt.recipe, "versions": versions}
+    options = plain_options(opt)
+    record = {"options": options, "recipe": opt.recipe, "versions": versions}
     record["history"] = [*earlier.get("history", []), *new_chapter(record, earlier, images)]
+    record["infinite"] = [name for name, value in options.items() if value == math.inf]
 
     with atomic_path(folder / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
+        text = json.dumps(without_infinity(record), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n")
     with atomic_path(folder / "train_opt.txt") as temporary:
         lines = [f"recipe: {opt.recipe}", *describe_history(record), describe_options(opt)]
         temporary.write_text("\n".join(lines) + "\n")
+
+
+def without_infinity(value: Any) -> Any:
+    """A value of JSON with "inf" in place of infinite numbers."""
+    if isinstance(value, dict):
+        return {name: without_infinity(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_infinity(part) for part in value]
+    return "inf" if value == math.inf else value
 
 
 def new_chapter(
@@ -187,6 +201,10 @@ def saved_record(folder: Path, remedy: str = "") -> dict:
         raise UserError(
             f"{path} is not a record of training options ({error}); restore or delete it"
         ) from None
+
+    for name in record.pop("infinite", []):
+        if record["options"].get(name) == "inf":
+            record["options"][name] = math.inf
     return record
 
 
@@ -195,10 +213,12 @@ def check_record(record: Any) -> None:
     if not isinstance(record, dict) or not {"options", "recipe", "versions"} <= record.keys():
         raise ValueError("it lacks options, recipe or versions")
 
-    kinds = {"options": dict, "recipe": str, "versions": dict, "history": list}
+    kinds = {"options": dict, "recipe": str, "versions": dict, "history": list, "infinite": list}
     for name, kind in kinds.items():
         if not isinstance(record.get(name, kind()), kind):
             raise ValueError(f"its {name} are no {kind.__name__}")
+    if not all(isinstance(name, str) for name in record.get("infinite", [])):
+        raise ValueError("its infinite has what is no name of an option")
     for chapter in record.get("history", []):
         if not isinstance(chapter, dict) or not isinstance(chapter.get("changes"), dict):
             raise ValueError("its history has an entry without changes")
