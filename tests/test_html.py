@@ -1,5 +1,6 @@
 """The parts of pages: quoting, escaping, links, charts; checked in the text and in a real browser."""
 
+import math
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from tests.browser import Browser, needs_browser
 from util.pages import html
+from util.pages.curve import MOST_BUCKETS, Curve
 from util.pages.files import Picture, remove_pages_after, write_page
 
 ODD = 'it\'s "#1" 50% & <b>? 雪;+=:.png'
@@ -26,7 +28,8 @@ def points(chart: str, kind: str) -> list[tuple[float, float]]:
 
 
 def chart(images, values) -> str:
-    return html.loss_charts(images, {"G": values}).render(pretty=False)
+    curve = Curve(zip(images, values, strict=True))
+    return html.curve_charts({"G": curve}).render(pretty=False)
 
 
 def test_urls_and_text_are_escaped():
@@ -46,7 +49,7 @@ def test_names_that_are_no_utf8_can_be_shown_and_linked():
 
 
 def test_pages_fetch_nothing_and_run_nothing():
-    text = html.page("t", "s", [html.loss_charts([1, 2], {"G": [1.0, 2.0]})])
+    text = html.page("t", "s", [html.curve_charts({"G": Curve([(1, 1.0), (2, 2.0)])})])
     assert "http" not in text and "<script" not in text and "@import" not in text
 
 
@@ -112,6 +115,30 @@ def test_a_long_run_is_thinned_to_averages():
     assert np.all(y[:149] == 1) and np.all(np.isnan(y[151:]))
 
 
+def test_a_curve_stays_small_and_keeps_the_means_of_a_long_run():
+    values = np.sin(np.arange(100_000) / 5000)
+    curve = Curve()
+    for images, value in enumerate(values):
+        curve.add(images, value)
+        assert len(curve) <= MOST_BUCKETS
+    assert len(curve) > MOST_BUCKETS / 2 and curve.latest == values[-1]
+
+    x, y = curve.arrays()
+    assert np.all(np.diff(x) > 0) and x[0] < 200 and x[-1] > 99_800
+    assert np.abs(y - np.sin(x / 5000)).max() < 1e-3
+    one_by_one, _ = Curve(zip(range(MOST_BUCKETS), values, strict=False)).arrays()
+    assert one_by_one.tolist() == [*range(MOST_BUCKETS)]
+
+
+def test_stretches_of_a_curve_without_a_finite_value_stay_gaps():
+    values = [None] * 1000 + [2.0, math.nan] * 500 + [math.inf]
+    curve = Curve(enumerate(values))
+    assert math.isinf(curve.latest)
+    x, y = curve.arrays()
+    assert np.isnan(y[x < 990]).all() and (y[(x > 1010) & (x < 1990)] == 2).all()
+    assert math.isnan(Curve([(1, 1.0), (2, None)]).latest)
+
+
 def test_smoothing_keeps_a_constant_and_steadies_noise():
     assert np.allclose(html._smooth(np.full(50, 3.0)), 3)
     noise = np.random.default_rng(0).normal(size=300)
@@ -135,7 +162,7 @@ def test_a_browser_shows_odd_names_and_draws_the_chart(tmp_path):
     picture = draw(folder / ODD)
     body = [
         html.links({"go & see": ODD}),
-        html.loss_charts([100, 200, 300], {"G <GAN>": [1.0, 2.0, 1.5]}),
+        html.curve_charts({"G <GAN>": Curve([(100, 1.0), (200, 2.0), (300, 1.5)])}),
         html.picture_rows([("row <1> & more", [picture])], 256),
     ]
     write_page(folder / "index.html", html.page('run "<b>" 雪', "summary", body))

@@ -283,6 +283,25 @@ def test_beside_a_live_sink_the_page_still_takes_saved_frames_only(tmp_path, mon
     ] == [1, 2]
 
 
+def test_an_update_of_the_page_reads_no_earlier_record(tmp_path):
+    """So it costs the same after a hundred thousand images as after a thousand."""
+    reads = []
+
+    class Record(dict):
+        def __getitem__(self, key):
+            reads.append(key)
+            return super().__getitem__(key)
+
+    page = TrainingPage(tmp_path / "web", "run", 256)
+    page.start([Record(images=n, losses={"G": 1.0, "D": n / 7}) for n in range(1, 2001)], 2000)
+    reads.clear()
+    page.losses([{"images": 2001, "losses": {"G": 1.0, "eval_KID": None}}])
+    page.close()
+    assert reads == []
+    index = (tmp_path / "web" / "index.html").read_text()
+    assert "2,001 images seen" in index and index.count('class="chart"') == 3
+
+
 def test_odd_labels_cannot_leave_the_folder(tmp_path):
     log = started(tmp_path)
     log.display(visuals(["../../x", "a/b", "c #?%"]), 1, 5, save=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from util.images import save_png
 from util.logs.log_files import append, keep_until
 from util.logs.sink import EVALUATION, Frame
+from util.pages.curve import Curve
 from util.pages.files import (
     Picture,
     numbered_page,
@@ -25,7 +26,8 @@ class TrainingPage:
     """web/index.html: a chart per loss and the newest pictures; every ROWS_PER_PAGE rows are also a page of their own.
 
     The pages are made from memory. web/pictures.jsonl holds the same rows for the next start; no folder is ever listed
-    and no page parsed, and full pages are written once, so that an update stays cheap however long the run is.
+    and no page parsed, full pages are written once, and a curve keeps a bounded number of averages, so that an update
+    stays cheap however long the run is.
     """
 
     name = "web page"
@@ -40,7 +42,8 @@ class TrainingPage:
         self.facts = facts or {}
 
         self.rows_path = folder / "pictures.jsonl"
-        self.records: list[dict] = []
+        self.curves: dict[str, Curve] = {}
+        self.images_seen = 0
         self.rows: list[dict] = []
 
     def start(self, records: Sequence[dict], images_done: int) -> None:
@@ -53,14 +56,18 @@ class TrainingPage:
             raise RuntimeError(f"{reason}, or silence this with `--no_html`")
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.records = list(records)
+        self.curves, self.images_seen = {}, 0
+        self.losses(records)
         self.rows = keep_until(self.rows_path, images_done)
         remove_pages_after(self.folder, len(self.rows) // ROWS_PER_PAGE)
         self._write_index()
 
     def losses(self, records: Sequence[dict]) -> None:
         """Remember the points; the chart is drawn with the next pictures, or at the end."""
-        self.records.extend(records)
+        for record in records:
+            self.images_seen = record["images"]
+            for name, value in record["losses"].items():
+                self.curves.setdefault(name, Curve()).add(record["images"], value)
 
     def pictures(self, frame: Frame) -> None:
         """Write the PNG files and the page, if the frame is one to keep."""
@@ -105,8 +112,8 @@ class TrainingPage:
         body = [html.links(there)] if there else []
         if self.facts:
             body.append(html.fact_table(self.facts))
-        if number is None and self.records:
-            body += [html.heading("Curves over images"), html.curve_charts(self._curves())]
+        if number is None and self.curves:
+            body += [html.heading("Curves over images"), html.curve_charts(self._ordered_curves())]
 
         body.append(html.heading("Pictures"))
         places = {"newest": "index.html"}
@@ -124,18 +131,12 @@ class TrainingPage:
 
         return html.page(self.title, self._summary(), body)
 
-    def _curves(self) -> dict[str, tuple[list[int], list[float | None]]]:
-        """Figures of held-out images, then losses: images seen and values, where each was recorded."""
-        names = dict.fromkeys(name for record in self.records for name in record["losses"])
-        curves = {}
-        for name in sorted(names, key=lambda name: not name.startswith(EVALUATION)):
-            known = [record for record in self.records if name in record["losses"]]
-            images = [record["images"] for record in known]
-            curves[name] = images, [record["losses"][name] for record in known]
-        return curves
+    def _ordered_curves(self) -> dict[str, Curve]:
+        """Figures of held-out images, then losses."""
+        names = sorted(self.curves, key=lambda name: not name.startswith(EVALUATION))
+        return {name: self.curves[name] for name in names}
 
     def _summary(self) -> str:
-        newest = [records[-1]["images"] for records in (self.records, self.rows) if records]
-        seen = max(newest, default=0)
+        seen = max(self.images_seen, self.rows[-1]["images"] if self.rows else 0)
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         return f"{seen:,} images seen · {len(self.rows)} displays · updated {now}"

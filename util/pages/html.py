@@ -1,4 +1,4 @@
-"""The parts that every page is made of: skeleton and style, picture rows, tables, links, loss charts."""
+"""The parts that every page is made of: skeleton and style, picture rows, tables, links, charts."""
 
 import math
 import os
@@ -10,6 +10,7 @@ import numpy as np
 from dominate import svg, tags
 from dominate.util import raw
 
+from util.pages.curve import Curve
 from util.pages.files import Picture
 
 CSS = """
@@ -138,29 +139,19 @@ def _picture_row(heading: str, pictures: Sequence[Picture], size: int) -> tags.s
     return tags.section(tags.h3(heading), figures, cls="row", style=f"width: {width}px")
 
 
-def loss_charts(images: Sequence[int], losses: Mapping[str, Sequence[float | None]]) -> tags.div:
-    """Return one small chart per loss over `images` seen: raw values faint, smoothed ones on top; None is a gap."""
-    return curve_charts({name: (images, values) for name, values in losses.items()})
-
-
-def curve_charts(
-    curves: Mapping[str, tuple[Sequence[int], Sequence[float | None]]],
-) -> tags.div:
-    """Return such charts of curves that have points of their own: name -> images and values."""
+def curve_charts(curves: Mapping[str, Curve]) -> tags.div:
+    """Return one small chart per curve over images seen: raw values faint, smoothed ones on top; NaN is a gap."""
     charts = tags.div(cls="charts")
-    for name, (images, values) in curves.items():
-        x = np.asarray(images, dtype=float)
-        y = np.asarray(values, dtype=float)  # None becomes NaN
-        charts.add(_loss_chart(name, x, y))
+    for name, curve in curves.items():
+        charts.add(_curve_chart(name, curve))
     return charts
 
 
-def _loss_chart(name: str, x: np.ndarray, y: np.ndarray) -> tags.div:
+def _curve_chart(name: str, curve: Curve) -> tags.div:
     """Draw one curve as inline SVG. Outliers (the outer 1 %) run along the frame, so that one spike hides nothing."""
-    latest = "" if y.size == 0 else f"{y[-1]:.4g}"
-    heading = tags.h3(name, tags.span(latest))
+    heading = tags.h3(name, tags.span(f"{curve.latest:.4g}" if len(curve) else ""))
 
-    x, y = _thin(x, y)
+    x, y = _thin(*curve.arrays())
     finite = y[np.isfinite(y)]
     if finite.size == 0:
         return tags.div(heading, tags.p("no finite value yet", cls="summary"), cls="chart")
