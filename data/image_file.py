@@ -1,5 +1,6 @@
 """Reads one image file into 8-bit grey or RGB, upright, or says in one line what is wrong with it."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -91,18 +92,39 @@ def read_image(path: str, channels: int, levels: Levels | None = None) -> Image.
         return pixels.convert("L" if channels == 1 else "RGB")
 
 
+_faults: dict[
+    tuple, str | None
+] = {}  # of files that this process has decoded, by what a fault depends on
+
+
 def find_bad_images(paths: list[str], levels: Levels | None = None) -> dict[str, str]:
-    """Decode every file and return what is wrong with those that fail, by path."""
+    """Decode every file and return what is wrong with those that fail, by path.
+
+    A process decodes a file once for this, until it changes: both halves of pairs, and images to measure on, are read
+    from the same files as images to train on.
+    """
 
     def fault(path: str) -> str | None:
         try:
-            read_image(path, 3, levels)
-        except UserError as error:
-            return str(error)
-        return None
+            found = os.stat(path)
+            key = (path, levels, found.st_mtime_ns, found.st_size)
+        except OSError:
+            return _fault(path, levels)  # which says so
+        if key not in _faults:
+            _faults[key] = _fault(path, levels)
+        return _faults[key]
 
     faults = zip(paths, in_threads(fault, paths), strict=True)
     return {path: text for path, text in faults if text is not None}
+
+
+def _fault(path: str, levels: Levels | None) -> str | None:
+    """What is wrong with a file that cannot be decoded."""
+    try:
+        read_image(path, 3, levels)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Finding image files and reading each kind of them, and the line that a user sees for each kind of bad input."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,3 +271,22 @@ def test_all_bad_files_are_found(tmp_path):
     good = [str(path) for path in make_image_folder(tmp_path)]
     bad = spoil(tmp_path, "truncated")
     assert list(find_bad_images([*good, bad])) == [bad]
+
+
+def test_a_file_is_decoded_once_in_search_of_faults_until_it_changes(tmp_path, monkeypatch):
+    """Both halves of pairs, and images to measure on, are the files that training has looked through."""
+    paths = [str(path) for path in make_image_folder(tmp_path)]
+    decoded = []
+
+    def read(path, *settings):
+        decoded.append(path)
+        return read_image(path, *settings)
+
+    monkeypatch.setattr("data.image_file.read_image", read)
+    assert find_bad_images(paths) == find_bad_images(paths[:2]) == {}
+    assert sorted(decoded) == paths
+
+    find_bad_images(paths[:1], (0, 18))  # read in another way
+    assert len(decoded) == 4
+    Path(paths[2]).write_bytes(b"no image")
+    assert list(find_bad_images(paths)) == [paths[2]] and len(decoded) == 5
