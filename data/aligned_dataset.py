@@ -46,9 +46,6 @@ class AlignedDataset(BaseDataset):
         super().__init__(opt, roles="A" if self.kind == "none" else "AB")
         self.notes = list(dict.fromkeys(self.notes))  # both roles read the same files
 
-        if self.kind == "folders":
-            self.domains = self._paired(self.domains)
-
     def plan(self, epoch: int, index: int) -> dict[str, View]:
         rng = self.rng(epoch, index)
         view_A = self.view("A", index, epoch, rng)
@@ -140,8 +137,10 @@ class AlignedDataset(BaseDataset):
                 "the images of a pair have one size"
             )
 
-    def _paired(self, domains: dict[str, Domain]) -> dict[str, Domain]:
+    def partnered(self, domains: dict[str, Domain]) -> dict[str, Domain]:
         """The two domains reduced to what both have; a lack is an error unless unreadable images are left out."""
+        if self.kind != "folders":
+            return domains
         files = {role: self._by_name(domain) for role, domain in domains.items()}
         alone = sorted(files["A"].keys() ^ files["B"].keys())
         both = [name for name in files["A"] if name in files["B"]]

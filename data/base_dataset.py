@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,7 +68,7 @@ class BaseDataset(ABC):
         # of grey files: what is black and what is white
         self.levels = tuple(opt.value_range) if opt.value_range else None
         self.file_sizes: dict[str, Size] = {}
-        self.domains = {role: self._find_domain(role) for role in roles}
+        self.domains = self._find_domains(roles)
 
     def letter(self, role: str) -> str:
         """The letter of a role's folder: with --direction BtoA the input comes from domain B."""
@@ -96,15 +96,35 @@ class BaseDataset(ABC):
         """Width and height of what a file holds of a role."""
         return self.file_size(path)
 
-    def _find_domain(self, role: str) -> Domain:
-        folder, paths = self.find_files(role)
-        paths = paths[: min(len(paths), self.opt.max_dataset_size)]
-        if self.opt.skip_bad_images:
-            paths = self._without_bad(paths)
-        paths = self._of_split(paths, folder)
+    def most_images(self, role: str) -> float:
+        """How many images of a role are used at most."""
+        return self.opt.max_dataset_size
 
-        channels = self.opt.input_nc if role == "A" else self.opt.output_nc
-        return Domain(paths, folder, channels)
+    def partnered(self, domains: dict[str, Domain]) -> dict[str, Domain]:
+        """The domains without images that lack a partner, where partners are needed."""
+        return domains
+
+    def _find_domains(self, roles: str) -> dict[str, Domain]:
+        """The images of each role. Partners are looked for before any image is left out, and again after that."""
+        domains = {}
+        for role in roles:
+            folder, paths = self.find_files(role)
+            channels = self.opt.input_nc if role == "A" else self.opt.output_nc
+            domains[role] = Domain(paths, folder, channels)
+        domains = self.partnered(domains)
+
+        for role, domain in domains.items():
+            most = min(len(domain.paths), self.most_images(role))
+            domains[role] = replace(domain, paths=domain.paths[:most])
+
+        if self.opt.skip_bad_images:
+            for role, domain in domains.items():
+                domains[role] = replace(domain, paths=self._without_bad(domain.paths))
+            domains = self.partnered(domains)
+
+        for role, domain in domains.items():
+            domains[role] = replace(domain, paths=self._of_split(domain.paths, domain.folder))
+        return domains
 
     def _of_split(self, paths: list[str], folder: str) -> list[str]:
         """Training images without those to measure on (--eval_split holdout), or those alone."""

@@ -1,5 +1,6 @@
 """Two images in one sample, a content and a style, for methods that give one picture the look of another."""
 
+import math
 import os
 from argparse import Namespace
 from itertools import product
@@ -7,6 +8,7 @@ from itertools import product
 from data.base_dataset import BaseDataset
 from data.image_folder import is_image, list_images
 from data.layout import has_domains
+from data.namesakes import Namesakes
 from data.result_names import fitted, unique_names
 from data.transforms import View
 from util.errors import UserError
@@ -18,10 +20,11 @@ class ContentStyleDataset(BaseDataset):
     """Contents are the images of domain A, styles those of domain B, or of --style.
 
     --pair_by order takes the first style for the first content and goes round; name takes the style of the same file
-    name; each joins every content with every style. Both keep their own sizes.
+    name; each joins every content with every style. Both keep their own sizes. --max_dataset_size and --num_test count
+    contents: those that are translated.
 
     Raises:
-        UserError: no styles, or a content without a style of its name.
+        UserError: no styles, or a content without a style of its name, or with several.
     """
 
     @staticmethod
@@ -76,6 +79,9 @@ class ContentStyleDataset(BaseDataset):
             raise UserError(f"--style {style} is no image and no folder of images")
         return os.path.dirname(style), [style]
 
+    def most_images(self, role: str) -> float:
+        return super().most_images(role) if role == "A" else math.inf
+
     def plan(self, epoch: int, index: int) -> dict[str, View]:
         content, style = self.pairs[index]
         return {"A": self.view("A", content, epoch, None), "B": self.view("B", style, epoch, None)}
@@ -102,16 +108,18 @@ class ContentStyleDataset(BaseDataset):
         if pair_by == "each":
             return list(product(range(len(contents)), range(len(styles))))
 
-        by_stem = {_stem(path): number for number, path in enumerate(styles)}
-        alone = [path for path in contents if _stem(path) not in by_stem]
+        return self._pairs_by_name()
+
+    def _pairs_by_name(self) -> list[tuple[int, int]]:
+        """Each content with the style at its place below the folder, or with the only style of its name."""
+        A, B = self.domains["A"], self.domains["B"]
+        known = Namesakes(B.paths, B.folder)
+        styles = [known.find(path, A.folder, "--pair_by name", "style") for path in A.paths]
+
+        alone = [path for path, style in zip(A.paths, styles, strict=True) if style is None]
         if alone:
-            folder = self.domains["B"].folder
             raise UserError(
-                f"--pair_by name: {alone[0]} has no style of its name in {folder} "
+                f"--pair_by name: {alone[0]} has no style of its name in {B.folder} "
                 f"(nor have {len(alone) - 1} others); give --pair_by order or each"
             )
-        return [(number, by_stem[_stem(path)]) for number, path in enumerate(contents)]
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0].casefold()
+        return list(enumerate(styles))

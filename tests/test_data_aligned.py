@@ -231,3 +231,24 @@ def test_unreadable_images_take_their_partners_with_them(tmp_path, capsys):
     (tmp_path / "train" / "image_001.png").write_bytes(b"no image")
     assert len(make_loader(aligned(tmp_path, skip_bad_images=True)).dataset) == 2
     assert capsys.readouterr().out.count("left out") == 1
+
+
+def test_the_first_pairs_are_taken_of_pairs(tmp_path):
+    """And not the first files of each folder, which may have no partner among the first of the other."""
+    make_image_folder(tmp_path / "trainA", count=4)
+    make_image_folder(tmp_path / "trainB", count=4)
+    (tmp_path / "trainA" / "image_000.png").unlink()
+    dataset = make_loader(aligned(tmp_path, skip_bad_images=True, max_dataset_size=2)).dataset
+    for domain in dataset.domains.values():
+        assert [path[-7:] for path in domain.paths] == ["001.png", "002.png"]
+
+
+def test_an_unreadable_image_takes_no_pair_but_its_own_from_those_held_out(tmp_path):
+    """Places of images to measure on are counted in pairs, else they differ between the folders."""
+    for letter in "AB":
+        make_image_folder(tmp_path / f"train{letter}", count=12)
+    (tmp_path / "trainA" / "image_011.png").write_bytes(b"no image")
+    opt = aligned(tmp_path, skip_bad_images=True)
+    opt.held_out = 2
+    dataset = make_loader(opt).dataset
+    assert [len(domain.paths) for domain in dataset.domains.values()] == [9, 9]

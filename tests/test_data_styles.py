@@ -52,6 +52,53 @@ def test_styles_go_round(three_and_two, mode):
     assert loader.dataset.result_names() == ["image_000", "image_001", "image_002"]
 
 
+def draw(root, *files):
+    """Small pictures under these names."""
+    for file in files:
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), RED).save(path)
+
+
+def by_name(root, **changes) -> list[tuple[str, str]]:
+    """(content, style) of each pair by name, below their folders."""
+    dataset = pairs(root, pair_by="name", **changes).dataset
+    A, B = (dataset.domains[role].paths for role in "AB")
+    return [
+        (A[content].split("testA/")[1], B[style].split("testB/")[1])
+        for content, style in dataset.pairs
+    ]
+
+
+def test_pairs_by_name_lie_at_the_same_place_below_their_folders(tmp_path):
+    draw(tmp_path, "testA/x/1.png", "testA/y/1.png", "testB/x/1.jpg", "testB/Y/1.png")
+    assert by_name(tmp_path) == [("x/1.png", "x/1.jpg"), ("y/1.png", "Y/1.png")]
+
+
+def test_a_style_elsewhere_is_found_by_its_name_where_no_other_has_it(tmp_path):
+    draw(tmp_path, "testA/x/1.png", "testA/2.png", "testB/1.png", "testB/deep/2.png")
+    assert by_name(tmp_path) == [("2.png", "deep/2.png"), ("x/1.png", "1.png")]
+    draw(tmp_path, "testB/z/1.png")
+    with pytest.raises(UserError, match=r"x/1\.png has several styles of its name, such as"):
+        by_name(tmp_path)
+
+
+def test_two_styles_at_one_place_are_no_pair(tmp_path):
+    draw(tmp_path, "testA/1.png", "testB/1.png", "testB/1.jpg")
+    with pytest.raises(UserError, match=r"--pair_by name: .*/1\.png has several .*1\.jpg and "):
+        by_name(tmp_path)
+
+
+def test_the_first_contents_keep_their_styles(tmp_path):
+    """--num_test counts what is translated, so that styles are not cut before they are paired."""
+    draw(tmp_path, *(f"testA/{name}.png" for name in "bcd"))
+    draw(tmp_path, *(f"testB/{name}.png" for name in "abcd"))
+    found = by_name(tmp_path, max_dataset_size=2)
+    assert found == [("b.png", "b.png"), ("c.png", "c.png")]
+    each = pairs(tmp_path, pair_by="each", max_dataset_size=2).dataset
+    assert each.pairs == [(content, style) for content in range(2) for style in range(4)]
+
+
 # -- photographs -----------------------------------------------------------------------------------------------------
 
 

@@ -122,7 +122,15 @@ def test_each_input_can_have_the_style_of_the_reference_of_its_name(run, tmp_pat
         assert list(found) == ["real_A", "fake_B"]
         torch.testing.assert_close(found["fake_B"], of_all["fake_B_2" if number % 2 else "fake_B"])
 
-    (tmp_path / f"{names[0]}{look.suffix}").unlink()
+    twice = tmp_path / "more" / f"{names[0]}{look.suffix}"
+    twice.parent.mkdir()
+    (tmp_path / twice.name).rename(twice)
+    shutil.copytree(twice.parent, tmp_path / "again")
+    with pytest.raises(UserError, match=f"--style_by_name: .*{names[0]}.* has several images"):
+        shown(run, "--style", str(tmp_path), "--style_by_name")
+
+    for path in tmp_path.glob(f"*/{twice.name}"):
+        path.unlink()
     with pytest.raises(UserError, match=f"has no image called {names[0]}"):
         shown(run, "--style", str(tmp_path), "--style_by_name")
 

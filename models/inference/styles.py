@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.layout import phase_folder
+from data.namesakes import Namesakes
 from data.single_dataset import SingleDataset
 from util.errors import UserError
 from util.parser import positive_int
@@ -93,28 +95,30 @@ class ManyStyles:
         return torch.cat(styles)
 
     @cached_property
-    def reference_places(self) -> dict[str, int]:
-        """Where each reference stands in their order, by its name; of those with one name the first."""
-        places: dict[str, int] = {}
-        for place, name in enumerate(self.references.result_names()):
-            places.setdefault(Path(name).name, place)
-        return places
+    def namesakes(self) -> Namesakes:
+        """The references, by the names of inputs."""
+        references = self.references.domains["A"]
+        return Namesakes(references.paths, references.folder)
 
     def styles_by_name(self, paths: Sequence[str]) -> Tensor:
         """The style of the reference that is called as each input: (inputs, ...).
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or there are several.
         """
+        opt = self.opt
+        source, _ = opt.direction.split("to")
+        folder = phase_folder(opt.dataroot, opt.phase, source) or opt.dataroot
+
         places = []
         for path in paths:
-            name = Path(path).stem
-            if name not in self.reference_places:
+            place = self.namesakes.find(path, folder, "--style_by_name", "image")
+            if place is None:
                 raise UserError(
-                    f"--style_by_name: {self.opt.style} has no image called {name}; give a folder with "
+                    f"--style_by_name: {opt.style} has no image called {Path(path).stem}; give a folder with "
                     "one for each input"
                 )
-            places.append(self.reference_places[name])
+            places.append(place)
         return self.reference_styles[places]
 
     def styles_for(self, role: str) -> Tensor:
