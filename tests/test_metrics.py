@@ -1,5 +1,6 @@
 """Every measure against something slow and obvious in float64, closed forms, and what it must not depend on."""
 
+import itertools
 import math
 
 import numpy as np
@@ -340,3 +341,53 @@ def test_duplicates_are_told_apart():
 def test_flat_pictures_are_alike_only_at_the_same_brightness():
     flat = np.stack([np.full(256, level) for level in (0.5, 0.505, 0.9)]).astype(np.float32)
     assert duplicates.groups(duplicates.Looks(["a", "b", "c"], flat))["near"] == [[0, 1]]
+
+
+def look_alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """The definition, for two thumbnails that are not flat."""
+    return np.corrcoef(one, other)[0, 1] > 0.99 and np.abs(one - other).mean() < 0.02
+
+
+def test_duplicates_are_those_of_a_comparison_of_all_pairs(monkeypatch):
+    """Chains of look-alikes, copies and loners, in several blocks."""
+    monkeypatch.setattr(duplicates, "ROWS", 7)
+    rng = np.random.default_rng(0)
+    scenes = rng.random((6, 256))
+    thumbnails = scenes[rng.integers(0, 6, 40)] + rng.integers(0, 8, (40, 1)) * 0.012
+    thumbnails = np.concatenate([thumbnails, rng.random((9, 256)), thumbnails[:5]])
+    thumbnails = thumbnails.astype(np.float32)[rng.permutation(54)]
+    pictures = duplicates.Looks([str(number) for number in range(54)], thumbnails)
+
+    groups = {number: {number} for number in range(54)}
+    for one, other in itertools.combinations(range(54), 2):
+        if look_alike(thumbnails[one], thumbnails[other]):
+            whole = groups[one] | groups[other]
+            groups |= dict.fromkeys(whole, whole)
+    expected = {tuple(sorted(group)) for group in groups.values() if len(group) > 1}
+    found = duplicates.groups(pictures)["near"]
+    assert found == sorted(map(list, expected)) and len(found) > 3
+
+    halves = [duplicates.Looks(["x"] * 27, part) for part in (thumbnails[:27], thumbnails[27:])]
+    halves[1].checksums[:] = ["y"] * 27
+    pairs = itertools.product(range(27), range(27, 54))
+    near = {one for one, other in pairs if look_alike(thumbnails[one], thumbnails[other])}
+    assert duplicates.shared(*halves)["near"] == sorted(near)
+
+
+@pytest.mark.parametrize("spread", [0, 1e-3])
+def test_a_collapsed_generator_takes_no_comparison_of_all_pairs(monkeypatch, spread):
+    """All its pictures are alike: to the last digit, or nearly."""
+    rng = np.random.default_rng(0)
+    thumbnails = rng.random(256) + spread * rng.random((1500, 256))
+    pictures = duplicates.Looks(list(map(str, range(1500))), thumbnails.astype(np.float32))
+    compared = []
+    are_close = duplicates._are_close
+
+    def count(one, others):
+        compared.append(len(others))
+        return are_close(one, others)
+
+    monkeypatch.setattr(duplicates, "_are_close", count)
+    assert duplicates.groups(pictures)["near"] == [[*range(1500)]]
+    assert sum(compared) <= 1500
+    assert duplicates.shared(pictures, pictures)["near"] == [*range(1500)]

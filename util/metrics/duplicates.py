@@ -29,16 +29,26 @@ def groups(looks: Looks) -> dict[str, list[list[int]]]:
     for index, checksum in enumerate(looks.checksums):
         exact[checksum].append(index)
 
-    near = _joined(len(looks.checksums), _near_pairs(looks.thumbnails, looks.thumbnails))
-    return {"exact": [group for group in exact.values() if len(group) > 1], "near": near}
+    unlike, members = _unlike(looks.thumbnails)
+    near = defaultdict(list)
+    for label, alike in zip(_labels(unlike), members, strict=True):
+        near[label] += alike
+
+    return {
+        "exact": [group for group in exact.values() if len(group) > 1],
+        "near": sorted(sorted(group) for group in near.values() if len(group) > 1),
+    }
 
 
 def shared(looks: Looks, others: Looks) -> dict[str, list[int]]:
     """Pictures of the first set that stand in the second too, by index: "exact", and "near" (with the exact ones)."""
     known = set(others.checksums)
     exact = [index for index, checksum in enumerate(looks.checksums) if checksum in known]
-    near = sorted({one for one, _ in _near_pairs(looks.thumbnails, others.thumbnails)} | {*exact})
-    return {"exact": exact, "near": near}
+    unlike, members = _unlike(looks.thumbnails)
+    near = {*exact}
+    for place in _found_among(unlike, _unlike(others.thumbnails)[0]):
+        near.update(members[place])
+    return {"exact": exact, "near": sorted(near)}
 
 
 def superfluous(looks: Looks, also_in: Sequence[Looks] = ()) -> list[int]:
@@ -49,17 +59,61 @@ def superfluous(looks: Looks, also_in: Sequence[Looks] = ()) -> list[int]:
     return sorted(dropped)
 
 
-def _near_pairs(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
-    """Places in the first and the second set that look alike."""
+def _unlike(thumbnails: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:
+    """The thumbnails that differ, and where each stands in the set.
+
+    What is the same to the last digit is compared once: a thousand black pictures are a million pairs.
+    """
+    places = defaultdict(list)
+    for index, thumbnail in enumerate(thumbnails):
+        places[thumbnail.tobytes()].append(index)
+
+    members = list(places.values())
+    firsts = [alike[0] for alike in members]
+    return thumbnails[firsts], members
+
+
+def _labels(thumbnails: np.ndarray) -> np.ndarray:
+    """A number for each thumbnail: equal ones for those that look alike, directly or by way of others.
+
+    Two that have one number already are not compared, so that a set of look-alikes takes one row of comparisons.
+    """
+    labels = np.arange(len(thumbnails))
+    unit = _centred(thumbnails)
+    for first in range(0, len(thumbnails), ROWS):
+        correlated = unit[first : first + ROWS] @ unit[first:].T > ALIKE
+        for row, candidates in enumerate(correlated, start=first):
+            candidates = first + np.flatnonzero(candidates)
+            candidates = candidates[(candidates > row) & (labels[candidates] != labels[row])]
+            close = candidates[_are_close(thumbnails[row], thumbnails[candidates])]
+            if close.size:
+                labels[np.isin(labels, labels[close])] = labels[row]
+    return labels
+
+
+def _found_among(thumbnails: np.ndarray, others: np.ndarray) -> list[int]:
+    """Places of the thumbnails that look like one of the others."""
     found = []
-    other_unit = _centred(other)
-    for first in range(0, len(one), ROWS):
-        some = one[first : first + ROWS]
-        correlation = _centred(some) @ other_unit.T
-        for row, column in np.argwhere(correlation > ALIKE):
-            if np.abs(some[row] - other[column]).mean() < CLOSE:
-                found.append((first + int(row), int(column)))
+    other_unit = _centred(others)
+    for first in range(0, len(thumbnails), ROWS):
+        correlated = _centred(thumbnails[first : first + ROWS]) @ other_unit.T > ALIKE
+        for row, candidates in enumerate(correlated, start=first):
+            if _any_close(thumbnails[row], others, np.flatnonzero(candidates)):
+                found.append(row)
     return found
+
+
+def _any_close(one: np.ndarray, others: np.ndarray, candidates: np.ndarray) -> bool:
+    """Whether one thumbnail differs little from one of the candidates among others; the first such one ends it."""
+    for first in range(0, len(candidates), ROWS):
+        if _are_close(one, others[candidates[first : first + ROWS]]).any():
+            return True
+    return False
+
+
+def _are_close(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of the thumbnails (N,P) differ little from one (P)."""
+    return np.abs(others - one).mean(1) < CLOSE
 
 
 def _centred(thumbnails: np.ndarray) -> np.ndarray:
@@ -69,22 +123,3 @@ def _centred(thumbnails: np.ndarray) -> np.ndarray:
     length = np.sqrt(np.square(values).sum(1, keepdims=True))
     flat = np.full_like(values, 1 / np.sqrt(values.shape[1]))
     return np.where(length > 1e-6, values / np.maximum(length, 1e-6), flat)
-
-
-def _joined(count: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Groups that pairs connect, each sorted."""
-    leader = list(range(count))
-
-    def first_of(index: int) -> int:
-        while leader[index] != index:
-            index = leader[index]
-        return index
-
-    for one, other in pairs:
-        low, high = sorted((first_of(one), first_of(other)))
-        leader[high] = low
-
-    members = defaultdict(list)
-    for index in range(count):
-        members[first_of(index)].append(index)
-    return [group for group in members.values() if len(group) > 1]
