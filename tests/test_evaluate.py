@@ -217,6 +217,18 @@ def test_a_run_is_found_by_name_and_recorded(run, evaluate):
     assert record["images"][0]["score"] == 0 and record["images"][1]["score"] == 1
 
 
+def test_what_an_interrupted_test_py_left_is_not_measured(run, evaluate):
+    """Half of it may be of other weights; by name and by folder."""
+    root, flags = run
+    results = root / "results" / "horses" / "test_latest"
+    (results / "unfinished_1.jsonl").write_text('"images/fake_B/0.png"\n')
+    status, _, errors = evaluate(*flags)
+    assert status == 2 and "unfinished_1.jsonl says so): test.py was interrupted" in errors
+    fake = results / "images" / "fake_B"
+    status, _, errors = evaluate("--fake", fake, "--real", root / "data" / "testB")
+    assert status == 2 and f"--fake {fake} is not finished" in errors and errors.count("\n") == 1
+
+
 def test_aligned_pairs_are_their_own_truth(run, evaluate):
     root, flags = run
     record = root / "checkpoints" / "horses" / "train_opt.json"

@@ -14,7 +14,7 @@ from data.result_names import unique_names
 from tests.browser import Browser, needs_browser
 from util.errors import UserError
 from util.pages import gallery as gallery_module
-from util.pages.gallery import Gallery
+from util.pages.gallery import Gallery, unfinished_in
 
 ODD_NAME = 'sub dir/a #1 100% "it\'s" <b>&amp; ?x=1 æ雪'
 
@@ -188,6 +188,52 @@ def test_figures_and_arrays_of_an_earlier_run_are_set_aside_too(tmp_path):
         not list((tmp_path / "figures").rglob("*.png"))
         and (tmp_path / "images/real_A/a.png").exists()
     )
+
+
+def interrupt(folder: Path, names: list[str], rank: int = 0) -> None:
+    """Write some pictures, and end before the page."""
+    with pytest.raises(KeyboardInterrupt), make(folder, names, rank=rank) as gallery:
+        gallery.flush()
+        raise KeyboardInterrupt
+
+
+def pictures_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+
+
+def test_an_interrupted_run_is_no_result(tmp_path):
+    """Neither page nor facts of the run before it stay, since they would speak for pictures of both."""
+    make(tmp_path, ["a", "b", "c"]).close()
+    assert not unfinished_in(tmp_path)
+    interrupt(tmp_path, ["a"])
+    assert unfinished_in(tmp_path) == [tmp_path / "unfinished.jsonl"]
+    assert not list(tmp_path.glob("*.html")) and not (tmp_path / "facts.json").exists()
+    assert pictures_in(tmp_path / "images" / "fake_B") == {"a.png", "b.png", "c.png"}
+
+    make(tmp_path, ["a", "b"]).close()
+    assert not unfinished_in(tmp_path) and page_names(tmp_path) == ["a", "b"]
+    assert pictures_in(tmp_path / "images" / "fake_B") == {"a.png", "b.png"}
+    assert pictures_in(tmp_path / "earlier" / "fake_B") == {"c.png"}
+
+
+def test_what_an_interrupted_run_left_is_set_aside_by_the_next(tmp_path):
+    """Also where it was the first one, whose pictures no record knew, of several processes."""
+    interrupt(tmp_path, ["a", "b"])
+    interrupt(tmp_path, ["c", "sub/d"], rank=1)
+    with open(tmp_path / "unfinished.jsonl", "a") as mark:
+        mark.write('"images/fake_B/cut sho')  # a line under way when the process was killed
+
+    interrupt(tmp_path, ["e"])
+    make(tmp_path, ["b"]).close()
+    assert pictures_in(tmp_path / "images" / "fake_B") == {"b.png"}
+    assert pictures_in(tmp_path / "earlier" / "fake_B") == {"a.png", "c.png", "sub/d.png", "e.png"}
+    assert not unfinished_in(tmp_path)
+
+
+def test_a_run_that_wrote_nothing_leaves_the_earlier_result_as_it_is(tmp_path):
+    make(tmp_path, ["a"]).close()
+    interrupt(tmp_path, [])
+    assert page_names(tmp_path) == ["a"] and not unfinished_in(tmp_path)
 
 
 def full_disk(array, path):

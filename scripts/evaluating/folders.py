@@ -9,6 +9,7 @@ from typing import Any
 from data.image_folder import survey
 from data.layout import phase_folder
 from util.errors import UserError
+from util.pages.gallery import unfinished_in
 from util.registry import did_you_mean
 from util.run.folder import is_other_data, result_dir, saved_record
 
@@ -101,7 +102,7 @@ def check_folders(args: argparse.Namespace) -> dict[str, str]:
     """The folders that are measured, by flag.
 
     Raises:
-        UserError: one is no folder, or holds pictures of several kinds.
+        UserError: one is no folder, holds pictures of several kinds, or or those of an unfinished test.py.
     """
     chosen = {flag: getattr(args, flag) for flag in FLAGS}
     folders = {flag: str(folder) for flag, folder in chosen.items() if folder}
@@ -109,6 +110,7 @@ def check_folders(args: argparse.Namespace) -> dict[str, str]:
         if not Path(folder).is_dir():
             raise UserError(f"--{flag} {folder} is not a folder")
         check_belongs(flag, Path(folder))
+        check_finished(flag, Path(folder))
         for line in survey(folder).left_out():
             print(line)
     return folders
@@ -122,6 +124,18 @@ def check_belongs(flag: str, folder: Path) -> None:
             f"--{flag} {folder} holds pictures of several kinds ({', '.join(kinds)}): "
             f"name one, such as {folder / 'fake_B'}"
         )
+
+
+def check_finished(flag: str, folder: Path) -> None:
+    """Raise UserError for result pictures that a test.py has not finished: some may be of other weights."""
+    whole = Path(os.path.abspath(folder))
+    for inside in (whole, *whole.parents):
+        marks = unfinished_in(inside.parent) if inside.name == "images" else []
+        if marks:
+            raise UserError(
+                f"--{flag} {folder} is not finished ({marks[0]} says so): test.py was interrupted while it wrote "
+                "there, or still does. Run the same test.py again, or measure a copy of the folder"
+            )
 
 
 def measure_name(args: argparse.Namespace) -> str:

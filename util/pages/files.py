@@ -47,3 +47,9 @@ def remove_pages_after(folder: Path, number: int) -> None:
         digits = path.stem.removeprefix("page_")
         if digits.isdigit() and int(digits) > number:
             path.unlink()
+
+
+def remove_pages(folder: Path) -> None:
+    """Remove index.html and all numbered pages."""
+    (folder / "index.html").unlink(missing_ok=True)
+    remove_pages_after(folder, 0)

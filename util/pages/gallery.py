@@ -4,19 +4,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from util.errors import UserError
-from util.files import atomic_path
+from util.files import append, atomic_path
 from util.hardware.cores import cpu_count
 from util.images import save_png, to_uint8
 from util.pages.files import (
     Picture,
     numbered_page,
+    remove_pages,
     remove_pages_after,
     why_no_pages,
     write_page,
@@ -26,6 +27,12 @@ WRITERS = cpu_count()  # a core encodes about a hundred pictures of 256 x 256 a 
 WAITING_PICTURES = 64  # so many may wait for the disk; then `add` waits, and memory stays bounded
 ROWS_PER_PAGE = 500
 FACTS = "facts.json"
+UNFINISHED = "unfinished"  # the beginning of a name, see `Gallery`
+
+
+def unfinished_in(folder: Path) -> list[Path]:
+    """The marks of a gallery that was interrupted in this folder, or is being written; none in a finished one."""
+    return sorted(folder.glob(f"{UNFINISHED}*.jsonl"))
 
 
 def save_npz(arrays: Mapping[str, np.ndarray], path: Path) -> None:
@@ -34,12 +41,27 @@ def save_npz(arrays: Mapping[str, np.ndarray], path: Path) -> None:
         np.savez_compressed(file, **arrays)
 
 
+def read_mark(mark: Path) -> list[str]:
+    """The files that a mark lists; a line that was cut short when its writer was killed stands for no file."""
+    files = []
+    for line in mark.read_text(encoding="utf-8").splitlines():
+        try:
+            files.append(str(json.loads(line)))
+        except ValueError:
+            continue
+    return files
+
+
 class Gallery:
     """Writes `folder/images/<label>/<name>.png` on threads of its own and `folder/index.html` at the end.
 
     Figures go to `folder/figures/<label>/<name>.png`, arrays to `folder/arrays/<name>.npz`.
     A folder with results of an earlier run is fine: files are replaced one by one, others move to `folder/earlier`.
     As a context manager it closes itself; after an exception in the block it only waits for the files under way.
+
+    Before its first file is written, page and facts of an earlier run are removed, since they no longer say what lies
+    there, and `folder/unfinished.jsonl` is begun. It lists the files as they are written, one a line, and is removed
+    when all is done. So nobody takes a mixture for a result, and the next run knows what an interrupted one has left.
 
     Attributes:
         no_page: why pictures get no page here, None where they do.
@@ -50,12 +72,13 @@ class Gallery:
         folder: Path,
         title: str,
         description: Mapping[str, str],
-        pages: bool = True,
+        rank: int = 0,
         size: int = 256,
     ) -> None:
-        """`description`: a table of facts; `pages`: False where another process writes them; `size`: width on them."""
-        self.pages = pages
+        """`description`: a table of facts; `rank`: of several processes, 0 writes the pages; `size`: width on them."""
+        self.pages = rank == 0
         self.folder = Path(folder)
+        self.mark = self.folder / (f"{UNFINISHED}_{rank}.jsonl" if rank else f"{UNFINISHED}.jsonl")
         self.title = title
         self.description = dict(description)
         self.size = size
@@ -64,6 +87,8 @@ class Gallery:
         self.rows: list[tuple[str, list[Picture]]] = []
         self.files: set[str] = set()
 
+        self._marked = False
+        self._marking = Lock()
         self.error: tuple[Path, Exception] | None = None
         self.pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="gallery")
         self.free = BoundedSemaphore(WAITING_PICTURES)
@@ -128,6 +153,8 @@ class Gallery:
             if self.no_page is None:
                 self._write_pages()
             self._write_facts()
+            for mark in unfinished_in(self.folder):
+                mark.unlink()
         except OSError as error:
             raise self._user_error(self.folder, error) from error
 
@@ -143,20 +170,32 @@ class Gallery:
     def _queue(self, save: Callable[[Any, Path], None], value: Any, file: str) -> None:
         self.files.add(file)
         self.free.acquire()
-        writing = self.pool.submit(self._write, save, value, self.folder / file)
+        writing = self.pool.submit(self._write, save, value, file)
         self._under_way.add(writing)
         writing.add_done_callback(self._under_way.discard)
 
-    def _write(self, save: Callable[[Any, Path], None], value: Any, path: Path) -> None:
+    def _write(self, save: Callable[[Any, Path], None], value: Any, file: str) -> None:
         """Encode and write one file (worker thread); once a write failed the rest is skipped."""
+        path = self.folder / file
         try:
             if self.error is None:
+                self._list_as_unfinished(file)
                 save(value, path)
         except Exception as error:
             # whatever it is, it is raised in the main thread, by `add` or `close`
             self.error = self.error or (path, error)
         finally:
             self.free.release()
+
+    def _list_as_unfinished(self, file: str) -> None:
+        """Say that a file is about to be written; the first time, what an earlier run says of the folder goes."""
+        with self._marking:
+            if not self._marked:
+                append(self.mark, "")  # ends a line that was cut short
+                remove_pages(self.folder)
+                (self.folder / FACTS).unlink(missing_ok=True)
+                self._marked = True
+            append(self.mark, json.dumps(file))
 
     def _raise_write_error(self) -> None:
         if self.error is not None:
@@ -173,13 +212,15 @@ class Gallery:
     def _set_aside_earlier(self) -> None:
         """Move files of an earlier run that this one did not write to earlier/, those of images/ right into it.
 
-        So nothing is lost, and whoever measures a folder of images measures one run. Only files
-        that a gallery itself recorded in pictures.json are moved.
+        So nothing is lost, and whoever measures a folder of images measures one run. Only files that a gallery itself
+        recorded are moved: in pictures.json, or as unfinished.
         """
         record = self.folder / "pictures.json"
         now, before = self.files, set()
         if record.exists():
             before = set(json.loads(record.read_text(encoding="utf-8")))
+        for mark in unfinished_in(self.folder):
+            before.update(read_mark(mark))
 
         for file in sorted(before - now):
             target = self.folder / "earlier" / file.removeprefix("images/")
