@@ -92,9 +92,8 @@ def read_image(path: str, channels: int, levels: Levels | None = None) -> Image.
         return pixels.convert("L" if channels == 1 else "RGB")
 
 
-_faults: dict[
-    tuple, str | None
-] = {}  # of files that this process has decoded, by what a fault depends on
+# Of files that this process has decoded, by what a fault depends on.
+_faults: dict[tuple, str | None] = {}
 
 
 def find_bad_images(paths: list[str], levels: Levels | None = None) -> dict[str, str]:
