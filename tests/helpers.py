@@ -1,6 +1,7 @@
 """What several test files need: small image folders, and the project's commands run as a user runs them."""
 
-import json
+import atexit
+import functools
 import os
 import socket
 import subprocess
@@ -9,7 +10,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from PIL import Image
 
 from models import find_model
 from options import TrainOptions, parse
+from tests.forked import Ended, Forks
 from util.errors import UserError
 
 REPO = Path(__file__).resolve().parent.parent
@@ -55,27 +56,47 @@ def refusal(call, *args) -> str:
     return text
 
 
+@functools.cache
+def forks() -> Forks:
+    """The process from which commands are forked, one for all tests of a worker."""
+    found = Forks(environment())
+    atexit.register(found.close)
+    return found
+
+
 def run_command(
-    args: list, cwd: Path | None = None, timeout: float = 300, env: dict[str, str] | None = None
+    args: list,
+    cwd: Path | None = None,
+    timeout: float = 300,
+    env: dict[str, str] | None = None,
+    fresh: bool = False,
+    missing: Sequence[str] = (),
 ) -> subprocess.CompletedProcess:
-    """Run `python ARGS` from the repository root (or `cwd`) and capture its text output."""
-    command = [sys.executable, *map(str, args)]
-    return subprocess.run(
-        command,
-        cwd=cwd or REPO,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment(env),
-    )
+    """Run `python ARGS` from the repository root (or `cwd`) and capture its text output.
+
+    Its process is forked from one that has imported the libraries, which saves most of a start (tests/forked.py).
+
+    Args:
+        fresh: start a new interpreter instead, as a user does.
+        missing: packages that the command cannot import.
+    """
+    args, cwd, env = list(map(str, args)), cwd or REPO, environment(env)
+    if fresh or not forks().can_run(args, env):
+        assert not missing
+        command = [sys.executable, *args]
+        return subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=env
+        )
+    [status], stdout, stderr = forks().run(args, cwd, timeout, [env], missing)
+    return subprocess.CompletedProcess([sys.executable, *args], status, stdout, stderr)
 
 
-def without(folder: Path, *packages: str) -> dict[str, str]:
-    """An environment for `run_command` in which these packages cannot be imported; `folder` gets a file for it."""
-    names = ", ".join(map(repr, packages))
-    text = f"import sys\nsys.modules.update(dict.fromkeys([{names}]))\n"
-    (folder / "sitecustomize.py").write_text(text)
-    return {"PYTHONPATH": str(folder)}
+def run_together(args: list, processes: int, timeout: float = 300) -> Ended:
+    """Run `python ARGS` in processes that find each other as those of torchrun do."""
+    place = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = [place | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
+    environments = [environment({name: str(rank[name]) for name in rank}) for rank in ranks]
+    return forks().run(list(map(str, args)), REPO, timeout, environments)
 
 
 def start_command(args: list, env: dict[str, str] | None = None) -> subprocess.Popen:
@@ -85,25 +106,6 @@ def start_command(args: list, env: dict[str, str] | None = None) -> subprocess.P
     return subprocess.Popen(
         command, cwd=REPO, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment(env)
     )
-
-
-class Finished(NamedTuple):
-    """A command that has ended, run by one process or several."""
-
-    statuses: list[int]
-    output: str
-
-
-def run_forked(*commands: tuple[Sequence, int], timeout: float = 300) -> list[Finished]:
-    """Run commands one after another, each `(ARGS, processes)`, as `run_command` does with `python ARGS`.
-
-    All are forked from one process that has imported everything, which costs a start once. The processes of a command
-    find each other as those of torchrun do.
-    """
-    spec = json.dumps([[list(map(str, args)), processes] for args, processes in commands])
-    result = run_command(["-m", "tests.forked", spec], timeout=timeout)
-    assert result.returncode == 0, result.stderr
-    return [Finished(*found) for found in json.loads(result.stdout.splitlines()[-1])]
 
 
 def free_port() -> int:

@@ -15,10 +15,9 @@ from tests.helpers import (
     free_port,
     make_image_folder,
     run_command,
-    run_forked,
+    run_together,
     start_command,
     train_flags,
-    without,
 )
 
 SCHEDULE = [
@@ -35,8 +34,8 @@ SCHEDULE = [
 ]
 
 
-def train(root, *extra):
-    return run_command(["train.py", *train_flags(root, *SCHEDULE, *extra)])
+def train(root, *extra, fresh=False):
+    return run_command(["train.py", *train_flags(root, *SCHEDULE, *extra)], fresh=fresh)
 
 
 def state(root, run="run"):
@@ -83,7 +82,7 @@ def wait_for_records(root, count, process):
 def whole(tmp_path_factory):
     """A run that was never stopped."""
     root = tmp_path_factory.mktemp("whole")
-    result = train(root, "--ema", "0.9")
+    result = train(root, "--ema", "0.9", fresh=True)
     assert result.returncode == 0, result.stderr
     return root, result
 
@@ -147,19 +146,16 @@ def test_other_loaders_and_caches_train_the_same(tmp_path, whole):
         "ram": ["--cache", "ram"],
         "device": ["--cache", "device"],
     }
-    commands = [
-        (["train.py", *train_flags(tmp_path, *same, "--name", run, *extra)], 1)
-        for run, extra in others.items()
-    ]
-    for run, ended in zip(others, run_forked(*commands), strict=True):
-        assert ended.statuses == [0], ended.output
+    for run, extra in others.items():
+        result = run_command(["train.py", *train_flags(tmp_path, *same, "--name", run, *extra)])
+        assert result.returncode == 0, result.stderr
         assert_same_run(state(tmp_path, run), state(root))
 
 
 def test_translating_needs_only_the_name(tmp_path, whole):
     root, _ = whole
     where = ["--checkpoints_dir", root / "checkpoints", "--results_dir", tmp_path]
-    result = run_command(["test.py", "--name", "run", *where, "--gpu_ids", "-1"])
+    result = run_command(["test.py", "--name", "run", *where, "--gpu_ids", "-1"], fresh=True)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "run" / "test_latest"
     for label in ("real_A", "fake_B"):
@@ -249,12 +245,12 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path):
     assert result.returncode == 2
     assert re.fullmatch(r"error: .*nowhere.*\n", result.stderr), result.stderr
 
-    commands = [(["train.py", *train_flags(tmp_path, *extra)], 1) for extra, _ in BAD_INPUT]
-    for (_, message), ended in zip(BAD_INPUT, run_forked(*commands), strict=True):
-        assert ended.statuses == [2]
-        *_, error = ended.output.strip().splitlines()
-        assert error.startswith("error: ") and message in error, ended.output
-        assert ended.output.count("error: ") == 1 and "Traceback" not in ended.output
+    for extra, message in BAD_INPUT:
+        result = run_command(["train.py", *train_flags(tmp_path, *extra)])
+        assert result.returncode == 2
+        *_, error = result.stderr.strip().splitlines()
+        assert error.startswith("error: ") and message in error, result.stderr
+        assert result.stderr.count("error: ") == 1 and "Traceback" not in result.stderr
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -385,11 +381,10 @@ def test_two_processes_train_as_one(tmp_path):
         "2",
     ]
     command = ["train.py", *train_flags(tmp_path, *SCHEDULE, *flags)]
-    odd = ["train.py", *train_flags(tmp_path, "--name", "odd", "--batch_size", "3")]
-    alone, two, refused = run_forked((command, 1), ([*command, "--name", "two"], 2), (odd, 2))
-    assert alone.statuses == [0] and two.statuses == [0, 0], two.output
+    alone, two = run_command(command), run_together([*command, "--name", "two"], 2)
+    assert alone.returncode == 0 and two.statuses == [0, 0], two.stderr
     for line in ("recipe: patchgcl", "lambda_GNN: 0.1", "--max_steps 2 is reached"):
-        assert two.output.count(line) == 1, f"{line} is not printed once"
+        assert two.stdout.count(line) == 1, f"{line} is not printed once"
 
     one, other = records(tmp_path), records(tmp_path, "two")
     assert len(one) == len(other) == 2
@@ -397,25 +392,29 @@ def test_two_processes_train_as_one(tmp_path):
         assert (epoch, images) == together[:2]
         assert together[2] == pytest.approx(losses, rel=2e-3)
 
+    odd = train_flags(tmp_path, "--name", "odd", "--batch_size", "3")
+    refused = run_together(["train.py", *odd], 2)
     assert refused.statuses == [2, 2]
-    assert refused.output.count("cannot be shared by 2 processes") == 1
-    assert "Traceback" not in refused.output
+    assert refused.stderr.count("cannot be shared by 2 processes") == 1
+    assert "Traceback" not in refused.stderr
 
 
 def test_only_pages_need_the_library_of_pages(tmp_path):
     """Without dominate and visdom a run trains, translates and says in a line each that it wrote no page."""
-    env = without(tmp_path, "dominate", "visdom")
+    missing = ["dominate", "visdom"]
     flags = train_flags(tmp_path, "--max_steps", "1")
-    result = run_command(["train.py", *flags], env=env)
+    result = run_command(["train.py", *flags], missing=missing)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("dominate is not installed") == 1
     assert "warning: web page is off for the rest of this run: dominate is not" in result.stdout
     assert "pip install dominate, or" in result.stdout and "--no_html" in result.stdout
-    quiet = run_command(["train.py", *flags, "--no_html", "--from_scratch"], env=env)
+    quiet = run_command(["train.py", *flags, "--no_html", "--from_scratch"], missing=missing)
     assert quiet.returncode == 0 and "dominate" not in quiet.stdout + quiet.stderr
 
     where = ["--name", "run", "--checkpoints_dir", tmp_path / "checkpoints", "--gpu_ids", "-1"]
-    result = run_command(["test.py", *where, "--results_dir", tmp_path / "results"], env=env)
+    result = run_command(
+        ["test.py", *where, "--results_dir", tmp_path / "results"], missing=missing
+    )
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "results" / "run" / "test_latest"
     assert "no page: dominate is not installed; pip install dominate\n4 images in" in result.stdout
@@ -423,5 +422,5 @@ def test_only_pages_need_the_library_of_pages(tmp_path):
     assert len(list(folder.glob("images/fake_B/*.png"))) == 4 and (folder / "facts.json").is_file()
     assert not list(folder.glob("*.html"))
 
-    result = run_command(["scripts/benchmark.py", "--help"], env=env)
+    result = run_command(["scripts/benchmark.py", "--help"], missing=missing)
     assert result.returncode == 0, result.stderr

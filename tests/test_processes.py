@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.helpers import REPO, run_command, run_forked, train_flags
+from tests.helpers import REPO, run_command, run_together, train_flags
 from tests.test_commands import assert_same_run, state
 from util.errors import UserError
 from util.hardware.launch import check_numbers
@@ -26,12 +26,12 @@ def pair(tmp_path_factory):
     launched = run_command(["train.py", *flags])
     where = ["--checkpoints_dir", root / "checkpoints", "--name", "run", "--gpu_ids", "-1"]
     test = ["test.py", *where, "--results_dir"]
-    ended = run_forked(([*test, root / "alone"], 1), ([*test, root / "together"], 2))
-    return root, launched, ended
+    alone = run_command([*test, root / "alone"])
+    return root, launched, alone, run_together([*test, root / "together"], 2)
 
 
 def test_several_devices_start_several_processes(pair):
-    root, launched, _ = pair
+    root, launched, *_ = pair
     assert launched.returncode == 0, launched.stderr
     assert "CPU, 2 processes, float32)" in launched.stdout
     assert launched.stdout.count("training is complete") == 1
@@ -39,7 +39,7 @@ def test_several_devices_start_several_processes(pair):
 
 
 def test_an_error_of_several_processes_is_one_line(pair):
-    root, _, _ = pair
+    root, *_ = pair
     flags = train_flags(root, *QUICK, "--gpu_ids=-1,-1", "--ngf", "8", model="cycle_gan")
     refused = run_command(["train.py", *flags])
     assert refused.returncode == 2
@@ -47,9 +47,9 @@ def test_an_error_of_several_processes_is_one_line(pair):
 
 
 def test_several_processes_share_what_is_translated(pair):
-    root, _, (alone, together) = pair
-    assert alone.statuses == [0] and together.statuses == [0, 0], together.output
-    assert together.output.count("images/s") == 1
+    root, _, alone, together = pair
+    assert alone.returncode == 0 and together.statuses == [0, 0], together.stderr
+    assert together.stdout.count("images/s") == 1
     one, two = (root / name / "run" / "test_latest" for name in ("alone", "together"))
     pictures = sorted(path.relative_to(one) for path in one.glob("images/*/*.png"))
     assert len(pictures) == 6 * 4  # inputs, translations and what comes back, in both directions
@@ -66,9 +66,11 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     """2, then 1, then 2; the images are those of a run that one process trained, and so are the counters."""
     flags = train_flags(tmp_path, *QUICK, "--n_epochs", "3", model="cycle_gan")
     command = ["train.py", *flags, "--max_steps"]
-    parts = [([*command, steps], count) for steps, count in ((2, 2), (4, 1), (6, 2))]
-    for ended in run_forked(*parts, (["train.py", *flags, "--name", "alone", "--max_steps", 6], 1)):
-        assert not any(ended.statuses), ended.output
+    for steps, count in ((2, 2), (4, 1), (6, 2)):
+        ended = run_together([*command, steps], count)
+        assert not any(ended.statuses), ended.stderr
+    result = run_command([*command, 6, "--name", "alone"])
+    assert result.returncode == 0, result.stderr
     changed, alone = state(tmp_path), state(tmp_path, "alone")
     assert changed["progress"] == alone["progress"]
     assert changed["model"]["networks"].keys() == alone["model"]["networks"].keys()
