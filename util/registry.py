@@ -1,6 +1,7 @@
 """Find things by name: a class by that of its file, so that a new model is one new file, or an entry of a table."""
 
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -28,9 +29,15 @@ def find_by_name(table: Mapping[str, T], name: str, flag: str) -> T:
 
 
 def names_in(package: ModuleType, suffix: str) -> list[str]:
-    """Every NAME with a file NAME<suffix>.py in the package, sorted."""
+    """Every NAME with a file NAME<suffix>.py in the package, sorted; a folder is read once in the life of a process."""
+    return list(names_under(tuple(package.__path__), suffix))
+
+
+@functools.cache
+def names_under(folders: tuple[str, ...], suffix: str) -> list[str]:
+    """Every NAME with a file NAME<suffix>.py in one of the folders, sorted."""
     names = []
-    for module in pkgutil.iter_modules(package.__path__):
+    for module in pkgutil.iter_modules(folders):
         name = module.name.removesuffix(suffix)
         if module.name.endswith(suffix) and name:
             names.append(name)
