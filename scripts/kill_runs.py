@@ -91,9 +91,8 @@ class Command:
 
     def start(self) -> list[int]:
         """Fork the processes; returns their numbers."""
-        return start(
-            lambda: train.train(parse(TrainOptions(), self.argv)), self.processes, self.log
-        )
+        opt = parse(TrainOptions(), self.argv)  # here, so that no process imports the methods again
+        return start(lambda: train.train(opt), self.processes, self.log)
 
     def finish(self) -> None:
         """Start, and wait for the end; raises RuntimeError where that is none."""
