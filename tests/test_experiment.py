@@ -30,7 +30,7 @@ from scripts.experiments.launch import Launcher, free_devices
 from scripts.experiments.page import best_row
 from scripts.experiments.statistics import paired_test, summary
 from tests.browser import BROWSER, Browser
-from tests.helpers import REPO, make_dataset, start_command
+from tests.helpers import REPO, make_dataset, run_command, start_command
 from util.errors import UserError
 
 GRID = """
@@ -374,9 +374,12 @@ def test_a_killed_grid_goes_on_and_ends_with_the_table_of_an_uninterrupted_one(g
     # the run that was cut off, alone and uninterrupted
     one = GRID.replace("seeds = [0, 1]", "seeds = [0]").replace("[rows.one]", "")
     one = one.replace('baseline = "one"', 'baseline = "two, another rate"').replace("one = 0.5", "")
-    path = write(folder, one)
-    assert main([str(path), "--out", str(folder / "alone")]) == 0
-    alone = run_row(folder / "alone" / "checkpoints" / jobs[1].run)
+    [job] = read_grid(write(folder, one), folder / "alone").jobs()
+    assert job.run == jobs[1].run
+    (folder / "alone.json").write_text(json.dumps(job.as_dict()))
+    result = run_command(["scripts/experiments/job.py", folder / "alone.json"])
+    assert result.returncode == 0, result.stderr
+    alone = run_row(job.folder)
     assert dict(alone.figures) == dict(run_row(jobs[1].folder).figures)
     assert {"last", "best"} == alone.figures.keys() and alone.figures["last"]["score"] != 0
 
