@@ -80,9 +80,8 @@ class Forks:
 
     def close(self) -> None:
         """End the process that is forked."""
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
+        self.process.terminate()  # the end of its input may be held open by workers of a loader
+        self.process.communicate()
 
 
 def serve() -> None:
