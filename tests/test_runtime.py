@@ -5,7 +5,7 @@ import textwrap
 import pytest
 import torch
 
-from tests.helpers import REPO, run_command
+from tests.helpers import REPO, run_together
 from util.errors import UserError
 from util.hardware.devices import choose_device
 from util.hardware.provenance import git_commit
@@ -122,11 +122,10 @@ print(f"rank {rank} agrees", flush=True)
 
 
 def test_two_processes_agree(tmp_path):
+    """Forked here; that torchrun's own launcher starts them is tested with train.py."""
     script = tmp_path / "two.py"
-    script.write_text(textwrap.dedent(TWO_PROCESSES))
-    result = run_command(
-        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, script],
-        env={"PYTHONPATH": str(REPO)},
-    )
-    assert result.returncode == 0, result.stderr
-    assert "rank 0 agrees" in result.stdout and "rank 1 agrees" in result.stdout
+    path = f"import sys\nsys.path.insert(0, {str(REPO)!r})\n"
+    script.write_text(path + textwrap.dedent(TWO_PROCESSES))
+    ended = run_together([script], 2)
+    assert ended.statuses == [0, 0], ended.stderr
+    assert "rank 0 agrees" in ended.stdout and "rank 1 agrees" in ended.stdout
