@@ -1,11 +1,16 @@
 """Settings shared by all tests: one CPU thread per worker, so that parallel workers do not fight, and fixed seeds."""
 
+import os
+
 import pytest
 import torch
 
 from util.hardware import devices
 
 torch.set_num_threads(1)
+
+# Compiled code without vector instructions: to find out which ones this machine has takes more time than to compile.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
 
 
 @pytest.fixture(autouse=True)

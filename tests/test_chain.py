@@ -230,7 +230,7 @@ def test_compiled_parts_compute_the_same():
         compare_compiled_parts()
 
 
-def compare_compiled_parts():
+def compare_compiled_parts() -> None:
     """A chain with compiled parts and the same as it is: values, gradients, and with something added."""
     chain = Chain(
         nn.Conv2d(3, 4, 3),
