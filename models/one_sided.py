@@ -12,6 +12,7 @@ from data.base_dataset import BaseDataset
 from data.inspection import check_one_size
 from models.adversary import discriminator_terms
 from models.base_model import BaseModel
+from models.inference.modes import translate_each
 from models.losses.gan import generator_loss
 from util.errors import UserError
 from util.hardware.runtime import Runtime
@@ -101,7 +102,7 @@ class OneSidedModel(BaseModel):
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""
-        return self.inference_net("G")(real_A)
+        return translate_each(self.inference_net("G"), real_A)
 
 
 def check_equal_channels(opt: Namespace, why: str, remedy: str) -> None:

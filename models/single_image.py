@@ -8,6 +8,7 @@ from argparse import Namespace
 from torch import Tensor
 
 from models.adversary import r1_penalty
+from models.inference.modes import translate_each
 from models.inference.tiling import translate_in_tiles
 from util.errors import UserError, is_out_of_memory
 from util.parser import natural
@@ -76,13 +77,13 @@ class TiledTranslation:
         """
         net = self.inference_net("G")
         if self.is_train:
-            return net(real_A)
+            return translate_each(net, real_A)
         if self.opt.tile:
             return translate_in_tiles(net, real_A, self.opt.tile)
 
         random = self.runtime.rng_state()
         try:
-            return net(real_A)
+            return translate_each(net, real_A)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or not hasattr(net, "reads"):
                 raise

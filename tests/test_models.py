@@ -4,13 +4,15 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data import create_loader
 from models import create_model, find_model, model_names
 from models.networks.chain import Chain
+from models.networks.stylegan2_layers import NoiseInjection
 from options import TrainOptions
-from tests.helpers import train_options
+from tests.helpers import make_image_folder, refusal, train_options
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.run.checkpoint import Checkpoint
@@ -158,6 +160,56 @@ def test_pictures_and_translation_keep_the_size(tmp_path, name, preset):
         assert not picture.requires_grad
     with torch.inference_mode():
         assert model.translate(torch.rand(2, 3, 24, 40) * 2 - 1).shape == (2, 3, 24, 40)
+
+
+MIXED = ("--normG", "batch", "--no_dropout", "false")
+NOISY = ("--netG", "stylegan2", "--stylegan2_G_num_downsampling", "2")
+WAYS_TO_TRANSLATE = {find_model(name).translate: name for name in TRAINED}.values()
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [*((name, MIXED) for name in WAYS_TO_TRANSLATE), ("sincut", NOISY)],
+)
+def test_a_picture_does_not_depend_on_its_batch(tmp_path, name, flags):
+    """Statistics of a batch, dropout and noise are those of each image, and nothing is remembered."""
+    _, _, _, model = build(tmp_path, name, None, *flags)
+    for module in model.networks.get("G", nn.Module()).modules():
+        if isinstance(module, NoiseInjection):
+            nn.init.ones_(module.weight)
+    before = weights(model)
+    contrasts = torch.tensor([0.1, 0.5, 1.0]).view(3, 1, 1, 1)
+    images = (torch.rand(3, 3, 32, 32) * 2 - 1) * contrasts
+
+    found = {}
+    for size in (3, 1):
+        torch.manual_seed(1)
+        with torch.inference_mode():
+            found[size] = torch.cat([model.translate(part) for part in images.split(size)])
+    torch.testing.assert_close(found[3], found[1], rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in weights(model).items())
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("cut", "--nce_idt false --gan_mode wgangp"),
+        ("fsesim", "--lambda_gradient 1.0"),
+        ("gcgan", "--gan_mode wgangp"),
+        ("cycle_gan", "--gan_mode wgangp"),
+        ("distance_gan", "--A_to_B --gan_mode wgangp"),
+    ],
+)
+def test_a_gradient_penalty_needs_images_of_one_size(tmp_path, name, flags):
+    make_image_folder(tmp_path / "data" / "trainA", 2, (40, 36))
+    make_image_folder(tmp_path / "data" / "trainB", 2, (48, 36))
+    uncut = ["--preprocess", "none", "--pool_size", "0"]
+    _, _, loader, model = build(tmp_path, name, None, *flags.split(), *uncut)
+    text = refusal(model.check_data, loader.dataset)
+    culprit = " ".join(flags.split()[-2:])
+    assert text.startswith(f"{culprit} has a gradient penalty")
+    assert f"or give {'--lambda_gradient 0' if name == 'fsesim' else 'another --gan_mode'}" in text
+    assert "trainA" in text and "trainB" in text
 
 
 @pytest.mark.parametrize(("name", "preset"), RECIPES)

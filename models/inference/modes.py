@@ -22,19 +22,28 @@ def add_test_options(group) -> None:
     )
 
 
-def translate_each(net: nn.Module, images: Tensor, norm: str, dropout: bool) -> Tensor:
+def translate_each(
+    net: nn.Module, images: Tensor, norm: str = "image", dropout: bool = True
+) -> Tensor:
     """Images (B,C,H,W) through a generator, none affected by another; no statistics are updated.
+
+    All methods translate through this: a picture must not depend on the batch that it came in.
 
     Args:
         net: in evaluation mode it keeps to that, whatever the other arguments say.
         norm: "image" or "running" statistics for batch norm.
         dropout: whether dropout is active.
     """
-    batch_norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    dropouts = [module for module in net.modules() if isinstance(module, nn.Dropout)]
-    if not net.training or not batch_norms + dropouts:
+    modes = {}
+    if net.training:
+        batch_norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+        dropouts = [module for module in net.modules() if isinstance(module, nn.Dropout)]
+        modes = dict.fromkeys(batch_norms, norm == "image") | dict.fromkeys(dropouts, dropout)
+
+    draws_noise = hasattr(net, "draw_noise")  # at each layer for a whole batch
+    if not modes and not draws_noise:
         return net(images)
-    with _modes(dict.fromkeys(batch_norms, norm == "image") | dict.fromkeys(dropouts, dropout)):
+    with _modes(modes):
         return torch.cat([net(image) for image in images.split(1)])
 
 

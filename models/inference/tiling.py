@@ -11,7 +11,7 @@ Span = tuple[int, int]  # first row or column, and the one after the last
 
 
 def translate_in_tiles(net: nn.Module, images: Tensor, tile: int) -> Tensor:
-    """What `net(images)` gives for (B,C,H,W), up to rounding, in the memory that one tile needs.
+    """What `translate_each` gives for (B,C,H,W), up to rounding, in the memory that one tile needs.
 
     Each tile is computed from all the input that it depends on, so no seams need to be hidden. That takes a network
     whose output depends on a neighbourhood only, and that says which: `net.reads(first, last)`, as StyleGAN2Generator
@@ -28,18 +28,23 @@ def translate_in_tiles(net: nn.Module, images: Tensor, tile: int) -> Tensor:
             "--tile gives the result of the whole image only with --netG stylegan2 or smallstylegan2: this generator "
             "normalises over the whole image, so tiles would differ in colour; leave --tile out"
         )
-    noise = net.draw_noise(images)
     step = 2**net.halvings
     tile = -(-tile // step) * step
-    height, width = images.shape[2:]
+    return torch.cat([translate_one(net, image, tile) for image in images.split(1)])
+
+
+def translate_one(net: nn.Module, image: Tensor, tile: int) -> Tensor:
+    """One image (1,C,H,W) in tiles whose side is a multiple of what the network halves."""
+    noise = net.draw_noise(image)
+    height, width = image.shape[2:]
     rows = []
     for top, bottom in spans(height, tile):
         columns = []
         for left, right in spans(width, tile):
             (y0, y1), (x0, x1) = read(net, (top, bottom), height), read(net, (left, right), width)
             parts = [
-                cut(image, (y0, y1), (x0, x1), height // image.shape[2])
-                for image in (images, *noise)
+                cut(source, (y0, y1), (x0, x1), height // source.shape[2])
+                for source in (image, *noise)
             ]
             out = net(parts[0], parts[1:])
             columns.append(out[:, :, top - y0 : bottom - y0, left - x0 : right - x0].clone())
