@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.base_dataset import BaseDataset
 from models.base_model import BaseModel
 from models.inference.regions import Regions, content_and_style, label_files, read_label_pair
 from models.inference.whitening import transfer
@@ -31,6 +32,7 @@ from models.networks.wavelet_autoencoder import (
 from util.errors import UserError
 from util.hardware.precision import full_precision
 from util.hardware.runtime import Runtime
+from util.hardware.team import print_once
 
 PLACES = ("encoder", "skip", "decoder")
 
@@ -133,6 +135,17 @@ class WCT2Model(BaseModel):
         return found
 
     # -- training --------------------------------------------------------------------------------------------------
+
+    def prepare(self, dataset: BaseDataset) -> None:
+        """From here on the decoder learns for this encoder, whatever its first weights were made for."""
+        fingerprint = self.netE.fingerprint()
+        if not self.is_made_for(fingerprint):
+            print_once(
+                f"warning: these weights belong to another encoder than --vgg_weights {self.opt.vgg_weights}, for "
+                "which they are trained from here on; if that is not meant, give the file of their own training"
+            )
+        for decoder in (self.netG, *self.averages.values()):
+            decoder.made_for.copy_(fingerprint)
 
     def load(self, batch: dict[str, Any]) -> None:
         """Photographs alone."""
@@ -272,12 +285,15 @@ class WCT2Model(BaseModel):
 
     def check_pair(self) -> None:
         """Raise UserError for another encoder than in training: results would be noise."""
-        made_for = self.decoder.made_for
-        if not torch.allclose(made_for, self.netE.fingerprint(), rtol=1e-5):
+        if not self.is_made_for(self.netE.fingerprint()):
             raise UserError(
                 f"--vgg_weights {self.opt.vgg_weights} is not the encoder that this decoder was "
                 "trained with; give the file that its training was given, see train_opt.txt"
             )
+
+    def is_made_for(self, fingerprint: Tensor) -> bool:
+        """Whether the decoder was trained for the encoder of this fingerprint."""
+        return torch.allclose(self.decoder.made_for, fingerprint, rtol=1e-5)
 
 
 def psnr(images: Tensor, target: Tensor) -> Tensor:

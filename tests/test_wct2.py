@@ -462,6 +462,29 @@ def test_a_decoder_is_refused_with_another_encoder(tmp_path):
         translate(opt)
 
 
+def test_weights_of_another_encoder_are_trained_for_this_one(tmp_path, capsys):
+    """They start a run with a warning; it goes on, and translates, with the encoder that it had."""
+    trained(tmp_path, "--vgg_weights", "random")
+    save_vgg(tmp_path / "other.pth", "E")
+    flags = ["--vgg_weights", str(tmp_path / "other.pth"), "--ema", "0.9"]
+    (tmp_path / "checkpoints" / "run").rename(tmp_path / "checkpoints" / "old")
+
+    warned = []
+    for start in (["--pretrained_name", "old"], ["--pretrained_name", "old"]):
+        opt, runtime, loader, model = build(tmp_path, "wct2", None, *flags, *start)
+        checkpoint = Checkpoint(opt, runtime, model, Progress.from_options(opt, loader, 1))
+        checkpoint.begin()
+        model.prepare_once(loader.dataset)
+        warned.append("belong to another encoder" in capsys.readouterr().out)
+        for decoder in (model.netG, model.averages["G"]):
+            assert torch.equal(decoder.made_for, model.netE.fingerprint())
+        step(model, next(iter(loader.epoch(1))))
+        checkpoint.save_latest()
+        checkpoint.close()
+    assert warned == [True, False]
+    model.check_pair()
+
+
 def test_pictures_of_a_run_with_styles_label_maps_and_reconstruction(tmp_path):
     flags = trained(tmp_path)
     [style] = make_image_folder(tmp_path / "style", 1, size=(30, 22), seed=9)
