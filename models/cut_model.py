@@ -196,7 +196,8 @@ class CUTModel(OneSidedModel):
 
         if opt.flip_equivariance:
             self.flipped = torch.rand((), device=self.device) < 0.5
-            return self.netG(torch.where(self.flipped, real.flip(3), real))
+            self.read = torch.where(self.flipped, real.flip(3), real)
+            return self.netG(self.read)
         if not self.contrasts(opt):
             return self.netG(real)
 

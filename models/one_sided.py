@@ -27,7 +27,8 @@ class OneSidedModel(BaseModel):
 
     Attributes:
         domains: that G translates, 2 with `identity`.
-        real, fake: what G has read and made, (domains * B, C, H, W); fake_B and idt_B are the parts of `fake`.
+        real, fake: images and what G has made of them, (domains * B, C, H, W); fake_B, idt_B are the parts of `fake`.
+        read: what G has read, of the same shape: `real`, unless a method's `generate` mirrors it.
         players: who moves with G.
     """
 
@@ -72,9 +73,10 @@ class OneSidedModel(BaseModel):
             self.fake_B, self.idt_B = self.fake.chunk(2)
         else:
             self.fake_B = self.fake
+        self.read = self.real
 
     def generate(self, real: Tensor) -> Tensor:
-        """G's pass in `forward`; a method overrides it to mirror images or to keep features."""
+        """G's pass in `forward`; a method overrides it to keep features, or to mirror images, which go into `read`."""
         return self.netG(real)
 
     def optimize_parameters(self) -> None:

@@ -102,9 +102,10 @@ class SingleImage(TiledTranslation):
         return terms
 
     def compute_G_loss(self) -> dict[str, Tensor]:
-        """Also leave images of B as they are."""
+        """Also leave images of B as they are, mirrored where G has read them so."""
         terms = super().compute_G_loss()
         if self.opt.lambda_identity:
-            distance = (self.idt_B - self.real_B).abs().mean()
+            _, read_B = self.read.chunk(2)
+            distance = (self.idt_B - read_B).abs().mean()
             terms["idt"] = self.opt.lambda_identity * distance
         return terms

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from models import create_model
+from models.cut_model import CUTModel
 from models.networks.patch_sampler import PatchSampler
 from options import TestOptions, TrainOptions, parse
 from tests.helpers import make_image_folder, run_command, train_options
@@ -94,6 +95,22 @@ def test_terms_add_up_and_are_what_they_say(tmp_path, model):
     (slope,) = torch.autograd.grad(built.netD(x).sum(), x)
     expected = 0.5 * 3 * sum((image**2).sum().item() for image in slope) / len(slope)
     assert built.compute_D_loss()["D_R1"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_a_generator_that_changes_nothing_keeps_identity_mirrored_or_not(
+    tmp_path, monkeypatch, mirrored
+):
+    flags = ["--flip_equivariance", "true", *OPTIONAL]
+    _, _, loader, model = build(tmp_path, "sincut", None, *flags)
+    monkeypatch.setattr(model.netG, "forward", lambda images: images)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(0.0 if mirrored else 0.9))
+    model.load(next(iter(loader.epoch(1))))
+    model.forward()
+    assert torch.equal(model.fake, model.real.flip(3) if mirrored else model.real)
+
+    monkeypatch.setattr(CUTModel, "compute_G_loss", lambda self: {})
+    assert model.compute_G_loss()["idt"] == 0
 
 
 def test_the_negatives_are_the_other_crops(tmp_path, monkeypatch):
