@@ -221,8 +221,17 @@ def test_the_order_of_positions_is_random():
     )
     spread = 28.9 / 2000**0.5  # deviation of a uniform position, of the mean of so many
     assert ((draws.double().mean(0) - 49.5).abs() < 4.5 * spread).all(), draws.double().mean(0)
-    everything = sample_positions(1, 10, 10, torch.device("cpu"), shuffled=True)
-    assert everything.tolist() == [list(range(10))]
+
+
+def test_where_all_positions_are_taken_their_order_is_random_too(tmp_path):
+    draws = sample_positions(2000, 10, 12, torch.device("cpu"), shuffled=True)
+    assert torch.equal(draws.sort(1).values, torch.arange(10).expand(2000, -1))
+    spread = 2.9 / 2000**0.5
+    assert ((draws.double().mean(0) - 4.5).abs() < 4.5 * spread).all(), draws.double().mean(0)
+
+    model = loaded(tmp_path, "--num_patches", "0", name="simdcl")
+    ids_N = model.draw_shuffled(torch.zeros(1, 4, 8, 8))
+    assert sorted(ids_N.tolist()) == list(range(64)) != ids_N.tolist()
 
 
 def test_one_optimiser_moves_all_six_heads_with_the_common_settings(tmp_path):

@@ -19,14 +19,14 @@ def sample_positions(
 ) -> Tensor:
     """Draw `count` of `positions` without replacement for each image: ids_BN; all of them where there are no more.
 
-    Drawn on the device by sorting noise, so that no step waits for the host. Their order is that of the device's
-    selection or, `shuffled`, random; all positions come as they are.
+    Drawn on the device by sorting noise, so that no step waits for the host. Their order is random where `shuffled`,
+    else that of the device's selection; all positions then come as they are.
     """
-    if positions <= count:
+    if positions <= count and not shuffled:
         return torch.arange(positions, device=device).expand(batch, -1)
 
     noise = torch.rand(batch, positions, device=device)
-    return noise.topk(count, dim=1, sorted=shuffled).indices
+    return noise.topk(min(count, positions), dim=1, sorted=shuffled).indices
 
 
 def gather_patches(feat_BCHW: Tensor, ids_BN: Tensor) -> Tensor:
