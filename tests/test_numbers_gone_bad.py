@@ -39,6 +39,23 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path):
     assert model._skipped.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("flags", [(), ("--batch_size", "1", "--accumulate", "2")])
+def test_plateau_sees_the_mean_of_the_losses_that_were_finite(tmp_path, flags):
+    model, good, bad = good_and_bad(tmp_path, "--lr_policy", "plateau", *flags)
+    if flags:
+        good, bad = ({key: images.repeat(2, 1, 1, 1) for key, images in batch.items() if key in "AB"}
+                     for batch in (good, bad))  # fmt: skip
+    seen = []
+    model.schedulers["G"].step = seen.append
+    losses = [step(model, batch)["G"] for batch in (good, bad, good)]
+    model.end_epoch()
+    assert seen == [pytest.approx((losses[0] + losses[2]) / 2, rel=1e-6)]
+
+    step(model, bad)
+    model.end_epoch()  # nothing to compare
+    assert len(seen) == 1
+
+
 def test_a_run_that_skips_everything_ends(tmp_path):
     model, _, bad = good_and_bad(tmp_path)
     step(model, bad)

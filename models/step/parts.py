@@ -142,9 +142,8 @@ class Parts(TrainingStep):
 
     def end_epoch(self) -> None:
         """Move learning rates on that fall by epochs."""
-        mean_loss = self.runtime.mean(
-            {"G": self._epoch_loss[0] / self._epoch_loss[1].clamp(min=1)}
-        )["G"]
+        total, steps = self._epoch_loss
+        found = self.runtime.mean({"total": total, "steps": steps})
         self._epoch_loss.zero_()
         if self.opt.lr_policy in BY_STEP:
             return
@@ -153,10 +152,10 @@ class Parts(TrainingStep):
             # torch misses a step before: a run may go on with the end of an epoch, whose steps an earlier start did
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             for scheduler in self.schedulers.values():
-                if self.opt.lr_policy == "plateau":
-                    scheduler.step(mean_loss)
-                else:
+                if self.opt.lr_policy != "plateau":
                     scheduler.step()
+                elif found["steps"]:  # else no loss was finite: there is nothing to compare
+                    scheduler.step(found["total"] / found["steps"])
 
     @property
     def learning_rate(self) -> float:

@@ -90,7 +90,7 @@ class TrainingStep:
         self._skipped = torch.zeros(2, device=self.device)  # updates in all, and in a row
         self._epoch_loss = torch.zeros(
             2, dtype=torch.float64, device=self.device
-        )  # sum of G's loss, steps
+        )  # sum of G's finite losses, and in how many steps
 
     @property
     def turn(self) -> int:
@@ -276,8 +276,8 @@ class TrainingStep:
         # the epoch
         if player == "G":
             share = 1 / len(self._micro_batches)
-            self._epoch_loss[0].add_(total, alpha=share)
-            self._epoch_loss[1].add_(share)
+            self._epoch_loss[0].add_(total.nan_to_num(0, 0, 0), alpha=share)
+            self._epoch_loss[1].add_(torch.isfinite(total), alpha=share)
 
     def _update_averages(self, players: list[str]) -> None:
         """EMA: average <- decay * average + (1 - decay) * weights."""
