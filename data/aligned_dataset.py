@@ -28,6 +28,8 @@ class AlignedDataset(BaseDataset):
     translated whole: a photograph is halved only where --pairs halves says that it holds two.
     """
 
+    ONE_SIZE_A_SAMPLE = True
+
     @staticmethod
     def modify_commandline_options(parser: "OptionParser", is_train: bool) -> "OptionParser":
         """How pairs lie."""

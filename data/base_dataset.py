@@ -42,9 +42,11 @@ class BaseDataset(ABC):
 
     Attributes:
         OWN_SIZE_AT_TEST: test.py keeps the size of images, however training has cut them.
+        ONE_SIZE_A_SAMPLE: the images of a sample always have one size.
     """
 
     OWN_SIZE_AT_TEST = False
+    ONE_SIZE_A_SAMPLE = False
 
     @staticmethod
     def modify_commandline_options(parser: "OptionParser", is_train: bool) -> "OptionParser":

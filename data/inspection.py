@@ -111,6 +111,9 @@ def check_one_size(dataset: BaseDataset, why: str, remedy: str) -> None:
         why: what they must have one size for, as the beginning of a sentence.
         remedy: beside a --preprocess that cuts, in the imperative.
     """
+    if dataset.ONE_SIZE_A_SAMPLE:  # and a batch has one size, see `check_sizes`
+        return
+
     for epoch in dataset.unlike_epochs():
         sizes = {}
         for role in dataset.domains:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from data.base_dataset import BaseDataset
+from data.inspection import check_one_size
 from models.losses.gan import accuracy, discriminator_loss
 from models.networks.chain import differentiated_twice
 from models.networks.passes import pass_each
@@ -70,6 +72,17 @@ def gradient_penalty(
     slope = _slope(netD, torch.lerp(fake, real, eps))
     length = torch.linalg.vector_norm(slope.flatten(1), dim=1)  # (B,)
     return weight * (length - centre).square().mean()
+
+
+def check_sizes_for_penalty(dataset: BaseDataset, flag: str, remedy: str) -> None:
+    """Raise UserError where `gradient_penalty` would mix images of A and B that differ in size.
+
+    Args:
+        flag: what asks for the penalty, as it is typed.
+        remedy: the same for a run without it.
+    """
+    why = f"{flag} has a gradient penalty between images of A and B, which takes"
+    check_one_size(dataset, why, f", or give {remedy}")
 
 
 def r1_penalty(netD: Callable[[Tensor], Tensor], real: Tensor, weight: float = 1.0) -> Tensor:

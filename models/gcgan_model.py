@@ -41,6 +41,7 @@ class GcGANModel(OneSidedModel):
     Pictures: turned_A and turned_B are f(A) and f(B); fake_turned is y', idt_turned is G'(f(B)).
     """
 
+    JOINS_DOMAINS = False  # passes of unequal images stay apart, see `pass_each`
     PRESETS = {
         "official": OFFICIAL,
         "cross": {**OFFICIAL, "two_generators": True},

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.base_dataset import BaseDataset
 from data.inspection import check_one_size
-from models.adversary import discriminator_terms
+from models.adversary import check_sizes_for_penalty, discriminator_terms
 from models.base_model import BaseModel
 from models.inference.modes import translate_each
 from models.losses.gan import generator_loss
@@ -26,11 +26,14 @@ class OneSidedModel(BaseModel):
         pool_size: earlier translated images that D is shown too; 0 for none.
 
     Attributes:
+        JOINS_DOMAINS: whether `forward` reads A and B as one batch, with `identity`.
         domains: that G translates, 2 with `identity`.
         real, fake: images and what G has made of them, (domains * B, C, H, W); fake_B, idt_B are the parts of `fake`.
         read: what G has read, of the same shape: `real`, unless a method's `generate` mirrors it.
         players: who moves with G.
     """
+
+    JOINS_DOMAINS = True
 
     def __init__(
         self, opt: Namespace, runtime: Runtime, *, identity: bool = False, pool_size: int = 0
@@ -54,9 +57,12 @@ class OneSidedModel(BaseModel):
         self.add_optimizer("G", self.netG)
 
     def check_data(self, dataset: BaseDataset) -> None:
-        """With `identity` A and B pass together, so they have one size."""
+        """A and B that pass together have one size, and so have those that a gradient penalty mixes."""
         super().check_data(dataset)
-        if self.domains == 2:
+        if self.opt.gan_mode == "wgangp":
+            check_sizes_for_penalty(dataset, "--gan_mode wgangp", "another --gan_mode")
+
+        if self.domains == 2 and self.JOINS_DOMAINS:
             flags = [flag for flag in ("nce_idt", "gnn_idt") if getattr(self.opt, flag, False)]
             remedy = f", or --{flags[0]} false" if flags else ""
             check_one_size(

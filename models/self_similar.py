@@ -13,7 +13,8 @@ from argparse import Namespace
 import torch
 from torch import Tensor
 
-from models.adversary import discriminator_terms, gradient_penalty
+from data.base_dataset import BaseDataset
+from models.adversary import check_sizes_for_penalty, discriminator_terms, gradient_penalty
 from models.losses.self_similarity import MODES, self_similarity, spatial_loss
 from models.networks.adjacency import sample_positions
 from models.networks.vgg import VGG16Features, describe_frozen
@@ -122,6 +123,14 @@ class SelfSimilarModel(OneSidedModel):
         """Translate, and note VGG16's features of A, which more than one player may ask for."""
         super().forward()
         self.features_A = self.vgg(self.real_A)
+
+    def check_data(self, dataset: BaseDataset) -> None:
+        """D's gradient penalty, too, takes images of one size."""
+        super().check_data(dataset)
+        weight = self.opt.lambda_gradient
+        if weight:
+            flag = f"--lambda_gradient {weight}"
+            check_sizes_for_penalty(dataset, flag, "--lambda_gradient 0")
 
     def compute_D_loss(self) -> dict[str, Tensor]:
         """Tell translated images, new or of the pool, from real ones, with a slope of 1 between."""

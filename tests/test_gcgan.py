@@ -220,6 +220,8 @@ def test_without_identity_terms_b_is_not_translated(tmp_path):
 def test_images_that_are_not_square_are_turned_to_the_side(tmp_path, preset):
     make_image_folder(tmp_path / "data" / "trainA", count=2, size=(40, 32))
     make_image_folder(tmp_path / "data" / "trainB", count=2, size=(48, 32))
+    _, _, loader, model = build(tmp_path, "gcgan", preset, "--preprocess", "none")
+    model.check_data(loader.dataset)  # images of A and B need not have one size
     model = loaded(tmp_path, preset, "--preprocess", "none")
     assert model.fake_B.shape[-2:] == (32, 40) and model.fake_turned.shape[-2:] == (40, 32)
     model.optimize_parameters()

@@ -212,6 +212,19 @@ def test_a_gradient_penalty_needs_images_of_one_size(tmp_path, name, flags):
     assert "trainA" in text and "trainB" in text
 
 
+def test_pairs_have_one_size_whatever_that_of_others(tmp_path):
+    for number, size in enumerate([(40, 36), (48, 36)]):
+        for domain in "AB":
+            folder = tmp_path / "data" / f"train{domain}"
+            make_image_folder(folder, 1, size)[0].rename(folder / f"{number}.png")
+    flags = ["--dataset_mode", "aligned", "--preprocess", "none", "--gan_mode", "wgangp"]
+    _, _, loader, model = build(tmp_path, "cut", None, *flags)
+    model.check_data(loader.dataset)
+    for batch in loader.epoch(1):
+        step(model, batch)
+    model.check_finite("x.pt")
+
+
 @pytest.mark.parametrize(("name", "preset"), RECIPES)
 def test_resume_reproduces_the_next_losses(tmp_path, name, preset):
     opt, runtime, loader, model = build(tmp_path, name, preset, "--ema", "0.9")
