@@ -12,10 +12,11 @@ from argparse import Namespace
 from torch import Tensor
 
 from models.inference.modes import add_test_options
+from models.inference.styles import OTHER
 from models.losses.gan import generator_loss
 from models.losses.reconstruction import l1_distance
 from models.one_sided import check_pool_size
-from models.two_sided import OTHER, TwoSidedModel
+from models.two_sided import TwoSidedModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import natural

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from data.base_dataset import BaseDataset
 from data.image_file import in_threads
-from models.adversary import term_of_one
-from models.base_model import BaseModel
+from models.inference.modes import add_test_options
 from models.losses.distance import (
     all_pair_distances,
     distance_loss,
@@ -29,7 +28,7 @@ from models.losses.distance import (
 from models.losses.gan import generator_loss
 from models.losses.reconstruction import l1_distance
 from models.one_sided import check_pool_size
-from models.two_sided import OTHER, has_both_sides
+from models.two_sided import TwoSidedModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.hardware.team import print_once
@@ -53,14 +52,13 @@ OFFICIAL = {
 }
 
 
-class DistanceGANModel(BaseModel):
+class DistanceGANModel(TwoSidedModel):
     """Translation A -> B and, unless --A_to_B is given, B -> A.
 
     The release takes mu and sd of distances between batches, each of which is one mean over the images of the batch;
     their sd is smaller than that of single images, which the paper has. --distance_items says which.
     """
 
-    TEST_ROLES = "AB"
     PRESETS = {
         "official": OFFICIAL,
         "one_sided": {**OFFICIAL, "A_to_B": True},
@@ -88,6 +86,7 @@ class DistanceGANModel(BaseModel):
         text = "earlier translated images that a discriminator is shown too; 0: none"
         group.add("--pool_size", 50, text, type=natural)
         group.add("--B_to_A", False, "of the release: here --A_to_B --direction BtoA")
+        add_test_options(group)
         return parser
 
     @staticmethod
@@ -105,36 +104,14 @@ class DistanceGANModel(BaseModel):
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         if opt.is_train:
             check_batch(opt, opt.batch_size // runtime.world_size)
-        super().__init__(opt, runtime)
-        self.two_sided = not opt.A_to_B
-        self.netG_A = self.add_network(
-            "G_A", self.new_generator(opt.input_nc, opt.output_nc), average=True
-        )
-        if self.two_sided and (self.is_train or has_both_sides(opt)):
-            self.netG_B = self.add_network(
-                "G_B", self.new_generator(opt.output_nc, opt.input_nc), average=True
-            )
+        super().__init__(opt, runtime, pool_size=opt.pool_size, two_sided=not opt.A_to_B)
         if not self.is_train:
             return
 
-        self.visual_names = ["real_A", "fake_B", "real_B"]
-        self.netD_A = self.add_network("D_A", self.new_discriminator(opt.output_nc))
-        self.pool_B = self.add_memory("pool_B", self.new_pool(opt.pool_size, opt.output_nc))
-        generators, discriminators = [self.netG_A], [self.netD_A]
-
-        if self.two_sided:
-            self.visual_names.append("fake_A")
-            self.netD_B = self.add_network("D_B", self.new_discriminator(opt.input_nc))
-            self.pool_A = self.add_memory("pool_A", self.new_pool(opt.pool_size, opt.input_nc))
-            generators.append(self.netG_B)
-            discriminators.append(self.netD_B)
         if opt.use_cycle_loss:
             self.visual_names += ["rec_A", "rec_B"]
-
-        self.moments_A = self.add_memory("moments_A", Moments())
-        self.moments_B = self.add_memory("moments_B", Moments())
-        self.add_optimizer("G", *generators)
-        self.add_optimizer("D", *discriminators)
+        self.moments_A = self.add_memory("moments_A", DomainDistances())
+        self.moments_B = self.add_memory("moments_B", DomainDistances())
 
     # -- before the first step -------------------------------------------------------------------------------------
 
@@ -193,9 +170,7 @@ class DistanceGANModel(BaseModel):
 
     def forward(self) -> None:
         """Translate A and, unless one-sided, B; with cycles also the way back."""
-        self.fake_B = self.netG_A(self.real_A)
-        if self.two_sided:
-            self.fake_A = self.netG_B(self.real_B)
+        super().forward()
         if self.opt.use_cycle_loss:
             self.rec_A, self.rec_B = self.netG_B(self.fake_B), self.netG_A(self.fake_A)
 
@@ -226,7 +201,11 @@ class DistanceGANModel(BaseModel):
         return terms
 
     def distance_loss(
-        self, real: Tensor, fake: Tensor, moments_real: "Moments", moments_fake: "Moments"
+        self,
+        real: Tensor,
+        fake: Tensor,
+        moments_real: "DomainDistances",
+        moments_fake: "DomainDistances",
     ) -> Tensor:
         """How far distances of images (B,C,H,W) differ from those of their translations, 0-d."""
         real_P, fake_P = self.distances(real), self.distances(fake)
@@ -239,35 +218,8 @@ class DistanceGANModel(BaseModel):
         halves = half_distances(images)
         return halves.mean(0, keepdim=True) if self.opt.distance_items == "batch" else halves
 
-    def compute_D_loss(self) -> dict[str, Tensor]:
-        """Tell real images from translated ones, new or of the pool."""
-        mode, log = self.opt.gan_mode, self.log
-        fake_B = self.pool_B(self.fake_B)
-        terms = term_of_one("D_A", self.netD_A, self.real_B, fake_B, mode, log)
-        if self.two_sided:
-            fake_A = self.pool_A(self.fake_A)
-            terms |= term_of_one("D_B", self.netD_B, self.real_A, fake_A, mode, log)
-        return terms
 
-    # -- translation -----------------------------------------------------------------------------------------------
-
-    def translate(self, real_A: Tensor) -> Tensor:
-        """(B,C,H,W) in [-1,1] -> the same size in domain B."""
-        return self.inference_net("G_A")(real_A)
-
-    def show(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Images of either domain, and their translations where the generator is there."""
-        pictures = {}
-        for role in ("A", "B"):
-            if role in batch:
-                pictures[f"real_{role}"] = batch[role]
-            if role in batch and f"G_{role}" in self.networks:
-                net = self.inference_net(f"G_{role}")
-                pictures[f"fake_{OTHER[role]}"] = net(batch[role])
-        return pictures
-
-
-class Moments(nn.Module):
+class DomainDistances(nn.Module):
     """Mean and deviation of a domain's distances, (2,); until they are measured 0 and 1, which change nothing."""
 
     def __init__(self) -> None:

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from data.base_dataset import BaseDataset
 from data.layout import has_domains
-from models.adversary import term_of_one
+from models.adversary import check_sizes_for_penalty, term_of_one
 from models.base_model import BaseModel
 from models.inference.modes import translate_each
+from models.inference.styles import OTHER
 from models.losses.gan import generator_loss
 from models.networks.passes import pass_each
 from util.hardware.runtime import Runtime
 
 SIDES = ("A", "B")
-OTHER = {"A": "B", "B": "A"}
 
 
 class TwoSidedModel(BaseModel):
@@ -29,6 +30,7 @@ class TwoSidedModel(BaseModel):
     Args:
         identity: whether each generator also reads its own target domain, which it should leave as it is.
         pool_size: earlier translated images that each discriminator is shown too; 0 for none.
+        two_sided: False for G_A and D_A alone, without the way back or `identity`.
 
     Attributes:
         fake_B, fake_A: translations of real_A and real_B.
@@ -38,14 +40,21 @@ class TwoSidedModel(BaseModel):
     TEST_ROLES = "AB"
 
     def __init__(
-        self, opt: Namespace, runtime: Runtime, *, identity: bool = False, pool_size: int = 0
+        self,
+        opt: Namespace,
+        runtime: Runtime,
+        *,
+        identity: bool = False,
+        pool_size: int = 0,
+        two_sided: bool = True,
     ) -> None:
         super().__init__(opt, runtime)
-        self.identity = identity
+        self.identity, self.two_sided = identity, two_sided
+
         self.netG_A = self.add_network(
             "G_A", self.new_generator(opt.input_nc, opt.output_nc), average=True
         )
-        if self.is_train or has_both_sides(opt):
+        if two_sided and (self.is_train or has_both_sides(opt)):
             self.netG_B = self.add_network(
                 "G_B", self.new_generator(opt.output_nc, opt.input_nc), average=True
             )
@@ -53,22 +62,37 @@ class TwoSidedModel(BaseModel):
             return
 
         self.visual_names = ["real_A", "fake_B", *(["idt_B"] if identity else [])]
-        self.visual_names += ["real_B", "fake_A", *(["idt_A"] if identity else [])]
+        self.visual_names += ["real_B", *(["fake_A"] if two_sided else [])]
+        self.visual_names += ["idt_A"] if identity else []
 
         self.netD_A = self.add_network("D_A", self.new_discriminator(opt.output_nc))
-        self.netD_B = self.add_network("D_B", self.new_discriminator(opt.input_nc))
         self.pool_B = self.add_memory("pool_B", self.new_pool(pool_size, opt.output_nc))
-        self.pool_A = self.add_memory("pool_A", self.new_pool(pool_size, opt.input_nc))
-        self.add_optimizer("G", self.netG_A, self.netG_B)
-        self.add_optimizer("D", self.netD_A, self.netD_B)
+        generators, discriminators = [self.netG_A], [self.netD_A]
+
+        if two_sided:
+            self.netD_B = self.add_network("D_B", self.new_discriminator(opt.input_nc))
+            self.pool_A = self.add_memory("pool_A", self.new_pool(pool_size, opt.input_nc))
+            generators.append(self.netG_B)
+            discriminators.append(self.netD_B)
+
+        self.add_optimizer("G", *generators)
+        self.add_optimizer("D", *discriminators)
+
+    def check_data(self, dataset: BaseDataset) -> None:
+        """A gradient penalty lies between images of equal size."""
+        super().check_data(dataset)
+        if self.opt.gan_mode == "wgangp":
+            check_sizes_for_penalty(dataset, "--gan_mode wgangp", "another --gan_mode")
 
     def forward(self) -> None:
-        """Both translations and, with `identity`, each generator on its own target domain."""
+        """The translations and, with `identity`, each generator on its own target domain."""
         if self.identity:
             self.fake_B, self.idt_A = self.generate("A", self.real_A, self.real_B)
             self.fake_A, self.idt_B = self.generate("B", self.real_B, self.real_A)
-        else:
-            (self.fake_B,) = self.generate("A", self.real_A)
+            return
+
+        (self.fake_B,) = self.generate("A", self.real_A)
+        if self.two_sided:
             (self.fake_A,) = self.generate("B", self.real_B)
 
     def generate(self, side: str, *batches: Tensor) -> Sequence[Tensor]:
@@ -80,18 +104,20 @@ class TwoSidedModel(BaseModel):
         if not weight:
             return {}
         mode = self.opt.gan_mode
-        return {
-            "G_A": weight * generator_loss(self.netD_A(self.fake_B), mode),
-            "G_B": weight * generator_loss(self.netD_B(self.fake_A), mode),
-        }
+        terms = {"G_A": weight * generator_loss(self.netD_A(self.fake_B), mode)}
+        if self.two_sided:
+            terms["G_B"] = weight * generator_loss(self.netD_B(self.fake_A), mode)
+        return terms
 
     def compute_D_loss(self) -> dict[str, Tensor]:
-        """Tell real images from translated ones, new or of the pool, in both domains."""
+        """Tell real images from translated ones, new or of the pool, in each domain that is judged."""
         mode, log = self.opt.gan_mode, self.log
         fake_B = self.pool_B(self.fake_B)
         terms = term_of_one("D_A", self.netD_A, self.real_B, fake_B, mode, log)
-        fake_A = self.pool_A(self.fake_A)
-        return terms | term_of_one("D_B", self.netD_B, self.real_A, fake_A, mode, log)
+        if self.two_sided:
+            fake_A = self.pool_A(self.fake_A)
+            terms |= term_of_one("D_B", self.netD_B, self.real_A, fake_A, mode, log)
+        return terms
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""
@@ -104,7 +130,7 @@ class TwoSidedModel(BaseModel):
         )
 
     def show(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Images of either domain and their translations."""
+        """Images of either domain, and their translations where the generator is there."""
         pictures = {}
         for side in SIDES:
             if side in batch:
@@ -113,8 +139,10 @@ class TwoSidedModel(BaseModel):
 
     def show_side(self, side: str, real: Tensor) -> dict[str, Tensor]:
         """The pictures of images (B,C,H,W) of one domain; a method adds its own."""
-        fake = self.translate_with(f"G_{side}", real)
-        return {f"real_{side}": real, f"fake_{OTHER[side]}": fake}
+        pictures = {f"real_{side}": real}
+        if f"G_{side}" in self.networks:
+            pictures[f"fake_{OTHER[side]}"] = self.translate_with(f"G_{side}", real)
+        return pictures
 
 
 def has_both_sides(opt: Namespace) -> bool:
