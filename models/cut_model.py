@@ -20,7 +20,7 @@ from models.losses.patch_nce import patch_nce_loss
 from models.losses.semantic_relation import semantic_relation_loss
 from models.networks.passes import mixes_images, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler, mirrored
-from models.one_sided import OneSidedModel, check_equal_channels
+from models.one_sided import OneSidedModel, check_equal_channels, check_negatives
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import int_list, natural, positive_int, positive_or_inf
@@ -137,12 +137,7 @@ class CUTModel(OneSidedModel):
         check_equal_channels(
             opt, "CUT reads its own output with G, which takes", "make both 1 or both 3"
         )
-        others = opt.batch_size if opt.nce_includes_all_negatives_from_minibatch else 1
-        if opt.num_patches * others == 1:
-            raise UserError(
-                "--num_patches 1 leaves a patch nothing to differ from: give more, or a --batch_size above 1 with "
-                "--nce_includes_all_negatives_from_minibatch"
-            )
+        check_negatives(opt, opt.batch_size)
 
     @staticmethod
     def check_relations(opt: Namespace) -> None:
@@ -160,6 +155,8 @@ class CUTModel(OneSidedModel):
             )
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
+        if self.contrasts(opt):
+            check_negatives(opt, opt.batch_size // runtime.world_size)
         identity = opt.is_train and opt.lambda_NCE > 0 and opt.nce_idt
         super().__init__(opt, runtime, identity=bool(identity))
         if not self.is_train or not self.contrasts(opt):

@@ -22,7 +22,7 @@ from models.losses.patch_nce import cosine_nce_loss
 from models.losses.reconstruction import l1_distance
 from models.networks.passes import joins, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler
-from models.one_sided import check_equal_channels, check_pool_size
+from models.one_sided import check_equal_channels, check_negatives, check_pool_size
 from models.two_sided import TwoSidedModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
@@ -108,13 +108,12 @@ class DCLGANModel(TwoSidedModel):
             )
         if keeps_identity(opt):
             check_equal_channels(opt, "the identity terms need", "give --nce_idt false")
-        others = opt.batch_size if opt.nce_includes_all_negatives_from_minibatch else 1
-        if opt.lambda_NCE and opt.num_patches * others == 1:
-            raise UserError(
-                "--num_patches 1 leaves a patch nothing to differ from: give more, or a --batch_size above 1"
-            )
+        if opt.lambda_NCE:
+            check_negatives(opt, opt.batch_size)
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
+        if opt.is_train and opt.lambda_NCE:
+            check_negatives(opt, opt.batch_size // runtime.world_size)
         super().__init__(opt, runtime, identity=keeps_identity(opt), pool_size=opt.pool_size)
         self.players = ["G"]
         self.real_features: dict[str, list[Tensor] | None] = {}

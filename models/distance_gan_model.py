@@ -124,7 +124,8 @@ class DistanceGANModel(TwoSidedModel):
         opt = self.opt
         if opt.unnormalized_distances:
             return
-        size = opt.batch_size if opt.distance_items == "batch" else 1
+        per_process = opt.batch_size // self.runtime.world_size  # what a step's distances are of
+        size = per_process if opt.distance_items == "batch" else 1
         order = dataset.order(epoch=1)
         count = min(opt.max_items, len(order) // size)
         print_once(f"measuring distances in both domains, on {count} items of {size} images each")

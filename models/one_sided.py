@@ -73,13 +73,13 @@ class OneSidedModel(BaseModel):
         """Translate A and, with `identity`, B, in one pass of G."""
         both = self.domains == 2
         self.real = torch.cat([self.real_A, self.real_B]) if both else self.real_A
+        self.read = self.real
         self.fake = self.generate(self.real)
 
         if both:
             self.fake_B, self.idt_B = self.fake.chunk(2)
         else:
             self.fake_B = self.fake
-        self.read = self.real
 
     def generate(self, real: Tensor) -> Tensor:
         """G's pass in `forward`; a method overrides it to keep features, or to mirror images, which go into `read`."""
@@ -118,6 +118,16 @@ def check_equal_channels(opt: Namespace, why: str, remedy: str) -> None:
     if opt.input_nc != opt.output_nc:
         channels = f"input_nc {opt.input_nc}, output_nc {opt.output_nc}"
         raise UserError(f"{why} equal channels in both domains ({channels}): {remedy}")
+
+
+def check_negatives(opt: Namespace, images: int) -> None:
+    """Raise UserError where a patch has no other one to differ from; `images` of a domain share a process."""
+    across_batch = opt.nce_includes_all_negatives_from_minibatch
+    if opt.num_patches == 1 and (images == 1 or not across_batch):
+        raise UserError(
+            "--num_patches 1 leaves a patch nothing to differ from, as each process compares patches of one image: "
+            "give more, or --nce_includes_all_negatives_from_minibatch and a --batch_size of at least 2 per process"
+        )
 
 
 def check_pool_size(opt: Namespace) -> None:

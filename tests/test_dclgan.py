@@ -9,7 +9,14 @@ from models import create_model
 from models.losses.patch_nce import cosine_nce_loss
 from models.networks import create_generator
 from options import TrainOptions, parse
-from tests.helpers import TINY, make_dataset, make_image_folder, run_command, train_options
+from tests.helpers import (
+    TINY,
+    make_dataset,
+    make_image_folder,
+    refusal,
+    run_command,
+    train_options,
+)
 from tests.test_cycle_gan import loaded as loaded_model
 from tests.test_cycle_gan import shown
 from tests.test_models import build, step, weights
@@ -419,6 +426,17 @@ def test_bad_input_is_one_line(argv, message):
         parsed(*argv)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dclgan", "sincut", "sinhneg"])
+def test_each_process_needs_patches_to_tell_apart(tmp_path, name):
+    opt = train_options(tmp_path, "--num_patches", "1", "--batch_size", "2", model=name)
+    runtime = Runtime.from_options(opt)
+    create_model(opt, runtime)
+    runtime.world_size = 2
+    assert "--num_patches 1 leaves a patch nothing to differ from" in refusal(
+        create_model, opt, runtime
+    )
 
 
 @pytest.fixture(scope="module")

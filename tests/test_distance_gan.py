@@ -182,7 +182,8 @@ def test_moments_are_those_of_the_first_items(tmp_path, name, flags):
 
 def test_moments_are_the_same_on_every_process_and_from_any_state(tmp_path):
     *_, model = prepared(tmp_path, PAIRED, "official")
-    opt, runtime, _, other = build(tmp_path, PAIRED, "official", "--cache", "ram")
+    twice = ["--batch_size", "4"]  # of which a process has the published two
+    opt, runtime, _, other = build(tmp_path, PAIRED, "official", "--cache", "ram", *twice)
     runtime.rank, runtime.world_size = 1, 2
     torch.manual_seed(99)
     threads = torch.get_num_threads()
