@@ -57,7 +57,10 @@ class TrainOptions(BaseOptions):
         text = "initial weights of G and D"
         group.add("--init_type", "xavier", text, choices=tuple(INITIALIZERS))
         group.add("--init_gain", 0.02, "scale of the initial weights", positive_float)
-        text = "batches per step: the step of a batch N times as large, in the memory of one"
+        text = (
+            "batches per step: the step of a batch N times as large, in the memory of one, except that "
+            "losses which compare images see one batch at a time; docs/training.md"
+        )
         group.add("--accumulate", 1, text, positive_int)
         text = "decay of a moving average of G, 0.999 say, which test.py then uses; 0 is off"
         group.add("--ema", 0.0, text, fraction)

@@ -115,8 +115,9 @@ class TrainingStep:
     def update(self, *names: str, loss: Terms) -> None:
         """Step the named optimisers down the sum of the terms that `loss()` returns, all other networks frozen.
 
-        Several micro-batches add up to exactly the gradient of one large batch: each player sees all of them before
-        it moves. A term that is not finite, on any process, stops all further steps on the device itself, so that
+        Several micro-batches add up to exactly the gradient of one large batch, for losses that are means over images:
+        each player sees all of them before it moves. What compares images of a batch sees one micro-batch at a time.
+        A term that is not finite, on any process, stops all further steps on the device itself, so that
         the weights stay good until `check_finite` reports it; with --on_nonfinite skip it stops this one alone.
         """
         self._update([Move(names, loss)])
@@ -273,7 +274,7 @@ class TrainingStep:
         self._not_finite[key].counts.add_(bad)
         torch.maximum(self._tripped, bad.amax(), out=self._tripped)
 
-        # the epoch
+        # the epoch, without what was not finite: one such loss would make the mean no number
         if player == "G":
             share = 1 / len(self._micro_batches)
             self._epoch_loss[0].add_(total.nan_to_num(0, 0, 0), alpha=share)
