@@ -161,10 +161,11 @@ def similarity(model):
 
 
 @pytest.mark.parametrize("batch_size", ["1", "3"])
-def test_every_term_is_its_formula(tmp_path, batch_size):
+def test_every_term_is_its_formula(tmp_path, monkeypatch, batch_size):
     """The contrast counts once where DCLGAN has it twice; nothing of the similarity is detached."""
     flags = ["--batch_size", batch_size, *ALL, *SMALL, "--nce_layers", "8,12"]
     model = with_visible_heads(loaded(tmp_path, *flags, name="simdcl"))
+    monkeypatch.setattr(model, "draw_shuffled", lambda feat: torch.arange(feat[0, 0].numel()))
     terms = model.compute_G_loss()
     expected = expected_terms(model, weight_NCE=1.0) | {"sim": 10 * similarity(model)}
 
