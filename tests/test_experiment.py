@@ -107,6 +107,7 @@ def test_every_row_data_set_and_seed_is_a_run(tmp_path):
             r"row 'two, another rate', data 'toy': unknown argument --lrr",
         ),
         ("lr = 0.001", "seed = 1", r"\[rows.two, another rate\] seed is chosen by the grid"),
+        ("lr = 0.001", "from_scratch = true", r"from_scratch is chosen by the grid; leave it out"),
         (
             "two, another rate",
             "one!",

@@ -102,7 +102,7 @@ def check_folders(args: argparse.Namespace) -> dict[str, str]:
     """The folders that are measured, by flag.
 
     Raises:
-        UserError: one is no folder, holds pictures of several kinds, or or those of an unfinished test.py.
+        UserError: one is no folder, holds pictures of several kinds, or those of an unfinished test.py.
     """
     chosen = {flag: getattr(args, flag) for flag in FLAGS}
     folders = {flag: str(folder) for flag, folder in chosen.items() if folder}

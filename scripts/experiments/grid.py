@@ -20,14 +20,8 @@ from util.registry import did_you_mean
 FLAG_TABLES = ("flags", "test", "evaluate")
 INHERITED = (*FLAG_TABLES, "data", "cluster")  # from the file that `base` names
 TABLES = ("name", "about", "base", "seeds", "baseline", "rows", "sweep", "paper", *INHERITED)
-OURS = (
-    "name",
-    "seed",
-    "checkpoints_dir",
-    "results_dir",
-    "max_minutes",
-    "gpu_ids",
-)  # set by the grid
+# Set by the grid, or what would undo the work of an earlier start.
+OURS = ("name", "seed", "checkpoints_dir", "results_dir", "max_minutes", "gpu_ids", "from_scratch")
 
 
 @dataclass(frozen=True)
