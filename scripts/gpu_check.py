@@ -1,8 +1,9 @@
 """Find out in ten minutes what this project does on a GPU: `python scripts/gpu_check.py --out DIR --limit 570`.
 
 Each stage is a process of its own with a limit of its own. All results lie in DIR and are written anew after each:
-results.json, table.md to read, findings.txt (a line each, what is amiss first) and log.txt. When time is short, the
-stages that are needed least are given up. Nothing is fetched; what scripts/gpu_pack.py has gathered is taken from
+results.json, table.md to read, findings.txt (a line each, what is amiss first) and log.txt. compiled.cache is compiled
+code, which scripts/gpu_pack.py --weights can carry to the next run. When time is short, the stages that are needed
+least are given up. Nothing is fetched; what scripts/gpu_pack.py has gathered is taken from
 --carried: weights of VGG16, and a checkout of the released code to be measured beside ours.
 
 Exit status 0 when all stages ran to their ends and found nothing amiss, else 1.
@@ -91,7 +92,7 @@ def run_alone(args: argparse.Namespace) -> None:
     notes = Notes(args.notes)
     notes.write()
     module = importlib.import_module(f"scripts.on_gpu.{args.alone}")
-    module.run(Setup(args.carried, args.tiny, folder), notes)
+    module.run(Setup(args.carried, args.tiny, folder, args.out), notes)
 
 
 if __name__ == "__main__":

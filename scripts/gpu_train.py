@@ -83,9 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         states = args.state or args.out / "state"
         duel = Duel(args.out, states, data, flags_of(args), args.seed)
         duel.train(args.turn, args.steps, until=began + args.limit - args.end)
+        facts = {"command": args.shown, "data": facts_of(args, data)}
+        duel.publish(facts)  # should measuring take too long, this is there
         inception = args.inception or found(args.carried, INCEPTION)
         duel.measure(work / "results", inception, until=began + args.limit)
-        duel.publish({"command": args.shown, "data": facts_of(args, data)})
+        duel.publish(facts)
     print(f"results: {args.out}")
     return 0
 

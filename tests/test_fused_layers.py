@@ -178,9 +178,24 @@ def test_a_trial_within_a_block_that_is_computed_twice_is_no_part_of_it(monkeypa
 
     assert recompute_blocks(block) == 1
     first, second = both_ways(block, x), both_ways(block, x)
-    assert [trial.wins for trial in kernels_win.values()] == [True, True, True]
+    assert [trial.outcome.wins for trial in kernels_win.values()] == [True, True, True]
     for found in (first, second):
         assert all(map(torch.equal, found, expected))
+
+
+def test_a_trial_says_what_it_tried_and_why_kernels_did_not_win(monkeypatch, kernels_win):
+    part = [InstanceNorm()]
+    compiled = torch.compile(run_layers, backend="eager")
+    for run, form, why in (
+        (run_layers, lambda x: x * 2, "they compute something else"),
+        (compiled, lambda x: 1 / 0, "division by zero"),
+    ):
+        monkeypatch.setattr(fused_layers, "kernel_form", lambda *_, form=form, **__: form)
+        x = torch.randn(1, 4, 8, 8)
+        assert fused_layers.winning_kernels(part, x, partial(run, part)) is None
+        assert [*kernels_win.values()][-1].outcome.why == why
+    assert [trial.against for trial in kernels_win.values()] == ["plain", "compiled"]
+    assert {trial.dtype for trial in kernels_win.values()} == {"torch.float32"}
 
 
 def both_ways(block, x):

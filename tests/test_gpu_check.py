@@ -160,6 +160,7 @@ def test_a_stage_may_take_longer_while_no_later_one_needs_the_time():
     assert limit_of(ladder, later, left=500) == 2 * ladder.seconds
     assert limit_of(STAGES[0], STAGES[1:], left=215) == STAGES[0].seconds  # 200 s must follow
     assert limit_of(ladder, later, left=50) == 50
+    assert limit_of(ladder, [], left=500) == 500, "nobody else needs it"
     assert limit_of(ladder, later, left=5000, scale=8) == 16 * ladder.seconds
 
 

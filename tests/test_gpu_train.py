@@ -73,6 +73,39 @@ def test_each_call_adds_to_the_record(fought):
     assert "| 2 | cut | 6 | " in (root / "table.md").read_text()
 
 
+def test_a_second_page_of_a_call_replaces_the_first(fought):
+    root, both = fought
+    both.publish({"command": "c", "data": {"name": "toy"}})
+    calls = json.loads((root / "results.json").read_text())["calls"]
+    assert [call["methods"]["cut"]["steps"] for call in calls] == [3, 6]
+
+
+def test_what_a_step_says_of_itself_is_in_the_results(tmp_path, monkeypatch, capsys):
+    """Such as why it is not recorded: said in the first turn, also where that turn fails."""
+    both = duel(tmp_path, make_dataset(tmp_path / "data"))
+    cut = both.fighters[1]
+    step = cut.step
+
+    def say(batch) -> None:
+        cut.notes.append("--cuda_graph: steps are run one by one, since the moon is full")
+        step(batch)
+        raise RuntimeError("the GPU is lost")
+
+    monkeypatch.setattr(cut, "step", say)
+    monkeypatch.setattr(
+        both.fighters[0], "save", lambda: (_ for _ in ()).throw(OSError("no space"))
+    )
+    both.train(turn=1, most=1, until=float("inf"))
+    both.publish({})
+    [call] = json.loads((tmp_path / "results.json").read_text())["calls"]
+    assert call["methods"]["cut"]["told"][-1].endswith("since the moon is full")
+    assert call["amiss"] == [
+        "training ended early: RuntimeError: the GPU is lost",
+        "patchgcl is not saved: no space",
+        "cut is as it was saved before",
+    ]
+
+
 def test_what_cannot_be_measured_is_told_and_the_rest_is_there(fought, tmp_path, capsys):
     root, both = fought
     both.measure(tmp_path / "results", None, until=float("inf"))

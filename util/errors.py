@@ -102,3 +102,13 @@ def too_little_memory(error: BaseException) -> str:
         f"there is too little memory{need}: lower --batch_size, --crop_size, --load_size or the size of the networks "
         "(--ngf, --ndf), or take a machine with more"
     )
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line; a second one is added where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+
+    wanted = 2 if lines[0].endswith(":") else 1
+    return " ".join(lines[:wanted])

@@ -91,7 +91,8 @@ class Evaluator:
         """Translate all images and measure them."""
         began = time.perf_counter()
         pictures = {"fake": [], "input": [], "real": []}
-        with torch.no_grad(), left_alone(model), self.runtime.autocast():
+        plain = self.runtime.uncompiled()  # its batches have sizes of their own
+        with torch.no_grad(), left_alone(model), plain, self.runtime.autocast():
             for batch in self.loader.epoch(1):
                 self._take(model, batch, pictures)
 

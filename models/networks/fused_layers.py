@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from models.networks.blocks import InstanceNorm
 from models.networks.resampling import BlurDown, BlurUp, ReflectionPad
+from util.errors import first_line
 
 Form = Callable[..., Tensor]  # a map, and what is to be added -> a map
 Inputs = tuple[Tensor, ...]
@@ -28,19 +29,31 @@ CLOSE = 0.02  # relative difference of results and gradients, at most: half prec
 PIXELS, CHANNELS, WARPS = 128, 64, 8  # of a tile
 PARTS = 64  # in which an image's pixels are summed, at most; a power of two
 FEWEST = 16  # channels that kernels are worth while for
+MOST_PIXELS = (
+    2**20
+)  # of a map, whose doubled one takes four times as many; a launch has 65,535 times 128 at most
 SETTINGS = ("eps", "negative_slope", "width")  # of layers that kernels know
 TURNS, REPEATS = 4, 8  # of a trial
 HOLD = 20_000_000  # cycles, some 10 ms, that a GPU is held while the host fills its queue
 
 
-class Trial(NamedTuple):
-    """What a trial has found for one kind of map; the times, in ms, are those of a pass forward and backward."""
+class Outcome(NamedTuple):
+    """What a trial has found; the times, in ms, are those of a pass forward and backward."""
 
-    layers: str
-    shape: tuple[int, ...]
     wins: bool
     kernels_ms: float = math.nan
     plain_ms: float = math.nan
+    why: str = ""  # there are no times
+
+
+class Trial(NamedTuple):
+    """A trial for one kind of map, `against` plain or compiled code."""
+
+    layers: str
+    shape: tuple[int, ...]
+    dtype: str
+    against: str
+    outcome: Outcome
 
 
 trials: dict[tuple, Trial] = {}  # of this process, by the kind of layers and map
@@ -67,8 +80,15 @@ def winning_kernels(
             return None  # no moment for a trial
         inputs = (x,) if residual is None else (x, residual)
         shown = ", ".join(map(repr, part)) + (" + residual" if residual is not None else "")
-        trials[kind] = Trial(shown, tuple(x.shape), *compare(form, plain, inputs))
-    return form if trials[kind].wins else None
+        outcome = compare(form, plain, inputs)
+        trials[kind] = Trial(shown, tuple(x.shape), str(x.dtype), name_of(plain), outcome)
+    return form if trials[kind].outcome.wins else None
+
+
+def name_of(plain: Form) -> str:
+    """What layers would run as otherwise: "plain" code or "compiled"."""
+    code = getattr(plain, "func", plain)
+    return "compiled" if hasattr(code, "_torchdynamo_orig_callable") else "plain"
 
 
 def octave(x: Tensor) -> int:
@@ -134,7 +154,8 @@ def usable(part: Sequence[nn.Module], x: Tensor, residual: Tensor | None) -> boo
 
     alike = residual is None or (residual.shape == x.shape and residual.dtype == x.dtype)
     border = max((layer.width for layer in part if type(layer) is ReflectionPad), default=1)
-    fits = border < min(x.shape[2:]) and x[0].numel() < 2**29 and x.shape[1] >= FEWEST
+    fits = border < min(x.shape[2:]) and x.shape[1] >= FEWEST
+    fits = fits and x[0].numel() < 2**29 and x[0, 0].numel() < MOST_PIXELS
     known = alike and fits and x.dtype != torch.float64
     return known and has_triton() and not torch.are_deterministic_algorithms_enabled()
 
@@ -153,23 +174,25 @@ def has_triton() -> bool:
 # -- the trial -----------------------------------------------------------------------------------------------------
 
 
-def compare(kernels: Form, plain: Form, inputs: Inputs) -> tuple[bool, float, float]:
-    """Whether the kernels compute what the plain form does, both ways, in less time; and the times, in ms.
+def compare(kernels: Form, plain: Form, inputs: Inputs) -> Outcome:
+    """Whether the kernels compute what the plain form does, both ways, in less time.
 
-    False where they compute something else, or cannot run. A block that is computed twice (recompute.py) must not see
-    what the trial keeps for its ways back: it would wait for that the second time, when nothing is tried.
+    They do not win where they compute something else, or cannot run. A block that is computed twice (recompute.py) must
+    not see what the trial keeps for its ways back: it would wait for that the second time, when nothing is tried.
     """
     try:
         with saved_tensors_hooks(as_it_is, as_it_is):  # only the innermost hooks see a tensor
             found, expected = both_ways(kernels, inputs), both_ways(plain, inputs)
             if not all(map(close, found, expected)):
-                return False, math.nan, math.nan
+                return Outcome(False, why="they compute something else")
             times = milliseconds(kernels, inputs), milliseconds(plain, inputs)
-    except Exception:  # whatever a compiler or a driver has to say: the plain form can go on
-        return False, math.nan, math.nan
+    except (
+        Exception
+    ) as error:  # whatever a compiler or a driver has to say: the plain form can go on
+        return Outcome(False, why=first_line(error))
     finally:
         slope_like.cache_clear()  # they are as large as the maps
-    return times[0] < FASTER * times[1], *times
+    return Outcome(times[0] < FASTER * times[1], *times)
 
 
 def as_it_is(x: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from data.deferred import Deferred, held_by, kind_of
-from models.step.trial import REORDERED, difference, first_line
+from models.step.trial import REORDERED, difference
+from util.errors import first_line
 
 WARM_UP = 3  # steps of a kind of batch that run as they are: libraries choose algorithms, optimisers get their states
 SHAPES = 4  # kinds of batches that are recorded for each turn; each keeps its memory, so further ones run as they are
@@ -116,7 +117,7 @@ class RecordedStep:
 
         try:
             replay = self.recorder.record(partial(self.step, inputs))
-        except RuntimeError as error:
+        except Exception as error:  # of a driver or a compiler: a plain step may still do
             self._give_up(f"recording failed: {first_line(error)}")
         else:
             shown = Shown(self.model).since(before)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from util.errors import first_line
+
 Run = Callable[[dict[str, Any]], None]
 
 SMALL = 0.1  # losses below it are compared as if they were as large
@@ -111,13 +113,3 @@ def direction(a: Tensor, b: Tensor) -> float:
     if not lengths:
         return float(torch.equal(a, b))
     return (a @ b).item() / lengths
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line; a second one is added where the first only announces it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-
-    wanted = 2 if lines[0].endswith(":") else 1
-    return " ".join(lines[:wanted])

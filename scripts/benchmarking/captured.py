@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from models.step.cuda_graph import WARM_UP, CudaRecorder
-from models.step.trial import first_line
 from scripts.benchmarking.device import Device
+from util.errors import first_line
 
 Work = Callable[[], Any]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.networks import create_discriminator, create_generator
 from models.networks.blocks import InstanceNorm, standardize, standardized
-from models.networks.chain import Chain
+from models.networks.chain import convolve
 from models.networks.fused_layers import has_triton, run_kernels
 from models.networks.resampling import (
     BlurDown,
@@ -133,7 +133,10 @@ def levers(side: int, place: dict[str, Any]) -> dict[str, tuple[Sequence[int], d
 
     # the form that runs on every device
     halvings = {"convolution": down, "from slices": partial(sliced, down)}
-    biases = {"bias not added": Chain(conv, norm), "bias added": nn.Sequential(conv, norm)}
+    biases = {
+        "bias not added": lambda x: norm(convolve(conv, x, bare=True)),
+        "bias added": lambda x: norm(conv(x)),
+    }
     if place["device"].type == "cuda" and has_triton():
         borders |= {TRITON: partial(run_kernels, [ReflectionPad(1)])}
         doublings |= {TRITON: partial(run_kernels, [BlurUp(128)])}

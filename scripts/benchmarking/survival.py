@@ -6,8 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from models.step.trial import first_line
-from util.errors import UserError
+from util.errors import UserError, first_line
 
 LONGEST = 300  # characters of a reason
 

@@ -24,7 +24,7 @@ class Conductor:
     """One run of all stages.
 
     Args:
-        out: the folder that comes back: results.json, table.md, findings.txt and log.txt, nothing else.
+        out: the folder that comes back: results.json, table.md, findings.txt and log.txt, and what a stage keeps there.
         work: another folder, for notes and logs of single stages.
         command: how a stage is started.
         limit: seconds for all.

@@ -39,6 +39,7 @@ class Fighter:
     Attributes:
         finished: all its epochs are done.
         sound: its state is that of whole steps with finite losses, and so worth saving.
+        told: what it has said, such as why steps are not recorded.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Fighter:
         self.batches = self._batches()
         self.seconds = 0.0
         self.finished, self.sound = False, True
+        self.told: list[str] = []
 
     @property
     def steps(self) -> int:
@@ -89,25 +91,28 @@ class Fighter:
         self.runtime.set_rng_state(self.random)
         began = time.perf_counter()
         self.sound = False
-        for _ in range(count):
-            batch = next(self.batches, None)
-            if batch is None:
-                self.finished = True
-                break
-            self.step(batch)
-            self.progress.advance()
-        self.model.check_finite(self.checkpoint.last_saved)
+        try:
+            for _ in range(count):
+                batch = next(self.batches, None)
+                if batch is None:
+                    self.finished = True
+                    break
+                self.step(batch)
+                self.progress.advance()
+            self.model.check_finite(self.checkpoint.last_saved)
+        finally:
+            self.tell()
         self.sound = True
         losses = self.runtime.mean(self.model.get_current_losses())  # waits for the device
-        self.tell()
         self.seconds += time.perf_counter() - began
         self.random = self.runtime.rng_state()
         return losses
 
     def tell(self) -> None:
-        """Print what has been noted, such as why steps are not recorded."""
+        """Print what has been noted, and keep it for the results."""
         for note in self.notes:
             print(f"{self.name}: {note}", flush=True)
+        self.told += self.notes
         self.notes.clear()
 
     def save(self) -> None:
@@ -146,6 +151,9 @@ class Duel:
         self.measures: dict[str, dict[str, Any]] = {}
         self.amiss: list[str] = []
         self.folders: dict[str, Path] = {}
+        self.earlier = []  # what earlier calls have found
+        with contextlib.suppress(OSError, ValueError):
+            self.earlier = json.loads((out / "results.json").read_text())["calls"]
 
     def _even_out(self) -> None:
         """A call that was ended between two saves may have left one behind."""
@@ -189,10 +197,13 @@ class Duel:
     def _save(self) -> None:
         """The state of each method that is worth it; of another, what was saved before stays."""
         for fighter in self.fighters:
-            if fighter.sound:
-                fighter.save()
-            else:
+            if not fighter.sound:
                 self._tell(f"{fighter.name} is as it was saved before")
+                continue
+            try:
+                fighter.save()
+            except Exception as error:  # the other one, and the results, are wanted all the same
+                self._tell(f"{fighter.name} is not saved: {error}")
 
     def _tell(self, text: str) -> None:
         """Print a line that also goes into the results."""
@@ -201,6 +212,7 @@ class Duel:
 
     def _log(self, fighter: Fighter, losses: Mapping[str, float]) -> None:
         record = {"method": fighter.name, "steps": fighter.steps, "losses": dict(losses)}
+        record["seconds"] = fighter.seconds
         self.out.mkdir(parents=True, exist_ok=True)
         with open(self.out / "losses.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
@@ -235,13 +247,10 @@ class Duel:
         return json.loads(out.read_text())["figures"]
 
     def publish(self, facts: Mapping[str, Any]) -> None:
-        """Write results.json, table.md and a sheet of pictures."""
-        earlier = []
-        with contextlib.suppress(OSError, ValueError):
-            earlier = json.loads((self.out / "results.json").read_text())["calls"]
+        """Write results.json, table.md and, once there are some, pictures; again: the same with what is known now."""
         now = {**facts, "amiss": self.amiss, "versions": self.fighters[0].runtime.versions()}
         now["methods"] = {f.name: self._row(f) for f in self.fighters}
-        result = {"calls": [*earlier, now]}
+        result = {"calls": [*self.earlier, now]}
 
         write(self.out / "results.json", json.dumps(result, indent=1) + "\n")
         write(self.out / "table.md", page(result))
@@ -255,6 +264,7 @@ class Duel:
             "recipe": fighter.opt.recipe,
             "steps": fighter.steps,
             "seconds": fighter.seconds,
+            "told": fighter.told,
             "measures": self.measures.get(fighter.name),
         }
 

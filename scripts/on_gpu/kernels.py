@@ -42,11 +42,15 @@ def profile(step: Callable[[], None], name: str, notes: Notes) -> None:
         notes.find(False, f"{name}: the profiler saw no kernel")
         return
 
+    wins, tried = Counter(), Counter()
     for trial in trials.values():
         row = trial._asdict() | {"shape": "x".join(map(str, trial.shape))}
-        notes.row(f"trials of kernels in {name}", **row)
-    won = sum(trial.wins for trial in trials.values())
-    notes.find(True, f"{name}: Triton's kernels win {won} of {len(trials)} trials")
+        notes.row(f"trials of kernels in {name}", **row, **row.pop("outcome")._asdict())
+        tried[trial.against] += 1
+        wins[trial.against] += trial.outcome.wins
+    for against, count in tried.items():
+        line = f"Triton's kernels win {wins[against]} of {count} trials against {against} code"
+        notes.find(True, f"{name}: {line}")
 
     total = sum(times.values())
     for kernel, spent in times.most_common(SHOWN):

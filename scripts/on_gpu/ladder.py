@@ -122,8 +122,8 @@ class Race:
         finally:
             checks.copy_weights(self._weights, contestant)
 
-    def time(self, turns: Turns) -> dict[str, Timing]:
-        """Time all in turns and note a row for each."""
+    def time(self, turns: Turns, table: str = "step") -> dict[str, Timing]:
+        """Time all in turns and note a row for each in a table."""
         failures = Failures(keep_going=True)
         work = {name: one.step_alone for name, one in self.contestants.items()}
         settled = (turns.iterations, turns.rounds, turns.warm_up, failures)
@@ -134,7 +134,7 @@ class Race:
         for name, timing in timings.items():
             row = timing.summary()
             keys = ("ms", "ms_min", "ms_iqr", "wall_ms", "setup_s")
-            self.notes.row("step", step=name, **{k: row[k] for k in keys}, **self._shown(name))
+            self.notes.row(table, step=name, **{k: row[k] for k in keys}, **self._shown(name))
         self._tell(timings)
         return timings
 
@@ -144,11 +144,11 @@ class Race:
         return {key: facts.get(key) for key in keys}
 
     def _tell(self, timings: dict[str, Timing]) -> None:
-        """How many times as fast the last of ours is as each other step."""
+        """How many times as fast the fastest of ours is as each other step."""
         ours = [name for name in timings if name in self.facts and name not in RELEASED]
         if not ours:
             return
-        best = ours[-1]
+        best = min(ours, key=lambda name: min(timings[name].best))
         for name in timings:
             if name != best:
                 ratio = min(timings[name].best) / min(timings[best].best)

@@ -53,7 +53,12 @@ def still_fitting(waiting: Sequence[Stage], left: float) -> list[Stage]:
 
 
 def limit_of(stage: Stage, later: Sequence[Stage], left: float, scale: float = 1.0) -> float:
-    """Seconds after which a stage is ended: what it is planned for, and of what no later stage needs as much again."""
+    """Seconds after which a stage is ended: what it is planned for, and of what no later stage needs as much again.
+
+    The last one has all that is left.
+    """
+    if not later:
+        return left
     needed = sum(other.seconds for other in later if not other.given_up)
     patient = PATIENCE * scale * stage.seconds
     return min(left, max(scale * stage.seconds, min(patient, left - needed)))

@@ -24,11 +24,13 @@ class Setup:
         carried: the folder that scripts/gpu_pack.py made, None without one.
         tiny: small networks and images, to rehearse.
         folder: where a stage may write; it does not come back.
+        out: the folder that does.
     """
 
     carried: Path | None
     tiny: bool
     folder: Path
+    out: Path
 
     @property
     def size(self) -> int:

@@ -7,6 +7,8 @@ import copy
 import os
 import platform
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,7 +25,9 @@ from util.hardware.team import Team
 
 @runtime_checkable
 class Compilable(Protocol):
-    """A module that can have its parts compiled."""
+    """A module that can have its parts compiled; `compiled`: whether they run so now."""
+
+    compiled: bool
 
     def compile_parts(self, on: bool = True) -> None:
         """From now on run compiled code, or plain code again; values change by rounding alone."""
@@ -175,6 +179,17 @@ class Runtime(Team):
         """Let the compiled parts run compiled code, or plain code."""
         for part in self.compiled:
             part.compile_parts(on)
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """While entered, compiled parts run plain code: for maps of sizes that would have to be compiled anew."""
+        before = [part.compiled for part in self.compiled]
+        self.run_compiled(False)
+        try:
+            yield
+        finally:
+            for part, was in zip(self.compiled, before, strict=True):
+                part.compile_parts(was)
 
     def rng_state(self) -> list[dict[str, Tensor]]:
         """Random states of all processes, by rank."""
