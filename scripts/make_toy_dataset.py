@@ -18,6 +18,7 @@ limbs are tapered capsules given by their signed distance.
 import argparse
 import math
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -258,8 +259,8 @@ def write_dataset(out: Path, kind: str, size: int, train: int, test: int, seed: 
     part.rename(out)
 
 
-def main() -> None:
-    """Read the command line and draw."""
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, this process's by default."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder to write; it must not exist yet")
@@ -271,7 +272,7 @@ def main() -> None:
     add("--test", type=int, default=40, help="test images per domain (default: 40)")
     add("--seed", type=int, default=0, help="another seed draws other scenes (default: 0)")
 
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     for flag, least in (("size", 32), ("train", 1), ("test", 1), ("seed", 0)):
         if getattr(args, flag) < least:
             parser.error(f"--{flag} {getattr(args, flag)} is too small: give {least} or more")
@@ -279,7 +280,12 @@ def main() -> None:
         parser.error(f"--out {args.out} exists already: delete it or name another folder")
     if args.kind == "single":
         args.train = args.test = 1
+    return args
 
+
+def main() -> None:
+    """Read the command line and draw."""
+    args = parse_arguments()
     write_dataset(**vars(args))
     what = {"unpaired": "per domain", "aligned": "pairs:", "single": "per domain"}[args.kind]
     print(

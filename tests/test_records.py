@@ -102,6 +102,10 @@ def test_a_finished_run_can_be_trained_on(tmp_path, trained, capsys):
         (["--direction", "BtoA"], "--direction BtoA contradicts the run in"),
         (["--seed", "7"], "--seed 7 contradicts the run in"),
         (["--init_gain", "0.5"], "--init_gain 0.5 contradicts the run in"),
+        (["--init_type", "normal"], "--init_type normal contradicts the run in"),
+        (["--epoch_count", "2", "--n_epochs", "3"], "--epoch_count 2 contradicts the run in"),
+        (["--model", "negcut"], "--model negcut contradicts the run in"),
+        (["--batch_size", "2"], "use the same images, --batch_size and --accumulate, or another"),
     ],
 )
 def test_what_weights_have_seen_is_kept_for_life(tmp_path, trained, capsys, flags, said):

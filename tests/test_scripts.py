@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from models import find_model, model_names
+from options import TestOptions, TrainOptions, parse
+from scripts import compare, evaluate, make_toy_dataset
 from tests.helpers import REPO
 
 SCRIPTS = sorted((REPO / "scripts").glob("*.sh"))
@@ -184,11 +187,36 @@ def launcher(checkout, tmp_path):
     def run(script: str, *arguments: object, cwd: Path = tmp_path, **environment: object):
         log.unlink(missing_ok=True)
         result = bash(checkout / "scripts" / script, *arguments, cwd=cwd, **environment)
-        return result, [
-            json.loads(line) for line in log.read_text().splitlines()
-        ] if log.exists() else []
+        calls = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        model = "patchgcl"
+        for call in calls:
+            model = flag(call, "model") if "--model" in call else model
+            check_flags(call, model)
+        return result, calls
 
     return run
+
+
+def check_flags(call: list[str], model: str) -> None:
+    """Let a command understand its flags; test.py takes those of the method that was trained last."""
+    command, *flags = call
+    if command != "test.py":
+        UNDERSTANDS[command](flags)
+        return
+    options = TestOptions()
+    known = options.build_parser(options.peek(["--model", model])).declared()
+    for part in flags:
+        name = part.partition("=")[0]
+        assert not name.startswith("--") or name[2:] in known, f"test.py has no {name} for {model}"
+
+
+# what a command does with its flags first; it raises where one is unknown
+UNDERSTANDS = {
+    "train.py": lambda flags: parse(TrainOptions(), flags),
+    "scripts/evaluate.py": evaluate.parse_arguments,
+    "scripts/compare.py": compare.parse_arguments,
+    "scripts/make_toy_dataset.py": make_toy_dataset.parse_arguments,
+}
 
 
 def flag(call: list[str], name: str) -> str:
@@ -280,6 +308,18 @@ def test_single_images_go_through_every_method_into_one_page(launcher, tmp_path)
     assert result.returncode == 2 and "cycle_gan is no method of this page" in result.stderr
     result, calls = launcher("compare_single.sh", DATAROOT="nowhere")
     assert result.returncode == 2 and calls == [] and "give DATAROOT=DIR" in result.stderr
+
+
+def test_every_method_can_be_compared_on_the_toy_set(launcher, checkout):
+    for kind in ("unpaired", "aligned", "single"):
+        (checkout / "datasets" / f"toy_{kind}").mkdir(parents=True)
+    result, calls = launcher("compare_on_toy.sh", WITH="--max_steps 3", SEED=1)
+    assert result.returncode == 0, result.stderr
+    trained = [call for call in calls if call[0] == "train.py"]
+    assert all(call[-2:] == ["--max_steps", "3"] for call in trained)
+    methods = {parse(TrainOptions(), call[1:]).model for call in trained}
+    assert methods == {name for name in model_names() if find_model(name).TRAINABLE} - {"wct2"}
+    assert [call[0] for call in calls[:3]] == ["train.py", "test.py", "scripts/evaluate.py"]
 
 
 def test_demo_goes_the_whole_way(launcher, checkout):

@@ -26,6 +26,7 @@ TIMES = {"time": 0.123, "data": 0.001}
 def options(**changes) -> Namespace:
     defaults = {
         "name": "run <1>",
+        "easy_label": "",
         "no_html": False,
         "display_id": 0,
         "display_server": "http://localhost",
@@ -247,6 +248,14 @@ def headings(folder, page: str) -> list[int]:
         int(part.split("<")[0])
         for part in (folder / "web" / page).read_text().split(", images ")[1:]
     ]
+
+
+@pytest.mark.parametrize(
+    ("label", "title"), [("", "run &lt;1&gt;"), ("my ablation", "my ablation")]
+)
+def test_the_page_is_titled_as_asked(tmp_path, label, title):
+    started(tmp_path, easy_label=label).close()
+    assert f"<title>{title}</title>" in (tmp_path / "web" / "index.html").read_text()
 
 
 def test_older_rows_move_to_pages_of_their_own(tmp_path, monkeypatch):

@@ -156,7 +156,7 @@ def make_sinks(opt: Namespace, run_dir: Path) -> list[Sink]:
     if not opt.no_html:
         images = f"{opt.dataroot}, {opt.direction}"
         facts = {"recipe": opt.recipe, "data": images, "seed": str(opt.seed)}
-        sinks.append(TrainingPage(run_dir / "web", opt.name, size, facts))
+        sinks.append(TrainingPage(run_dir / "web", opt.easy_label or opt.name, size, facts))
 
     if opt.display_id is None or opt.display_id > 0:
         server = (opt.display_server, opt.display_port, opt.display_env)
