@@ -164,26 +164,19 @@ def test_translating_needs_only_the_name(tmp_path, whole):
         assert Image.open(files[0]).size == (32, 32)  # as training cuts them
     page = (folder / "index.html").read_text()
     assert "image_003" in page and "latest_net_G_ema.pth" in page
-    plain = run_command(
-        [
-            "test.py",
-            "--name",
-            "run",
-            *where,
-            "--gpu_ids",
-            "-1",
-            "--no_ema",
-            "--epoch",
-            "2",
-            "--num_test",
-            "2",
-            "--size",
-            "own",
-        ]
-    )
-    assert plain.returncode == 0, plain.stderr
-    images = tmp_path / "run" / "test_2" / "images"
-    assert len(list((images / "fake_B").iterdir())) == 2
+    early = ["test.py", "--name", "run", *where, "--gpu_ids", "-1", "--epoch", "2"]
+    early += ["--num_test", "2", "--size", "own"]
+    translated = []
+    for flags, weights in (([], "2_net_G_ema.pth"), (["--no_ema"], "2_net_G.pth")):
+        result = run_command([*early, *flags])
+        assert result.returncode == 0, result.stderr
+        page = (tmp_path / "run" / "test_2" / "index.html").read_text()
+        assert set(re.findall(r"\w+_net_\w+\.pth", page)) == {weights}
+        images = tmp_path / "run" / "test_2" / "images"
+        translated.append([path.read_bytes() for path in sorted((images / "fake_B").iterdir())])
+    averaged, plain = translated
+    assert len(averaged) == len(plain) == 2
+    assert all(one != other for one, other in zip(averaged, plain, strict=True))
     real = np.asarray(Image.open(images / "real_A" / "image_000.png"))
     assert np.array_equal(real, np.asarray(Image.open(root / "data" / "testA" / "image_000.png")))
 

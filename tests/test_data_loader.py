@@ -335,9 +335,9 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_filled(folders, monke
     assert "--cache device needs" in text and "12 images" in text and "--cache none" in text
 
 
-def test_free_memory_is_known_or_none():
+def test_free_memory_is_known_on_linux():
     free = cache_module.free_memory(torch.device("cpu"))
-    assert free is None or free > 2**20
+    assert free > 2**20 if sys.platform == "linux" else free is None
 
 
 @pytest.mark.parametrize(
@@ -481,15 +481,14 @@ def test_workers_outlive_a_signal_to_the_group_and_end_with_the_program(folders,
     assert done.stderr.count("Traceback") == (not polite) and "worker" not in done.stderr.lower()
 
 
-# --- real photographs, where they are at hand
+# --- JPEG files at the sizes of published runs
 
 
-def test_real_photographs_load_alike_from_files_and_from_the_device():
-    root = REPO.parent / "shared" / "datasets" / "summer2winter_yosemite"
-    if not root.is_dir():
-        pytest.skip("no real data here")
-    options = {"load_size": 286, "crop_size": 256, "max_dataset_size": 6}
+def test_jpeg_files_load_alike_from_the_disk_and_from_the_device(tmp_path):
+    for seed, name in enumerate(("trainA", "trainB")):
+        make_image_folder(tmp_path / name, 6, (256, 256), seed, suffix=".jpg")
+    options = {"load_size": 286, "crop_size": 256}
     plain, cached = (
-        make_loader(data_options(root, cache=cache, **options)) for cache in ("none", "device")
+        make_loader(data_options(tmp_path, cache=cache, **options)) for cache in ("none", "device")
     )
     assert_same(plain.epoch(1), cached.epoch(1))

@@ -493,5 +493,7 @@ def test_recorded_steps_on_a_gpu(tmp_path, name, flags):
     try:
         found = compare(partial(build, tmp_path, name, None, *extra, *flags.split()))
     except UserError as refusal:
-        pytest.skip(str(refusal))  # of a cache, by a method whose images are scaled anew each time
+        if "--cache" not in str(refusal) or not flags.endswith("--cache device"):
+            raise
+        pytest.skip(str(refusal))  # by a method whose images are scaled anew each time
     assert found.good, found

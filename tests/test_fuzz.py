@@ -13,6 +13,8 @@ def test_random_command_lines_end_without_a_traceback(tmp_path):
     fuzzer = fuzz(3, COUNT, tmp_path, SECONDS)
     assert not fuzzer.faults, fuzzer.report()
     assert fuzzer.ends.total() > 5
+    assert fuzzer.ends["parse: done"], fuzzer.report()
+    assert fuzzer.ends["build: done"] + fuzzer.ends["step: done"], fuzzer.report()
 
 
 def test_the_same_seed_is_the_same_command_line(tmp_path, monkeypatch):

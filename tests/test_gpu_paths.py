@@ -1,6 +1,5 @@
 """What runs otherwise on a GPU, as far as a CPU can show it: defaults, memory, streams, plans of cuts, broadcasts."""
 
-import os
 import pickle
 import weakref
 from types import SimpleNamespace
@@ -18,7 +17,6 @@ from tests.test_models import build
 from util.errors import UserError
 from util.hardware.memory import recorded_memory
 from util.hardware.runtime import Runtime
-from util.pages import gallery
 from util.run.progress import Progress
 
 OF_NO_RUN = ["--dataroot", "photos", "--checkpoints_dir", "no-such-folder"]
@@ -70,10 +68,6 @@ def test_a_batch_that_does_not_fit_is_halved():
     assert model.seen == [5, 2, 3, 1, 2]
     with pytest.raises(UserError, match=r"0\.png: 1 x 1 pixels do not fit into the memory"):
         translate.show(Greedy(room=0), batch)
-
-
-def test_every_core_encodes_pictures():
-    assert len(os.sched_getaffinity(0)) == gallery.WRITERS
 
 
 def test_the_memory_of_recorded_steps_counts(monkeypatch):

@@ -8,15 +8,15 @@ import torch
 from util.run.schedule import create_scheduler
 
 
-def rates(policy: str, epochs: int, **settings) -> list[float]:
-    """The learning rate of each epoch, starting from 1."""
+def rates(policy: str, epochs: int, fall: float = 0, **settings) -> list[float]:
+    """The learning rate of each epoch, starting from 1; the value that plateau watches falls by so large a part."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = create_scheduler(optimizer, policy, **settings)
     result = []
-    for _ in range(epochs):
+    for epoch in range(epochs):
         result.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        scheduler.step(*([1.0] if policy == "plateau" else []))
+        scheduler.step(*([(1 - fall) ** epoch] if policy == "plateau" else []))
     return result
 
 
@@ -46,3 +46,10 @@ def test_plateau_waits_for_a_gain():
     found = rates("plateau", 9, n_epochs=9, n_epochs_decay=0, lr_decay_iters=1)
     assert found[:7] == [1.0] * 7
     assert found[7] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("fall", "least"), [(0.001, 0.2), (0.002, 1)])
+def test_plateau_counts_a_gain_from_one_percent_on(fall, least):
+    """Of the best value so far: in the six epochs that it waits, 0.1 % each makes less than that, 0.2 % more."""
+    found = rates("plateau", 9, fall, n_epochs=9, n_epochs_decay=0, lr_decay_iters=1)
+    assert min(found) == pytest.approx(least)

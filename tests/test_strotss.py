@@ -102,11 +102,16 @@ TERMS = {
 }
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (3, 8), (9, 4)])
-@pytest.mark.parametrize("name", ["transport", "palette", "moments"])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        (name, sizes)
+        for name in ("transport", "palette", "moments")
+        for sizes in ((1, 1), (3, 8), (9, 4))
+        if (name, sizes) != ("moments", (1, 1))  # one position has no covariance
+    ],
+)
 def test_terms_and_all_gradients_against_loops(name, sizes):
-    if name == "moments" and min(sizes) == 1:
-        return
     x, y = features(sizes[0]), features(sizes[1], seed=1)
     quick, slow = (function(x, y) for function in TERMS[name])
     torch.testing.assert_close(quick, slow)
@@ -274,9 +279,8 @@ def test_activations_far_from_torchvisions_are_scaled(tmp_path):
 
 
 def test_all_layers_of_the_release_make_2179_channels():
-    layers = STROTSSModel.modify_commandline_options
     opt = parse(TestOptions(), ["--model", "strotss", "--dataroot", "x"])
-    assert layers and Hypercolumns(opt.vgg_layers, "random").channels == 2179
+    assert Hypercolumns(opt.vgg_layers, "random").channels == 2179
     assert (opt.iterations, opt.positions, opt.style_positions, opt.long_side) == (
         250,
         1024,
