@@ -1,8 +1,11 @@
 """The documents tell the truth: options are current, the worked example runs, the commands of the README work."""
 
+import importlib
 import re
 import shlex
 import shutil
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -70,17 +73,22 @@ def test_the_worked_example_is_one_new_file(checkout, tmp_path):
 
 
 def documented_commands() -> list[list[str]]:
-    """Every `python train.py ...` and `python test.py ...` in code blocks and inline code of the documents."""
+    """Every `python train.py ...`, of test.py and of the scripts, in code blocks and inline code of the documents."""
     found = []
     for page in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
         text = page.read_text().replace("\\\n", " ")
-        found += re.findall(r"(?:^|`)python ((?:train|test)\.py [^`\n#]*)", text, re.MULTILINE)
+        command = r"(?:^|`)python ((?:train|test|scripts/\w+)\.py\b[^`\n#]*)"
+        found += re.findall(command, text, re.MULTILINE)
     return [shlex.split(command) for command in found if "..." not in command]
 
 
 def test_documented_commands_are_understood(tmp_path):
-    commands = [command for command in documented_commands() if "recover" not in command]
-    assert len(commands) >= 5
+    commands = [
+        command
+        for command in documented_commands()
+        if "recover" not in command and not command[0].startswith("scripts/")
+    ]
+    assert len(commands) >= 50
     for script, *flags in commands:
         if flags[-1] == "--dataroot":  # the sentence around it goes on in words
             flags = flags[:-1]
@@ -89,6 +97,23 @@ def test_documented_commands_are_understood(tmp_path):
             parse(TrainOptions() if script == "train.py" else TestOptions(), where)
         else:
             assert any(understood([*where, "--model", name]) for name in model_names()), flags
+
+
+def test_documented_commands_of_scripts_are_understood():
+    """By the parsers of those that have a function for it; a shell's $variables are left out."""
+    tried = []
+    for script, *flags in documented_commands():
+        if script.startswith("scripts/"):
+            module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+            argv = [flag for flag in flags if not flag.startswith("$")]
+            if hasattr(module, "parse_arguments"):
+                module.parse_arguments(argv)
+            elif hasattr(module, "build_parser"):
+                module.build_parser().parse_args(argv)
+            else:
+                continue
+            tried.append(script)
+    assert len(tried) >= 25 and len(set(tried)) >= 8
 
 
 def understood(argv: list[str]) -> bool:
@@ -119,9 +144,38 @@ def test_the_released_commands_of_the_readme_run(tmp_path):
     )
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings: small letters, hyphens for spaces, numbers for repetitions."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found: set[str] = set()
+    seen: Counter = Counter()
+    for heading in re.findall(r"^#{1,6} +(.*?) *$", text, re.MULTILINE):
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()  # of a link, its words
+        slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
+    return found
+
+
+def test_anchors_are_those_of_github(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A `--flag`, and *more*\n## Of [CUT](x.md#y): 2 % (less)\n```bash\n# none\n```\n### Twice\n### Twice\n"
+    )
+    assert anchors(page) == {"a---flag-and-more", "of-cut-2--less", "twice", "twice-1"}
+
+
 def test_links_in_the_documents_exist():
+    with_anchor = 0
     for page in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", page.read_text()):
+        for target in re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", page.read_text()):
             link = target[0] or target[1]
-            if not link.startswith(("http://", "https://")):
-                assert (page.parent / link).exists(), f"{page.name} points to {link}"
+            if link.startswith(("http://", "https://")):
+                continue
+            name, _, anchor = link.partition("#")
+            file = page.parent / name if name else page
+            assert file.exists(), f"{page.name} points to {link}"
+            if anchor and file.suffix == ".md":
+                assert anchor in anchors(file), f"{page.name} points to {link}"
+                with_anchor += 1
+    assert with_anchor >= 20
