@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data import find_dataset
 from data.held_out import split_held_out
@@ -166,8 +167,7 @@ def test_last_and_best_are_told_apart(tmp_path, train, monkeypatch, capsys):
     chart = page[page.index("eval/edges") :]
     assert chart.count("<path") >= 1 and "L" in chart.split('d="')[1].split('"')[0], "a line"
 
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = events.EventAccumulator(str(folder / "tensorboard")).Reload()
+    log = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert [s.step for s in log.Scalars("eval/edges")] == [3, 6, 8]
 
     where = ["--checkpoints_dir", tmp_path / "checkpoints", "--results_dir", tmp_path / "results"]

@@ -220,7 +220,7 @@ def test_the_paired_test_by_hand_and_by_its_level():
         paired_test(dict(enumerate(rng.normal(size=6))), dict(enumerate(rng.normal(size=6))))["p"]
         for _ in range(400)
     ]
-    assert np.mean(np.array(values) <= 0.05) == pytest.approx(0.03, abs=0.03)
+    assert 0.01 < np.mean(np.array(values) <= 0.05) < 0.06
 
 
 def test_no_gpu_is_a_cpu(monkeypatch, tmp_path):
@@ -551,7 +551,6 @@ def test_the_announced_end_of_a_node_reaches_the_cluster(monkeypatch, number):
 @pytest.mark.slow
 def test_a_cluster_runs_the_same_jobs(tmp_path, capsys):
     """submitit's own executor for one machine stands in for SLURM."""
-    pytest.importorskip("submitit")
     text = GRID.replace("seeds = [0, 1]", "seeds = [0]")
     text = text.split('[rows."two')[0] + '[cluster]\nexecutor = "local"\ntimeout_min = 5\n'
     path = write(tmp_path, text)

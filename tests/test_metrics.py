@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 from scipy.ndimage import correlate1d, sobel
 from scipy.spatial.distance import cdist
+from torch_fidelity import metric_fid, metric_kid
 
 from util.errors import UserError
 from util.metrics import bootstrap, duplicates
@@ -46,10 +47,11 @@ def test_fid_by_its_definition(n, m):
 
 
 def test_fid_is_torch_fidelitys_also_with_fewer_images_than_dimensions():
-    metric = pytest.importorskip("torch_fidelity.metric_fid")
     x, y = features(20, 64, 1), features(15, 64, 2, shift=0.1)
-    statistics = [metric.fid_features_to_statistics(torch.from_numpy(values)) for values in (x, y)]
-    theirs = metric.fid_statistics_to_metric(*statistics, verbose=False)
+    statistics = [
+        metric_fid.fid_features_to_statistics(torch.from_numpy(values)) for values in (x, y)
+    ]
+    theirs = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
     assert fid(x, y) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
 
 
@@ -77,9 +79,8 @@ def test_kid_by_loops():
 
 
 def test_kid_is_torch_fidelitys_over_the_whole_sets():
-    metric = pytest.importorskip("torch_fidelity.metric_kid")
     x, y = features(30, 8, 1), features(30, 8, 2, shift=0.3)
-    theirs = metric.kid_features_to_metric(
+    theirs = metric_kid.kid_features_to_metric(
         torch.from_numpy(x), torch.from_numpy(y), kid_subsets=2, kid_subset_size=30, verbose=False
     )
     assert kid(x, y) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)

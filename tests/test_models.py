@@ -78,13 +78,16 @@ def weights(model) -> dict[str, torch.Tensor]:
     }
 
 
+COMPARES_IMAGES = ("distance_gan",)  # those of a batch with each other: it may refuse one alone
+
+
 @pytest.mark.parametrize(("name", "preset"), RECIPES)
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_step_is_finite_and_reaches_every_parameter(tmp_path, name, preset, batch_size):
     try:
         _, _, loader, model = build(tmp_path, name, preset, "--batch_size", str(batch_size))
-    except UserError as refusal:  # by a method that compares images of a batch
-        assert batch_size == 1 and "--batch_size 1 " in str(refusal)
+    except UserError as refusal:
+        assert name in COMPARES_IMAGES and batch_size == 1 and "--batch_size 1 " in str(refusal)
         return
     before = weights(model)
     batch = next(iter(loader.epoch(1)))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from options import TrainOptions, parse
 from tests.helpers import run_command, train_flags
@@ -79,8 +80,7 @@ def no_warnings(folder) -> str:
 
 
 def events(folder):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    found = accumulator.EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0})
+    found = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0})
     return found.Reload()
 
 
@@ -89,7 +89,6 @@ def points(found, name: str) -> list[tuple[int, float]]:
 
 
 def test_tensorboard_reads_back_losses_pictures_and_options(tmp_path):
-    pytest.importorskip("tensorboard")
     train(visualizer(tmp_path / "run", use_tensorboard=True), 100, 400)
     assert f"tensorboard --logdir {tmp_path}" in no_warnings(tmp_path / "run")
     found = events(tmp_path / "run")
@@ -118,7 +117,6 @@ def test_tensorboard_reads_back_losses_pictures_and_options(tmp_path):
 
 
 def test_tensorboard_goes_on_in_the_same_folder_and_hides_what_was_redone(tmp_path):
-    pytest.importorskip("tensorboard")
     train(visualizer(tmp_path, use_tensorboard=True), 100, 800)
     train(visualizer(tmp_path, use_tensorboard=True), 500, 700, resume_at=400, scale=2)
     found = events(tmp_path)
@@ -127,14 +125,12 @@ def test_tensorboard_goes_on_in_the_same_folder_and_hides_what_was_redone(tmp_pa
 
 
 def test_tensorboard_switched_on_late_gets_the_earlier_losses(tmp_path):
-    pytest.importorskip("tensorboard")
     train(visualizer(tmp_path), 100, 400)
     train(visualizer(tmp_path, use_tensorboard=True), 500, 600, resume_at=400)
     assert [step for step, _ in points(events(tmp_path), "GNN")] == [100, 200, 300, 400, 500, 600]
 
 
 def test_a_tensorboard_that_cannot_write_does_not_stop_training(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("tensorboard")
     folder = tmp_path / "checkpoints" / "run"
     folder.mkdir(parents=True)
     (folder / "tensorboard").write_text("a file where the folder should be")
@@ -332,7 +328,6 @@ def test_wandb_without_a_key_neither_asks_nor_stops_training(tmp_path):
 
 def test_frames_that_are_not_kept_are_left_out(tmp_path, monkeypatch):
     """A live log such as visdom beside them has such frames pass through."""
-    pytest.importorskip("tensorboard")
     wandb = recorded(monkeypatch)
     frame = Frame(1, 100, {"fake_B": np.zeros((6, 8, 3), np.uint8)}, save=False)
     for sink in (WandbDisplay("project", "run", tmp_path), TensorBoardDisplay(tmp_path)):
