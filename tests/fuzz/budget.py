@@ -5,9 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
+import hypothesis
 
-hypothesis = pytest.importorskip("hypothesis")
 hypothesis.configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
 
 CASES = int(os.environ.get("FUZZ_CASES", "20"))
