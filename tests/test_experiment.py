@@ -1,6 +1,7 @@
 """A grid from one file: what it asks for, killed and restarted, what failed, the statistics, and the page."""
 
 import csv
+import fcntl
 import json
 import math
 import os
@@ -348,10 +349,23 @@ def grid(tmp_path_factory, one_thread):
     log = folder / "out" / "logs" / f"{jobs[1].run}.txt"
     [child] = [int(p) for p in os.listdir("/proc") if p.isdigit() and runs_job(p, jobs[1].run)][:1]
     os.kill(child, signal.SIGKILL)
+    wait_for(
+        lambda: is_free(folder / "out" / "jobs" / f"{jobs[1].run}.lock")
+    )  # it takes a moment to end
     state = {"first": stamp(jobs[0]), "left": finished(jobs[1])}
 
     assert main([str(part) for part in command[1:]]) == 0, log.read_text()
     return folder, jobs, state
+
+
+def is_free(lock) -> bool:
+    """Whether no process holds a job's lock."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 def runs_job(number: str, run: str) -> bool:

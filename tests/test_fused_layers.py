@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.networks import fused_layers
+from models.networks import fused_layers, kernel_trial
 from models.networks.blocks import AffineInstanceNorm, InstanceNorm
 from models.networks.chain import run_layers
 from models.networks.recompute import recompute_blocks
@@ -135,9 +135,9 @@ def raising(x):
 )
 def test_kernels_run_only_where_a_trial_shows_that_they_win(monkeypatch, kernels, took, wins):
     times = {id(kernels): took[0], id(nn.functional.relu): took[1]}
-    monkeypatch.setattr(fused_layers, "milliseconds", lambda form, inputs: times[id(form)])
+    monkeypatch.setattr(kernel_trial, "milliseconds", lambda form, inputs: times[id(form)])
     x = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    assert fused_layers.compare(kernels, nn.functional.relu, (x,))[0] == wins
+    assert kernel_trial.compare(kernels, nn.functional.relu, (x,))[0] == wins
 
 
 def keeping_more(part, adds=False):
@@ -155,12 +155,12 @@ def kernels_win(monkeypatch):
     """Trials on a CPU, of stand-ins for the kernels, by a clock that lets these win; gives the trials made."""
 
     def milliseconds(form, inputs):
-        fused_layers.both_ways(form, inputs)
+        kernel_trial.both_ways(form, inputs)
         return 1.0 if isinstance(form, partial) else 0.5  # chains give their layers so
 
     monkeypatch.setattr(fused_layers, "usable", lambda *_: True)
     monkeypatch.setattr(fused_layers, "kernel_form", keeping_more)
-    monkeypatch.setattr(fused_layers, "milliseconds", milliseconds)
+    monkeypatch.setattr(kernel_trial, "milliseconds", milliseconds)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(fused_layers, "trials", {})
     return fused_layers.trials
@@ -208,7 +208,7 @@ def both_ways(block, x):
 
 
 def test_images_of_many_sizes_take_few_trials_and_leave_no_maps_behind(monkeypatch, kernels_win):
-    slopes, real = [], fused_layers.slope_like
+    slopes, real = [], kernel_trial.slope_like
 
     def slope_like(*kind):
         slope = real(*kind)
@@ -216,7 +216,7 @@ def test_images_of_many_sizes_take_few_trials_and_leave_no_maps_behind(monkeypat
         return slope
 
     slope_like.cache_clear = real.cache_clear
-    monkeypatch.setattr(fused_layers, "slope_like", slope_like)
+    monkeypatch.setattr(kernel_trial, "slope_like", slope_like)
     part = [InstanceNorm()]
     for width in range(8, 64):
         x = torch.randn(1, 4, 8, width)

@@ -88,9 +88,8 @@ class TrainingStep:
         self._not_finite: dict[str, NotFinite] = {}
         self._tripped = torch.zeros((), device=self.device)
         self._skipped = torch.zeros(2, device=self.device)  # updates in all, and in a row
-        self._epoch_loss = torch.zeros(
-            2, dtype=torch.float64, device=self.device
-        )  # sum of G's finite losses, and in how many steps
+        # sum of G's finite losses, and in how many steps
+        self._epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)
 
     @property
     def turn(self) -> int:

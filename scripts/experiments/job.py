@@ -24,11 +24,11 @@ from models.inference.translate import translate
 from options import TestOptions, TrainOptions, parse
 from scripts import evaluate
 from scripts.experiments.grid import Job
-from util.errors import UserError, exit_status
+from util.errors import exit_status
 from util.files import atomic_path
 from util.run.folder import weights_in
 from util.run.progress import Progress
-from util.run.state_file import find_state
+from util.run.state_file import glance
 
 RECORD = "job.json"  # in the run's folder
 EPOCHS = {"last": "latest", "best": "best"}  # column of the table -> --epoch
@@ -43,13 +43,9 @@ def measured_file(folder: Path, column: str) -> Path:
 
 def finished(job: Job) -> bool:
     """Whether a run has done all the training steps that are asked for; not where no state can be read."""
-    try:
-        found = find_state(job.folder)
-    except UserError:
+    state = glance(job.folder)
+    if state is None:
         return False  # train.py says what is damaged, and what can be done
-    if found is None:
-        return False
-    state = found.state
     steps = range(state["steps_per_epoch"])
     opt = parse(TrainOptions(), job.train)
     progress = Progress.from_options(opt, steps, state["images_per_step"])
@@ -62,7 +58,7 @@ def missing(job: Job) -> list[str]:
 
     A finished run whose flags have changed since is one to train: train.py then goes on, or says what contradicts it.
     """
-    if not finished(job) or not trained_as_asked(job):
+    if not trained_as_asked(job) or not finished(job):
         return ["train"]
     return [column for column in columns(job.folder) if not measured_as_asked(job, column)]
 

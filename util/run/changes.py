@@ -17,12 +17,8 @@ FIXED = (
 FIRST_WEIGHTS = ("pretrained_name", "epoch")  # which only the first start of a run reads
 # No part of what is trained; data are compared by their files.
 SILENT = ("checkpoints_dir", "dataroot", *OF_NO_RECORD)
-OF_NO_EFFECT = (
-    "run",
-    "logs",
-    "checkpoints",
-    "speed",
-)  # groups of options that change nothing that is learned
+# Groups of options that change nothing that is learned.
+OF_NO_EFFECT = ("run", "logs", "checkpoints", "speed")
 WHEN_TO_STOP = {"max_steps", "max_minutes"}  # which a run that has come to its end has no use for
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from util.errors import UserError
-from util.files import atomic_path, explain_os_error, try_folder
+from util.files import explain_os_error, try_folder
 from util.hardware.runtime import Runtime
 from util.run.changes import (
     FIRST_WEIGHTS,
@@ -17,6 +17,7 @@ from util.run.changes import (
     compare_options,
     refuse_changes,
 )
+from util.run.first_save import ANEW, FirstSave
 from util.run.folder import (
     RECORD,
     check_run_exists,
@@ -33,12 +34,8 @@ from util.run.lock import LOCK, RunLock
 from util.run.progress import Progress
 from util.run.restarts import BEGUN_BY, begun_by_this_job, note_job
 from util.run.same_data import changed_parts
-from util.run.state_file import Found, find_state, has_state, ways_out, write_state
-from util.run.weights import NotSaved, load_weights, save_together
-
-# In the folder while the first save of a run is under way; says what to make of weights without a state.
-FIRST_SAVE = ".first_save"
-ANEW, FROM_WEIGHTS = "begun anew", "begun with --continue_train"
+from util.run.state_file import Found, find_state, ways_out, write_state
+from util.run.weights import load_weights, or_not_saved, remove, save_together
 
 
 class Saved(Protocol):
@@ -83,7 +80,7 @@ class Checkpoint:
         self.folder = run_dir(opt)
         self.last_saved = "none yet"
         self.notes: list[str] = []  # on how the folder was found
-        self.lock = RunLock(self.folder)
+        self.lock, self.first_save = RunLock(self.folder), FirstSave(self.folder)
         self._recorded = False
 
     def begin(self) -> list[str]:
@@ -138,11 +135,8 @@ class Checkpoint:
         if self._recorded or not self.runtime.is_main:
             return
         began = self.progress.images_at_start
-        try:
+        with or_not_saved(f"write {self.folder / RECORD}", self.folder):
             save_record(self.opt, self.runtime.versions(), began)
-        except OSError as error:
-            reason = explain_os_error(error, self.folder)
-            raise NotSaved(f"could not write {self.folder / RECORD}: {reason}") from error
         self._recorded = True
 
     def resume(self) -> list[str]:
@@ -170,7 +164,7 @@ class Checkpoint:
             *self._load_all(self.folder),
             f"optimisers start afresh, at epoch {self.opt.epoch_count} (--epoch_count)",
         ]
-        if self._first_save_cut_off():
+        if self.first_save.cut_off():
             notes.append(
                 "warning: an earlier start was cut off in its first save; these may be weights that it trained"
             )
@@ -180,17 +174,12 @@ class Checkpoint:
         """Raise UserError before weights are overwritten, unless this run has left them in its first save."""
         if not weights_in(self.folder):
             return []
-        if self._first_save_cut_off() == ANEW:
+        if self.first_save.cut_off() == ANEW:
             return ["an earlier start was cut off in its first save: training begins anew"]
         raise UserError(
             f"{self.folder} holds weights but no training state: --continue_train trains on from them, "
             "--from_scratch moves them aside, another --name leaves them alone"
         )
-
-    def _first_save_cut_off(self) -> str | None:
-        """How the run had begun whose first save was cut off; None where none was."""
-        path = self.folder / FIRST_SAVE
-        return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def _resume_state(self, found: Found) -> list[str]:
         state, path, _ = found
@@ -310,7 +299,7 @@ class Checkpoint:
         for label in labels:
             self._write_weights(label)
         self.last_saved = str(write_state(state, self.folder))  # last: what it stands for is there
-        remove(self.folder / FIRST_SAVE)
+        self.first_save.end()
         remove_older(self.folder, self.opt.keep_last)
 
     def _renew_folder(self) -> None:
@@ -320,21 +309,8 @@ class Checkpoint:
             self._recorded = False
             self.record()
 
-    def _announce_first_save(self) -> None:
-        """Before weights without a state: should they be all that is left, the same command knows whose they are."""
-        if has_state(self.folder):
-            return
-        path = self.folder / FIRST_SAVE
-        try:
-            with atomic_path(path) as temporary:
-                begun = FROM_WEIGHTS if self.opt.continue_train else ANEW
-                temporary.write_text(begun, encoding="utf-8")
-        except OSError as error:
-            reason = explain_os_error(error, self.folder)
-            raise NotSaved(f"could not write {path}: {reason}") from error
-
     def _write_weights(self, label: str) -> None:
-        self._announce_first_save()
+        self.first_save.announce(from_weights=self.opt.continue_train)
         files, stale = {}, []
         for name, net in self.model.networks.items():
             files[weights_file(self.folder, label, name)] = net.state_dict()
@@ -346,9 +322,9 @@ class Checkpoint:
                 stale.append(of_average)
 
         save_together(files)
-        for (
-            path
-        ) in stale:  # of a start with --ema: test.py would take them for those of these weights
+        for path in (
+            stale
+        ):  # left by a start with --ema; test.py would take them for those of these weights
             remove(path)
 
 
@@ -371,15 +347,6 @@ def remove_older(folder: Path, keep_last: int | None) -> None:
         for number in sorted(found)[:-keep_last]:
             for path in found[number]:
                 remove(path)
-
-
-def remove(path: Path) -> None:
-    """Delete a file that may be there; raises NotSaved where the system does not let it."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        reason = explain_os_error(error, path.parent)
-        raise NotSaved(f"could not delete {path}: {reason}") from error
 
 
 def load_for_inference(

@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from util.files import explain_os_error
 from util.logs.log_files import append, keep_until
 from util.run.folder import run_dir, saved_record
 from util.run.report import Evaluator, Run, Writing
-from util.run.weights import NotSaved
+from util.run.weights import or_not_saved
 
 VALUES = "evaluation.jsonl"  # in the run's folder: a line per measurement
 
@@ -35,13 +34,10 @@ class Lines(Writing):
             self.write(self._append, last)
 
     def _append(self) -> None:
-        try:
+        with or_not_saved(f"write {self.path}", self.path.parent):
             while self.waiting:
                 append(self.path, self.waiting[0])
                 self.waiting.popleft()
-        except OSError as error:
-            reason = explain_os_error(error, self.path.parent)
-            raise NotSaved(f"could not write {self.path}: {reason}") from error
 
 
 class Evaluations(Writing):

@@ -4,10 +4,8 @@ import os
 from pathlib import Path
 
 BEGUN_BY = ".begun_by"  # in a run's folder: the job whose --from_scratch began it
-JOBS = (
-    "SLURM_JOB_ID",
-    "TORCHELASTIC_RUN_ID",
-)  # the same at every start of a job; the wider one first
+# The same at every start of a job; the wider one first.
+JOBS = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")
 RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 
 

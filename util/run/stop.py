@@ -101,9 +101,8 @@ class Stop:
     def due(self) -> Ending | None:
         """Why training ends after the step that was just done; None where it goes on."""
         opt, progress = self.opt, self.progress
-        if (
-            progress.finished
-        ):  # within an epoch, by --max_steps; a signal that came meanwhile changes nothing
+        # Ended by --max_steps within an epoch: a signal that came meanwhile changes nothing.
+        if progress.finished:
             return self.final()
 
         if self._launcher is not None and os.getppid() != self._launcher:

@@ -1,8 +1,8 @@
 """Weights of single networks as files, of our runs and of released CUT-family ones."""
 
 import difflib
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,16 @@ STATISTICS = (".running_mean", ".running_var", COUNTER)  # InstanceNorm kept the
 
 class NotSaved(UserError):
     """A file could not be written: the disk is full, or the folder is gone or cannot be written to."""
+
+
+@contextmanager
+def or_not_saved(attempt: str, folder: Path) -> Iterator[None]:
+    """Raise NotSaved where the system does not let the block do its work in a folder; `attempt`: as in "write a.pt"."""
+    try:
+        yield
+    except OSError as error:
+        reason = explain_os_error(error, folder)
+        raise NotSaved(f"could not {attempt}: {reason}") from error
 
 
 def atomic_save(value: Any, path: Path) -> None:
@@ -54,6 +64,12 @@ def write_file(value: Any, path: Path) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
         raise OSError(str(error).splitlines()[0]) from error
+
+
+def remove(path: Path) -> None:
+    """Delete a file that may be there; raises NotSaved where the system does not let it."""
+    with or_not_saved(f"delete {path}", path.parent):
+        path.unlink(missing_ok=True)
 
 
 def read_file(path: Path) -> Any:
