@@ -481,7 +481,9 @@ def test_every_figure_has_numbers_intervals_and_floors(tmp_path, sets):
         assert entry["floors"]["real"]["n"] == {"fake": 9, "real": 9}
     real = record["figures"]["fid"]["floors"]["real"]
     assert real["value"] != real["equal_numbers"]["value"], "nine images, and six of them"
-    assert 0 < record["figures"]["edges"]["floors"]["unrelated"]["value"] < 1
+    edges = record["figures"]["edges"]["floors"]
+    assert 0 < edges["unrelated"]["value"] < 1
+    assert edges["inputs"]["value"] == pytest.approx(1), "an input keeps its own edges"
     assert "| FID-768 |" in output and "warning: FID from fewer than 2048" in output
     assert "the sets differ in number (6 and 9)" in output
 

@@ -1,7 +1,7 @@
 """Figures of single pictures: how a translation keeps its input, and how far it is from a truth that is known."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from data.picture_set import PictureSet, images_by_name, partners
 from models.networks.dino import DinoKeys
 from models.networks.vgg import LAYER_NAMES, VGG16Features, describe_file, describe_weights
+from scripts.evaluating.floors import DO_NOTHING, UNRELATED
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.metrics import bootstrap
@@ -24,7 +25,6 @@ from util.metrics.structure import self_similarity_distance
 from util.metrics.suite import of_kind
 
 STRUCTURE_LAYERS = (4, 7, 9)  # relu3_1, relu4_1, relu4_3
-UNRELATED = "unrelated"  # the floor of correspondence: each output beside another one's input
 
 PairFunction = Callable[[Any, Any], float]
 
@@ -119,16 +119,16 @@ def of_features(distance: Callable[[list[Tensor], list[Tensor]], Tensor]) -> Pai
 def pair_figures(
     args: argparse.Namespace, runtime: Runtime, fakes: PictureSet, others: PictureSet, kind: str
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """Every measure of this kind as a mean over pictures with its interval and its floor; and picture by picture.
+    """Every measure of this kind as a mean over pictures with its interval and its floors; and picture by picture.
 
-    The floor of correspondence is an output beside the input of another; with one picture there is none.
+    Correspondence lies between an input beside itself and an output beside the input of another; with one picture
+    there is no other.
     """
     measures = pair_measures(args, kind, runtime.device)
-    of_strangers = kind == "pairs" and len(fakes) > 1
-    work = partial(compare_pairs, measures, fakes, others, of_strangers)
+    with_floors = kind == "pairs"
+    work = partial(compare_pairs, measures, fakes, others, with_floors)
     compared = runtime.spread(work, range(len(fakes)))
     rows = [row for row, _ in compared]
-    unrelated = [row for _, row in compared if row]
 
     found = {}
     for measure in measures:
@@ -137,23 +137,32 @@ def pair_figures(
         entry["n"] = {"fake": len(values)}
         if args.bootstrap:
             entry |= bootstrap.of_mean(values, args.bootstrap, args.seed)
-        if unrelated:
-            floor = float(np.mean([row[measure.name] for row in unrelated]))
-            entry["floors"] = {UNRELATED: {"value": floor, "n": {"fake": len(unrelated)}}}
+        if with_floors:
+            entry["floors"] = mean_floors(measure.name, [floors for _, floors in compared])
         found[measure.name] = entry
     return found, rows
+
+
+def mean_floors(name: str, floors: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """The floors of one measure, from those of each picture: a mean, and of how many pictures it is."""
+    found = {}
+    for floor in (DO_NOTHING, UNRELATED):
+        values = [of_picture[floor][name] for of_picture in floors if floor in of_picture]
+        if values:
+            found[floor] = {"value": float(np.mean(values)), "n": {"fake": len(values)}}
+    return found
 
 
 def compare_pairs(
     measures: Sequence[PairMeasure],
     fakes: PictureSet,
     others: PictureSet,
-    of_strangers: bool,
+    with_floors: bool,
     indices: Sequence[int],
-) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
-    """What the measures find of these outputs beside their own partners and, where asked for, beside the next one's.
+) -> Iterator[tuple[dict[str, float], dict[str, dict[str, float]]]]:
+    """What the measures find of these outputs beside their partners and, where asked for, what each floor is there.
 
-    A partner of another size than the output is no such stranger; its row is empty.
+    A floor is the partner beside itself; another is the output beside the next one's partner, if that has its size.
     """
 
     def prepared(pictures: PictureSet, index: int) -> dict[str, Any]:
@@ -167,13 +176,15 @@ def compare_pairs(
     for index in indices:
         fake = prepared(fakes, index)
         own = following or prepared(others, index)
-        following, row = None, {}
+        following, floors = None, {}
 
-        after = (index + 1) % len(fakes)
-        if of_strangers and fakes.sizes[index] == others.sizes[after]:
-            following = prepared(others, after)
-            row = compared(fake, following)
-        yield compared(fake, own), row
+        if with_floors:
+            floors[DO_NOTHING] = compared(own, own)
+            after = (index + 1) % len(fakes)
+            if after != index and fakes.sizes[index] == others.sizes[after]:
+                following = prepared(others, after)
+                floors[UNRELATED] = compared(fake, following)
+        yield compared(fake, own), floors
 
 
 def truth_figures(
@@ -191,7 +202,7 @@ def truth_figures(
     figures, rows = pair_figures(args, runtime, fakes, truths, "truths")
     copies, _ = pair_figures(args, runtime, inputs, truths, "truths")
     for name, entry in figures.items():
-        entry["floors"] = {"inputs": {key: copies[name][key] for key in ("value", "n")}}
+        entry["floors"] = {DO_NOTHING: {key: copies[name][key] for key in ("value", "n")}}
 
     def compare_images(indices: Sequence[int]) -> Iterator[dict[str, Any]]:
         for index in indices:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from data.image_file import in_threads
 from data.picture_set import PictureSet
+from scripts.evaluating.floors import DO_NOTHING, REAL
 from util.errors import UserError
 from util.hardware.team import Team
 from util.metrics import bootstrap, duplicates
@@ -22,7 +23,6 @@ from util.metrics.measures import Measure
 from util.metrics.suite import of_kind
 
 CHUNK = 64  # pictures decoded ahead
-DO_NOTHING, REAL = "inputs", "real"  # the two floors
 
 
 @dataclass

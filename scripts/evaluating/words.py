@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.picture_set import PictureSet
-from scripts.evaluating.sets import DO_NOTHING, REAL, Sets
+from scripts.evaluating.floors import DO_NOTHING, REAL, UNRELATED
+from scripts.evaluating.sets import Sets
 from util.metrics import truth as metrics
 from util.metrics.fid import FID_BIAS
 
@@ -93,7 +94,7 @@ def figure_row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
     interval = entry.get("interval")
     equal = entry.get("equal_numbers")
     without = entry.get("without_duplicates")
-    unrelated = floors.get("unrelated")
+    unrelated = floors.get(UNRELATED)
     numbers = entry["n"]
 
     real = shown(name, floors[REAL]["value"]) if REAL in floors else ""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scripts.evaluating import floors
 from scripts.evaluating.words import scaled, title_of
 from scripts.experiments.grid import Grid, Job
 from scripts.experiments.job import (
@@ -25,7 +26,6 @@ from util.logs.sink import EVALUATION
 from util.run.folder import describe_history, saved_record
 
 COSTS = ("images/s", "hours", "memory GB", "M parameters")
-FLOORS = {"inputs": "doing nothing", "real": "real pictures", "unrelated": "unrelated pictures"}
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
@@ -116,7 +116,7 @@ def floors_of(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     for name, entry in result["figures"].items():
         for floor, values in entry.get("floors", {}).items():
             if values["value"] is not None:
-                found.setdefault(FLOORS[floor], {})[title_of(name, entry)] = scaled(
+                found.setdefault(floors.WORDS[floor], {})[title_of(name, entry)] = scaled(
                     name, values["value"]
                 )
     return found

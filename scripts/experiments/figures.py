@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from scripts.experiments.collect import FLOORS, RunRow, Table, by_seed
+from scripts.evaluating import floors
+from scripts.experiments.collect import RunRow, Table, by_seed
 from scripts.experiments.grid import Grid, slug
 from util.files import atomic_path
 from util.logs.sink import EVALUATION
@@ -29,7 +30,7 @@ FOLDER = "figures"
 COLOURS = ("#8b5cf6", "#2f6feb", "#e8590c", "#d6336c", "#0c9fb3", "#b08900", "#5c7cfa", "#74a12e")
 REALISM = ("FID", "KID")  # how titles of such figures begin
 CORRESPONDENCE = ("edges", "self-similarity")
-DO_NOTHING = FLOORS["inputs"]
+DO_NOTHING = floors.WORDS[floors.DO_NOTHING]
 INPUT = "input"
 
 DPI = 150
