@@ -97,6 +97,16 @@ def test_every_row_data_set_and_seed_is_a_run(tmp_path):
     assert (train["--lr"], train["--beta1"], train["--nce_layers"]) == ("0.001", "0.9", "0,4")
 
 
+def test_a_row_may_have_seeds_of_its_own(tmp_path):
+    text = GRID.replace("lr = 0.001", "lr = 0.001\nseeds = [1, 5]")
+    grid = read_grid(write(tmp_path, text))
+    places = [(job.seed, job.row) for job in grid.jobs()]
+    other = "two, another rate"
+    assert places == [(0, "one"), (1, "one"), (1, other), (5, other)]
+    assert all("--seeds" not in job.train for job in grid.jobs())
+    assert grid.all_seeds() == [0, 1, 5]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
@@ -132,6 +142,9 @@ def test_every_row_data_set_and_seed_is_a_run(tmp_path):
         ),
         ("[paper.score.toy]", "[paper.score.toys]", r"'toys' is no label .*did you mean 'toy'"),
         ("DATA", "nowhere", r"dataroot nowhere is not a folder"),
+        ("lr = 0.001", "seeds = []", r"\[rows.two, another rate\] seeds is a list of whole"),
+        ("lr = 0.001", "seeds = 3", r"\[rows.two, another rate\] seeds is a list of whole"),
+        ("[rows.one]", "[rows]\none = 3", r"\[rows.one\] is a table of flags"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_before_anything_runs(
@@ -165,7 +178,8 @@ def test_the_files_of_the_project_are_understood(path, tmp_path, monkeypatch):
         make_dataset(tmp_path / "datasets" / data, count=1)
     monkeypatch.chdir(tmp_path)
     grid = read_grid(path)
-    assert len(grid.jobs()) == len(grid.rows) * len(grid.data) * len(grid.seeds)
+    seeds = sum(len(grid.row_seeds.get(row, grid.seeds)) for row in grid.rows)
+    assert len(grid.jobs()) == len(grid.data) * seeds
     for figures in grid.paper.values():
         for data, rows in figures.items():
             assert data in grid.data and rows.keys() <= grid.rows.keys()

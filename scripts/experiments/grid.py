@@ -60,6 +60,7 @@ class Grid:
 
     Attributes:
         rows: label -> flags; data: label -> flags.
+        seeds: of all rows but those in `row_seeds`, which have seeds of their own.
         paper: figure -> data set -> row -> the value that a paper prints.
         folder: where runs, results and the report go.
     """
@@ -76,12 +77,21 @@ class Grid:
     paper: dict[str, dict[str, dict[str, float]]]
     folder: Path
     file: Path
+    row_seeds: dict[str, list[int]] = field(default_factory=dict)
     cluster: dict[str, Any] = field(default_factory=dict)
+
+    def all_seeds(self) -> list[int]:
+        """Those of any row, each once."""
+        lists = [self.seeds, *self.row_seeds.values()]
+        return list(dict.fromkeys(itertools.chain.from_iterable(lists)))
 
     def jobs(self) -> list[Job]:
         """All runs, first those of the first seed, so that a table begins to fill in all rows."""
-        order = itertools.product(self.seeds, self.data, self.rows)
-        return [self._job(row, data, seed) for seed, data, row in order]
+        return [
+            self._job(row, data, seed)
+            for seed, data, row in itertools.product(self.all_seeds(), self.data, self.rows)
+            if seed in self.row_seeds.get(row, self.seeds)
+        ]
 
     def _job(self, row: str, data: str, seed: int) -> Job:
         run = f"{slug(data)}-{slug(row)}-seed{seed}"
@@ -118,9 +128,13 @@ def read_grid(path: Path, out: Path | None = None) -> Grid:
     for key in ("rows", "data"):
         if not isinstance(content.get(key), dict) or not content[key]:
             raise UserError(f"{path}: [{key}.LABEL] is missing; at least one is needed")
+        for label, flags in content[key].items():
+            if not isinstance(flags, dict):
+                raise UserError(f"{path}: [{key}.{label}] is a table of flags, not {flags!r}")
 
     name = content.get("name", path.stem)
     rows = swept(content["rows"], content.get("sweep", {}))
+    row_seeds = {row: flags.pop("seeds") for row, flags in rows.items() if "seeds" in flags}
     grid = Grid(
         name=name,
         about=content.get("about", ""),
@@ -131,6 +145,7 @@ def read_grid(path: Path, out: Path | None = None) -> Grid:
         paper=content.get("paper", {}),
         folder=out or Path("results") / "grids" / slug(name),
         file=path,
+        row_seeds=row_seeds,
         cluster=content.get("cluster", {}),
         **{table: content.get(table, {}) for table in FLAG_TABLES},
     )
@@ -169,7 +184,7 @@ def inherit(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def swept(rows: Mapping[str, dict], sweep: Mapping[str, list]) -> dict[str, dict]:
     """Every row with every combination of the swept flags, whose values become part of its label."""
     if not sweep:
-        return dict(rows)
+        return {label: dict(flags) for label, flags in rows.items()}
 
     found = {}
     for label, flags in rows.items():
@@ -183,8 +198,10 @@ def swept(rows: Mapping[str, dict], sweep: Mapping[str, list]) -> dict[str, dict
 def check_grid(grid: Grid) -> None:
     """Raise UserError for flags that a run sets itself, labels that name one run, and commands that are refused."""
     where = str(grid.file)
-    if not grid.seeds or not all(isinstance(seed, int) for seed in grid.seeds):
-        raise UserError(f"{where}: seeds is a list of whole numbers, such as [0, 1, 2]")
+    for place, seeds in {"": grid.seeds, **grid.row_seeds}.items():
+        if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+            table = f"[rows.{place}] " if place else ""
+            raise UserError(f"{where}: {table}seeds is a list of whole numbers, such as [0, 1, 2]")
     if grid.baseline not in grid.rows:
         hint = did_you_mean(grid.baseline, grid.rows)
         raise UserError(
@@ -205,13 +222,15 @@ def check_grid(grid: Grid) -> None:
                 raise UserError(f"{where}: [{table}] {name} is chosen by the grid; leave it out")
 
     jobs = grid.jobs()
+    understood = set()
     for job in jobs:
         if sum(other.run == job.run for other in jobs) > 1:
             raise UserError(
                 f"{where}: two runs would be called {job.run}; give labels that differ in letters"
             )
-        if job.seed != grid.seeds[0]:
+        if (job.row, job.data) in understood:
             continue  # the same command but for its seed
+        understood.add((job.row, job.data))
         try:
             parse(TrainOptions(), job.train)
         except UserError as error:

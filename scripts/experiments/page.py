@@ -62,7 +62,9 @@ def write_grid_page(
     body.append(tags.script(raw((ASSETS / "page.js").read_text(encoding="utf-8"))))
 
     runs = sum(len(table.runs) for table in found)
-    summary = f"{runs} of {len(grid.jobs())} runs · {len(grid.rows)} rows · {len(grid.seeds)} seeds"
+    summary = (
+        f"{runs} of {len(grid.jobs())} runs · {len(grid.rows)} rows · {len(grid.all_seeds())} seeds"
+    )
     write_page(path, html.page(grid.name, summary, body))
     return path
 
@@ -152,13 +154,14 @@ def _legend(grid: Grid) -> tags.p:
 def _charts(grid: Grid, runs: Sequence[RunRow]) -> tags.div:
     """A chart per figure and loss, with a curve per run."""
     names = dict.fromkeys(name for run in runs for name in run.curves)
+    seeds = grid.all_seeds()
     charts = tags.div(cls="charts")
     for name in names:
         drawn = []
         for run in runs:
             if name in run.curves and run.row in grid.rows:
                 colour = colour_number(grid, run.row)
-                order = grid.seeds.index(run.seed) if run.seed in grid.seeds else 0
+                order = seeds.index(run.seed) if run.seed in seeds else 0
                 dash = DASHES[min(order, len(DASHES) - 1)]
                 drawn.append((f"curve k{colour} {dash}", run.curves[name]))
         if drawn:
