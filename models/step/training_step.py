@@ -21,7 +21,7 @@ from util.hardware.loss_scale import DynamicLossScale, create_loss_scale
 from util.hardware.runtime import Runtime
 
 Terms = Callable[[], dict[str, Tensor]]  # returns the terms of a loss, already weighted
-
+Watch = Callable[[dict[str, Tensor]], None]
 
 IN_A_ROW = "in a row"
 MOST_IN_A_ROW = 100  # updates left out, after which the run ends with --on_nonfinite skip too
@@ -57,6 +57,8 @@ class TrainingStep:
         losses: name -> 0-d tensor on the device, of the last step that computed it.
         steps: finished steps since the run began.
         beside: the second queue of a GPU's work.
+        watch: what is shown the terms of each loss before the players go down it, while all other networks are frozen.
+            It may take gradients of them; scripts/gradient_norms.py does.
     """
 
     CYCLE = 1
@@ -73,6 +75,7 @@ class TrainingStep:
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.losses: dict[str, Tensor] = {}
         self.steps = 0
+        self.watch: Watch | None = None
 
         self._ema = ema
         self._accumulate = accumulate
@@ -190,6 +193,8 @@ class TrainingStep:
             with self._autocast():
                 terms = move.loss()
             self.beside.join()
+            if self.watch:
+                self.watch(terms)
             total = sum(terms.values())
             share = self._loss_scale.scale(total / len(self._micro_batches))
             share.backward(retain_graph=move.keep_graph)
