@@ -10,10 +10,12 @@ def split_held_out(paths: list[str], wanted: int, folder: str) -> tuple[list[str
     """Images to train on, and images to measure on: `wanted`, at most a tenth, evenly spread over the sorted names.
 
     Raises:
-        UserError: too few images to keep any out.
+        UserError: fewer wanted than make a set; too few images to keep any out.
     """
+    if wanted < FEWEST:
+        raise UserError(f"--eval_images {wanted}: sets are measured, of {FEWEST} images at least")
     count = min(wanted, max(len(paths) // LARGEST_SHARE, FEWEST))
-    if count < FEWEST or len(paths) < 2 * count:
+    if len(paths) < 2 * count:
         raise UserError(
             f"{folder} holds {len(paths)} images, too few to keep {FEWEST} of them out of training; "
             "measure on other images (--eval_split val or test), or not at all (--eval_freq 0)"

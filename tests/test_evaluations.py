@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -77,6 +78,8 @@ def test_held_out_images_are_spread_and_at_most_a_tenth():
     )
     with pytest.raises(UserError, match=r"x holds 3 images, too few .*--eval_split val"):
         split_held_out(paths[:3], 2, "x")
+    with pytest.raises(UserError, match=r"--eval_images 1: .*of 2 images at least"):
+        split_held_out(paths, 1, "x")
 
 
 def test_training_never_sees_what_it_is_measured_on(tmp_path):
@@ -94,6 +97,23 @@ def test_training_never_sees_what_it_is_measured_on(tmp_path):
         seeds.append(measured.domains["A"].paths)
     assert seeds[0] == seeds[1]
     assert measured.plan(1, 0)["A"].source.size == (32, 32), "as the last epochs see them, uncut"
+
+
+def test_images_to_measure_on_can_be_a_set_of_their_own(tmp_path):
+    make_dataset(tmp_path / "data", count=30)
+    for seed, name in enumerate(("valA", "valB")):
+        make_image_folder(tmp_path / "data" / name, 5, seed=seed)
+    flags = [*EVAL, "--eval_split", "val", "--eval_images", "2"]
+    for split, kept, measured in (("val", 30, 5), ("holdout", 28, 2)):
+        flags[-3] = split
+        opt = parse(TrainOptions(), train_flags(tmp_path, *flags, model="cut"))
+        dataset = find_dataset(opt.dataset_mode)
+        assert {len(dataset(opt).domains[role].paths) for role in "AB"} == {kept}
+        found = dataset(evaluation_options(opt)).domains["A"].paths
+        assert len(found) == measured
+        assert {path.parent.name for path in map(Path, found)} == {
+            "valA" if split == "val" else "trainA"
+        }
 
 
 def test_one_of_several_processes_measures_all_images(tmp_path):

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 
 import numpy as np
@@ -319,6 +320,28 @@ def test_an_error_of_the_launcher_is_a_failure_of_that_run_alone(tmp_path, monke
     outcome = launcher.run(grid.jobs()[:2])
     assert outcome.failed == {"toy-one-seed0": "OSError: no space left"}
     assert outcome.done == ["toy-two_another_rate-seed0"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "devices"),
+    [
+        (["--devices", "0,2"], ["0", "2"]),
+        (["--devices", "cpu", "--workers", "2"], ["cpu", "cpu"]),
+        (["--devices", "0,1", "--workers", "2"], ["0", "1", "0", "1"]),
+    ],
+)
+def test_each_device_gets_as_many_workers_as_asked_for(tmp_path, monkeypatch, flags, devices):
+    path, used = write(tmp_path, GRID.replace("seeds = [0, 1]", "seeds = [0, 1, 2, 3]")), []
+    together = threading.Barrier(len(devices), timeout=60)
+
+    def process(launcher, job, device, *_):
+        used.append(device)
+        together.wait()  # passes only where all workers have a job at one time
+        return 0
+
+    monkeypatch.setattr(Launcher, "_process", process)
+    assert main([str(path), "--out", str(tmp_path / "out"), *flags]) == 0
+    assert sorted(used[: len(devices)]) == sorted(devices) and len(used) == 8
 
 
 def test_nohup_is_left_alone(tmp_path):

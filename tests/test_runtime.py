@@ -36,6 +36,18 @@ def test_device_choice_with_gpus(monkeypatch):
         choose_device("2")
 
 
+@pytest.mark.parametrize("tf32", [True, False])
+def test_a_gpu_rounds_factors_of_convolutions_only_where_it_may(monkeypatch, tf32):
+    for name in ("allow_tf32", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, name, not tf32)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    before = torch.backends.cuda.matmul.allow_tf32
+    Runtime("0", amp="off", tf32=tf32, compile="off")
+    assert torch.backends.cudnn.allow_tf32 is tf32
+    assert torch.backends.cuda.matmul.allow_tf32 == before, "graphs stay in float32"
+
+
 def test_seeds_and_random_states():
     runtime = Runtime("-1", seed=3)
     first = torch.rand(2)
