@@ -26,6 +26,7 @@ from util.parser import (
     value_range,
 )
 from util.registry import find_by_name
+from util.run.folder import OF_NO_RECORD
 
 LONGEST_NAME = 200  # bytes: file systems take 255, and names of a run get endings
 ARCHITECTURE = "architecture"
@@ -33,6 +34,8 @@ DATA = "data"
 RUN = "run"
 SPEED = "speed"
 TRAINING = "training"
+# Flags of DATA that say where images lie and how they are fetched, not what is learned from them.
+NO_CHOICE = ("dataroot", "phase", "direction", "pairs", "num_threads", "cache", "skip_bad_images")
 
 
 class BaseOptions:
@@ -254,11 +257,15 @@ class BaseOptions:
     @staticmethod
     def recipe(opt: Namespace, parser: OptionParser, published: dict[str, Any]) -> str:
         """Which recipe a result comes from: model, preset, precision, and every choice that departs from the preset."""
-        departures = []
-        for group in (ARCHITECTURE, opt.model, TRAINING):
+        groups = [ARCHITECTURE, opt.model, TRAINING]
+        if opt.is_train:  # at test these flags are about other images
+            groups.append(DATA)
+
+        departures, left_out = [], ("model", "preset", *OF_NO_RECORD, *NO_CHOICE)
+        for group in groups:
             for name in parser.members(group):
                 value = getattr(opt, name)
-                if name not in ("model", "preset") and value != published[name]:
+                if name not in left_out and value != published[name]:
                     departures.append(f"{name}={show_value(value)}")
 
         precision = planned_precision(opt.gpu_ids, opt.amp, opt.tf32, opt.is_train)

@@ -205,12 +205,19 @@ def test_a_missing_dataroot_is_named():
 
 
 def test_the_printout_stars_what_differs_and_names_the_recipe():
-    opt = parsed("--preset", "paper", "--lambda_GNN", "0.2", "--batch_size", "2")
+    data = ("--batch_size", "2", "--direction", "BtoA", "--num_threads", "1")
+    opt = parsed("--preset", "paper", "--lambda_GNN", "0.2", *data)
     lines = describe_options(opt).splitlines()
     assert any(line.split() == ["*", "lambda_GNN:", "0.2"] for line in lines)
     assert any(line.split() == ["*", "average_levels:", "false"] for line in lines)
     assert any(line.split() == ["lr:", "0.0002"] for line in lines)
-    assert opt.recipe == "patchgcl, preset paper, float32, with lambda_GNN=0.2"
+    expected = "patchgcl, preset paper, float32, with lambda_GNN=0.2, batch_size=2"
+    assert opt.recipe == expected, "whatever changes what is learned, and nothing else"
+
+
+def test_when_a_start_ends_is_no_part_of_the_recipe():
+    flags = "--dataroot d --gpu_ids -1 --max_steps 30 --continue_train --dry_run --max_minutes 5"
+    assert parse(TrainOptions(), flags.split()).recipe.endswith("float32, with max_steps=30")
 
 
 def test_name_suffix_is_filled_in():
