@@ -23,7 +23,7 @@ from data.workers import (
     shared_memory_is_short,
     stop_workers,
 )
-from util.errors import UserError
+from util.errors import UserError, first_line
 from util.hardware.cores import cpu_count
 from util.hardware.runtime import Runtime
 from util.run.stop import SIGNALS
@@ -228,7 +228,7 @@ class RawBatch:
         try:
             shared = {role: pixels.share_memory_() for role, pixels in self.pixels.items()}
         except (RuntimeError, OSError) as error:
-            raise UserError(shared_memory_is_short(str(error).splitlines()[0])) from error
+            raise UserError(shared_memory_is_short(first_line(error))) from error
         return RawBatch(shared, self.facts)
 
 

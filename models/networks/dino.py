@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from models.networks.vgg import imagenet_normalisation
-from util.errors import UserError
+from util.errors import UserError, first_line
 from util.run.weights import read_file
 
 SIDE = 224  # of the pictures that DINO saw
@@ -67,9 +67,9 @@ class DinoKeys(nn.Module):
             self.net.heads = nn.Identity()
             self.net.load_state_dict(renamed)
         except (AttributeError, KeyError, RuntimeError, ValueError, ZeroDivisionError) as error:
-            reason = str(error).splitlines()[0]
             raise UserError(
-                f"--dino {path} is no backbone of DINO v1, such as dino_vitbase8_pretrain.pth ({reason})"
+                f"--dino {path} is no backbone of DINO v1, such as dino_vitbase8_pretrain.pth "
+                f"({first_line(error)})"
             ) from error
 
         self.places = SIDE // patch

@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from util.errors import first_line
+
 READS = ("item", "tolist", "cpu", "numpy", "__array__")
 READS += ("__bool__", "__int__", "__float__", "__index__")
 # their sizes depend on values
@@ -168,7 +170,7 @@ def trace_kernels(work: Callable[[], Any], steps: int = 3) -> dict[str, float | 
         kernels = [e.time_range for e in events if not e.is_user_annotation]
         spans = sorted((span.start, span.end) for span in kernels)
     except (RuntimeError, AttributeError) as error:
-        return {"trace": str(error).splitlines()[0]}
+        return {"trace": first_line(error)}
     if not spans:
         return {"trace": "the profiler saw no kernel"}
 

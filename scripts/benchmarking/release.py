@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from scripts.benchmarking import dgl_stand_in
 from scripts.benchmarking.contest import Settings
 from scripts.benchmarking.ours import Ours
-from util.errors import UserError
+from util.errors import UserError, first_line
 
 PACKAGES = ("models", "util", "options", "data")  # names that both projects use
 GRAPH_PATHS = ("auto", "dgl", "stand-in")
@@ -85,8 +85,7 @@ class Release:
                 return f"dgl {self._try_dgl()}"
             except Exception as error:  # a wheel that does not fit fails in many ways
                 if asked == "dgl":
-                    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                    text = f"--graph_path dgl: DGL cannot be used here ({reason})"
+                    text = f"--graph_path dgl: DGL cannot be used here ({first_line(error)})"
                     raise UserError(text) from None
 
         for name in list(sys.modules):

@@ -11,7 +11,7 @@ from threading import Event, Thread
 
 import torch.distributed as dist
 
-from util.errors import BAD_INPUT, UserError
+from util.errors import BAD_INPUT, UserError, first_line
 
 BEAT = 1.0  # seconds between two signs of life
 SILENCE = 30.0  # seconds without one after which a process counts as dead
@@ -95,8 +95,7 @@ class Watch:
                 signs = self._store.multi_get([self._key(rank) for rank in range(self.world_size)])
                 self.lost = self._judge([sign.decode() for sign in signs], heard)
             except Exception as error:  # whatever the store says, it no longer answers
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                self.lost = f"the process that holds all together is gone ({reason})"
+                self.lost = f"the process that holds all together is gone ({first_line(error)})"
 
             if self.lost:
                 self._stop.wait(GRACE) or self._give_up()

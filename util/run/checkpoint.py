@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from util.errors import UserError
+from util.errors import UserError, first_line
 from util.files import explain_os_error, try_folder
 from util.hardware.runtime import Runtime
 from util.run.changes import (
@@ -186,9 +186,8 @@ class Checkpoint:
         try:
             return self._take_up(state, path)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"{path} does not fit this run ({type(error).__name__}: {reason}). "
+                f"{path} does not fit this run ({type(error).__name__}: {first_line(error)}). "
                 f"{ways_out(self.folder)}"
             ) from error
 

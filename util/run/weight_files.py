@@ -4,6 +4,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from util.errors import first_line
+
 HEAD = 1024  # bytes that tell what a file is
 BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself with git lfs pull"),
@@ -43,7 +45,7 @@ def reason_not_readable(path: Path) -> str | None:
         EOFError,
         NotImplementedError,
     ) as error:
-        return f"cut off or overwritten: {str(error).splitlines()[0] if str(error) else error!r}"
+        return f"cut off or overwritten: {first_line(error)}"
     if changed:
         return f"bytes of {changed} have changed since it was written"
     return None

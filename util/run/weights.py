@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from util.errors import UserError
+from util.errors import UserError, first_line
 from util.files import atomic_path, explain_os_error
 from util.run.weight_files import reason_not_readable
 
@@ -63,7 +63,7 @@ def write_file(value: Any, path: Path) -> None:
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
-        raise OSError(str(error).splitlines()[0]) from error
+        raise OSError(first_line(error)) from error
 
 
 def remove(path: Path) -> None:
@@ -86,21 +86,20 @@ def read_file(path: Path) -> Any:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a strange file makes of the reader
-            reason = _first_line(error)
+            reason = _why_refused(error)
     raise UserError(
         f"{path} is damaged or not a file of weights ({reason}); restore it or use another"
     )
 
 
-def _first_line(error: Exception) -> str:
+def _why_refused(error: Exception) -> str:
     """What torch says of a file it refuses, without its advice to let the file run code."""
-    text = str(error).strip()
-    if "weights_only" in text:
+    if "weights_only" in str(error):
         return (
             "it holds Python objects, for which code would have to run; "
             "save the network's state_dict() instead"
         )
-    return text.splitlines()[0] if text else type(error).__name__
+    return first_line(error)
 
 
 def _there_is(path: Path) -> str:
