@@ -118,8 +118,8 @@ def test_a_row_may_have_seeds_of_its_own(tmp_path):
             "lrr = 0.001",
             r"row 'two, another rate', data 'toy': unknown argument --lrr",
         ),
-        ("lr = 0.001", "seed = 1", r"\[rows.two, another rate\] seed is chosen by the grid"),
-        ("lr = 0.001", "from_scratch = true", r"from_scratch is chosen by the grid; leave it out"),
+        ("lr = 0.001", "seed = 1", r"\[rows.two, another rate\] seed: leave it out, seeds = "),
+        ("lr = 0.001", "from_scratch = true", r"from_scratch: leave it out, it would undo"),
         (
             "two, another rate",
             "one!",

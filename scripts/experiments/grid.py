@@ -20,8 +20,16 @@ from util.registry import did_you_mean
 FLAG_TABLES = ("flags", "test", "evaluate")
 INHERITED = (*FLAG_TABLES, "data", "cluster")  # from the file that `base` names
 TABLES = ("name", "about", "base", "seeds", "baseline", "rows", "sweep", "paper", *INHERITED)
-# Set by the grid, or what would undo the work of an earlier start.
-OURS = ("name", "seed", "checkpoints_dir", "results_dir", "max_minutes", "gpu_ids", "from_scratch")
+# Flags that a file may not give, and why.
+OURS = {
+    "name": "the grid names its runs",
+    "seed": "seeds = [0, 1] at the head of the file, or in a row, says which",
+    "checkpoints_dir": "the grid has a folder of its own (--out)",
+    "results_dir": "the grid has a folder of its own (--out)",
+    "max_minutes": "scripts/experiment.py takes it",
+    "gpu_ids": "scripts/experiment.py --devices says which",
+    "from_scratch": "it would undo the work of an earlier start",
+}
 
 
 @dataclass(frozen=True)
@@ -219,7 +227,7 @@ def check_grid(grid: Grid) -> None:
     for table, flags in tables.items():
         for name in flags:
             if name in OURS:
-                raise UserError(f"{where}: [{table}] {name} is chosen by the grid; leave it out")
+                raise UserError(f"{where}: [{table}] {name}: leave it out, {OURS[name]}")
 
     jobs = grid.jobs()
     understood = set()
