@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FOLDER = "figures"
 # a colour per row, then again from the first
 COLOURS = ("#8b5cf6", "#2f6feb", "#e8590c", "#d6336c", "#0c9fb3", "#b08900", "#5c7cfa", "#74a12e")
+COLOURS += ("#495057", "#e03131", "#1b6e3c", "#7a1f4b")
 REALISM = ("FID", "KID")  # how titles of such figures begin
 CORRESPONDENCE = ("edges", "self-similarity")
 DO_NOTHING = floors.WORDS[floors.DO_NOTHING]
