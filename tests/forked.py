@@ -86,13 +86,14 @@ class Forks:
 
 def serve() -> None:
     """Do what is asked, until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # those who ask end this one
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # those who ask end this one
     while line := sys.stdin.readline():
         args, cwd, output, timeout, environments, missing = json.loads(line)
         children = []
         for environment in environments:
             child = os.fork()
             if not child:
+                signal.signal(signal.SIGINT, on_interrupt)  # ignored, where a shell's & began all
                 become(environment, cwd, output)
                 sys.modules.update(dict.fromkeys(missing))
                 run(args)
@@ -104,7 +105,6 @@ def become(environment: dict[str, str], cwd: str, output: str) -> None:
     """Take over what a process is started with."""
     import numpy as np
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, path in enumerate((os.devnull, *(f"{output}/{name}" for name in OUTPUT))):
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
