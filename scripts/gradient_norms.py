@@ -36,6 +36,7 @@ from models.base_model import BaseModel
 from models.step.trial import direction
 from options import TrainOptions, parse
 from util.errors import UserError, exit_status
+from util.files import atomic_path
 from util.hardware.runtime import Runtime
 from util.parser import positive_int, script_parser
 from util.run.folder import run_dir
@@ -162,14 +163,18 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line (default: this process's); returns the exit status."""
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, argparse.Namespace]:
+    """The command line, this process's by default: this script's own flags, and those of train.py; raises UserError."""
     parser = script_parser(__doc__)
     parser.add_argument("--steps", type=positive_int, default=20, help="to measure (default: 20)")
     parser.add_argument("--out", type=Path, help="a JSON file for the rows")
     args, flags = parser.parse_known_args(argv)
+    return args, parse(TrainOptions(), [*flags, *PLAIN])
 
-    opt = parse(TrainOptions(), [*flags, *PLAIN])
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (default: this process's); returns the exit status."""
+    args, opt = parse_arguments(argv)
     with Runtime.from_options(opt) as runtime:
         loader = create_loader(opt, runtime)
         model = create_model(opt, runtime)
@@ -182,8 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out:
         record = {"run": opt.name, "images": images, "steps": args.steps}
         record["rows"] = [asdict(row) for row in rows]
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        with atomic_path(args.out) as temporary:
+            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
     return 0
 
 

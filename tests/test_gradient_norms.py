@@ -5,15 +5,12 @@ import json
 import pytest
 import torch
 
-from data import create_loader
-from models import create_model
 from scripts import gradient_norms
 from scripts.gradient_norms import batches_from, measure, summary
 from tests.helpers import train_flags, train_options
 from tests.test_models import TRAINED, build, weights
 from train import train
 from util.errors import UserError
-from util.hardware.runtime import Runtime
 
 
 def pulls(root, model, *flags, steps=1):
@@ -42,9 +39,7 @@ def test_the_pulls_of_all_terms_add_up_to_what_moves_the_network(tmp_path, name,
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_method_can_be_measured_and_stays_as_it_was(tmp_path, name):
     lone = ("--batch_size", "2", "--unnormalized_distances") if name == "distance_gan" else ()
-    opt = train_options(tmp_path, *lone, model=name)
-    runtime = Runtime.from_options(opt)
-    loader, model = create_loader(opt, runtime), create_model(opt, runtime)
+    _, _, loader, model = build(tmp_path, name, None, *lone)
     model.prepare_once(loader.dataset)
     before, random = weights(model), torch.get_rng_state()
 
