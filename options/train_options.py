@@ -177,6 +177,12 @@ class TrainOptions(BaseOptions):
         opt = super().resolve(parser, given, saved)
         holds_out = opt.eval_freq and opt.eval_split == "holdout"
         opt.held_out = opt.eval_images if holds_out else 0  # images of each domain
+
+        # these groups of flags only watch a run, but for what is not learned from and where it starts
+        if opt.held_out:
+            opt.recipe += f", up to {opt.held_out} images of each domain kept out of training"
+        if opt.pretrained_name:
+            opt.recipe += f", from weights {opt.epoch} of run {opt.pretrained_name}"
         return opt
 
     def check(self, opt: Namespace) -> None:

@@ -220,6 +220,20 @@ def test_when_a_start_ends_is_no_part_of_the_recipe():
     assert parse(TrainOptions(), flags.split()).recipe.endswith("float32, with max_steps=30")
 
 
+def test_what_a_run_learns_from_and_starts_from_is_part_of_the_recipe():
+    flags = ["--dataroot", "d", "--gpu_ids", "-1", "--eval_images", "30"]
+    watched = [*flags, "--eval_freq", "10"]
+    assert parse(TrainOptions(), flags).recipe.endswith("float32"), "nothing is measured"
+    assert parse(TrainOptions(), [*watched, "--eval_split", "val"]).recipe.endswith("float32")
+    kept_out = "float32, up to 30 images of each domain kept out of training"
+    assert parse(TrainOptions(), watched).recipe.endswith(kept_out)
+    assert parse(TrainOptions(), [*watched, "--ngf", "8"]).recipe.endswith(
+        kept_out.replace(",", ", with ngf=8,", 1)
+    )
+    start = ["--pretrained_name", "old", "--epoch", "7"]
+    assert parse(TrainOptions(), [*flags, *start]).recipe.endswith(", from weights 7 of run old")
+
+
 def test_name_suffix_is_filled_in():
     assert parsed("--name", "a", "--suffix", "_{model}_{ngf}").name == "a_patchgcl_64"
 
