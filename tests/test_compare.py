@@ -305,7 +305,7 @@ def test_figures_older_than_the_pictures_are_not_shown(tmp_path):
 def test_the_best_figure_depends_on_what_it_is():
     assert best("score", [0.1, None, 0.3]) == 0.3 and best("PSNR", [20, 10]) == 20
     assert best("FID-768", [12.0, 9.0]) == 9 and best("error", [0.2, 0.1]) == 0.1
-    assert best("FID", [12.0, None]) is None
+    assert best("FID", [12.0, None]) is None and best("recall-768", [0.0, 0.0]) is None
 
 
 def test_options_that_differ_leave_out_what_does_not_matter():

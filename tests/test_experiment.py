@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from scripts.experiments.cluster import Task
 from scripts.experiments.collect import (
     COSTS,
     RunRow,
+    as_csv,
     asked_row,
     floor_rows,
     parameters,
@@ -29,7 +31,7 @@ from scripts.experiments.collect import (
 from scripts.experiments.grid import read_grid
 from scripts.experiments.job import RECORD, finished, missing, read_record
 from scripts.experiments.launch import Launcher, free_devices
-from scripts.experiments.page import best_row
+from scripts.experiments.page import best_rows
 from scripts.experiments.statistics import paired_test, summary
 from tests.browser import BROWSER, Browser
 from tests.helpers import REPO, make_dataset, run_command, start_command
@@ -277,7 +279,7 @@ def test_a_number_from_fewer_seeds_than_its_row_has_says_so(tmp_path):
     assert cell.text().startswith("30.000 ± 1.000") and " p " not in cell.text(), (
         "one pair of seeds"
     )
-    assert best_row(found, 0) is None, "means over unlike seeds"
+    assert best_rows(found, 0) == [], "means over unlike seeds"
 
     runs.append(row_of("one", 1, 40))
     [cell, *_] = table(grid, "toy", runs).rows[other]
@@ -286,6 +288,31 @@ def test_a_number_from_fewer_seeds_than_its_row_has_says_so(tmp_path):
     del runs[0].figures["last"]["FID"]
     [cell, *_] = table(grid, "toy", runs).rows["one"]
     assert cell.text() == "40.000 (n 1)"
+
+
+def test_a_figure_of_one_seed_stands_with_its_interval_over_images(tmp_path):
+    grid = read_grid(write(tmp_path))
+    first, second = (row_of("one", seed, 50 + seed) for seed in range(2))
+    first = replace(first, intervals={"last": {"FID": (48.0, 53.5)}})
+    [cell, *_] = table(grid, "toy", [first]).rows["one"]
+    assert cell.text() == "50.000 (48.000 to 53.500)"
+    [cell, *_] = table(grid, "toy", [first, second]).rows["one"]
+    assert cell.text().startswith("50.500 ± 0.707 [50.000, 51.000]"), (
+        "over seeds where there are two"
+    )
+
+    lines = list(csv.DictReader(as_csv([table(grid, "toy", [first, second])]).splitlines()))
+    assert [line["FID low"] for line in lines] == ["48.0", ""]
+    assert [line["FID high"] for line in lines] == ["53.5", ""]
+
+
+def test_rows_that_print_the_same_best_number_are_both_the_best(tmp_path):
+    grid = read_grid(write(tmp_path, f"{GRID}[rows.three]\nlr = 0.002\n"))
+    other, third = list(grid.rows)[1:]
+    runs = [row_of("one", 0, 30.0001), row_of(other, 0, 30.0003), row_of(third, 0, 31)]
+    assert best_rows(table(grid, "toy", runs), 0) == ["one", other]
+    assert best_rows(table(grid, "toy", runs[:2]), 0) == [], "nothing tells them apart"
+    assert best_rows(table(grid, "toy", runs[:1]), 0) == []
 
 
 def test_floors_that_differ_between_runs_are_a_range(tmp_path):
@@ -452,6 +479,8 @@ def test_the_report_comes_from_folders_alone(grid, tmp_path):
     rows = list(csv.DictReader((folder / "out" / "table.csv").open()))
     assert len(rows) == 8 and {row["checkpoint"] for row in rows} == {"last", "best"}
     assert float(rows[0]["images/s"]) > 0 and float(rows[0]["M parameters"]) > 0.01
+    low, value, high = (float(rows[0][f"edges{end}"]) for end in (" low", "", " high"))
+    assert 0 < low <= value <= high <= 1, "the interval over images"
     assert float(rows[0]["memory GB"]) > 0.1 and "cut, preset official" in rows[0]["recipe"]
 
     for job in jobs:

@@ -84,8 +84,8 @@ def measured(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def best(name: str, values: list[float | None]) -> float | None:
-    """The best of several runs' figures of that name; None where fewer than two are known."""
+    """The best of several runs' figures of that name; None where fewer than two are known, or all are equal."""
     known = [value for value in values if value is not None]
-    if len(known) < 2:
+    if len(set(known)) < 2:
         return None
     return min(known) if name.startswith(BETTER_WHEN_LOW) else max(known)

@@ -33,7 +33,8 @@ STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 class RunRow:
     """One run: figures by checkpoint ("last", "best") and title, what it cost, and its curves.
 
-    `changes`: which flags changed while it was trained; `warnings`: what scripts/evaluate.py warned of.
+    `intervals`: of the figures, over images, laid out as they are; `changes`: which flags changed while it was trained;
+    `warnings`: what scripts/evaluate.py warned of.
     """
 
     name: str
@@ -49,6 +50,7 @@ class RunRow:
     curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
     changes: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
 
 def run_row(folder: Path) -> RunRow | None:
@@ -80,6 +82,7 @@ def run_row(folder: Path) -> RunRow | None:
         curves=curves(records),
         changes=describe_history(record),
         warnings=first.get("warnings", []),
+        intervals={column: intervals_of(result) for column, result in measured.items()},
     )
 
 
@@ -108,6 +111,16 @@ def values_of(result: Mapping[str, Any]) -> dict[str, float]:
     for name, entry in result["figures"].items():
         values[title_of(name, entry)] = scaled(name, entry["value"])
     return values
+
+
+def intervals_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The bootstrap intervals over images of one evaluation by title, in the unit of tables."""
+    found = {}
+    for name, entry in result["figures"].items():
+        if entry.get("interval"):
+            low, high = entry["interval"]
+            found[title_of(name, entry)] = (scaled(name, low), scaled(name, high))
+    return found
 
 
 def floors_of(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -189,11 +202,15 @@ def _json(path: Path) -> dict:
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of one row: the seeds in short, and the paired test; `seeds`: how many the row has."""
+    """One figure of one row: the seeds in short, and the paired test.
+
+    `seeds`: how many the row has; `over_images`: the interval over images, of a figure that comes from one seed.
+    """
 
     stats: Mapping[str, Any]
     test: Mapping[str, Any] | None = None
     seeds: int = 1
+    over_images: tuple[float, float] | None = None
 
     def text(self) -> str:
         """As tables show it: mean, deviation, interval, p of the test against the baseline.
@@ -201,10 +218,13 @@ class Cell:
         How many seeds a number is from is said where it is not all of the row.
         """
         stats = self.stats
-        words = f"{stats['mean']:.3f}"
+        words = self.mean()
         if stats["sd"] is not None:
             low, high = stats["interval"]
             words += f" ± {stats['sd']:.3f} [{low:.3f}, {high:.3f}]"
+        elif self.over_images:
+            low, high = self.over_images
+            words += f" ({low:.3f} to {high:.3f})"
         if stats["n"] != self.seeds:
             words += f" (n {stats['n']})"
         if self.test and self.test["n"] > 1:
@@ -212,6 +232,10 @@ class Cell:
             if self.test["n"] != stats["n"]:
                 words += f" (n {self.test['n']})"
         return words
+
+    def mean(self) -> str:
+        """The mean as tables show it."""
+        return f"{self.stats['mean']:.3f}"
 
 
 @dataclass
@@ -253,11 +277,14 @@ def table(grid: Grid, data: str, runs: Sequence[RunRow]) -> Table:
             base = by_seed(runs, grid.baseline, checkpoint, title)
             for row, cells in rows.items():
                 values = by_seed(runs, row, checkpoint, title)
+                if not values:
+                    cells.append(None)
+                    continue
                 test = None if row == grid.baseline else paired_test(values, base)
-                cell = (
-                    Cell(summary(list(values.values())), test, len(seeds[row])) if values else None
-                )
-                cells.append(cell)
+                stats, images = summary(list(values.values())), None
+                if len(values) == 1:
+                    images = over_images(runs, row, checkpoint, title)
+                cells.append(Cell(stats, test, len(seeds[row]), images))
         if printed:
             columns.append(f"{title} paper")
             for row, cells in rows.items():
@@ -281,6 +308,14 @@ def by_seed(runs: Sequence[RunRow], row: str, checkpoint: str, title: str) -> di
         if run.row == row and value is not None:
             values[run.seed] = value
     return values
+
+
+def over_images(
+    runs: Sequence[RunRow], row: str, checkpoint: str, title: str
+) -> tuple[float, float] | None:
+    """The interval over images of a figure that one run of a row has."""
+    intervals = (run.intervals.get(checkpoint, {}).get(title) for run in runs if run.row == row)
+    return next((interval for interval in intervals if interval), None)
 
 
 def shown(cell: Cell | float | None) -> str:
@@ -355,25 +390,30 @@ def notes(grid: Grid) -> list[str]:
     return [
         "Mean ± standard deviation [95 % bootstrap interval of the mean] over seeds. p is a two-sided sign-flip test "
         f"against {grid.baseline!r} at equal seeds; with N seeds it cannot fall below 2 / 2^N.",
+        "A figure of one seed stands with its 95 % bootstrap interval over images (low to high). It says nothing about "
+        "other seeds.",
         "*last* is the end of training. *best* is the checkpoint that measured best on the images of --eval_split; "
         "the figures of both are those of the test set.",
     ]
 
 
 def as_csv(found: Sequence[Table]) -> str:
-    """One line per run and checkpoint."""
+    """One line per run and checkpoint; beside a figure the ends of its interval over images, where it has one."""
     titles = list(
         dict.fromkeys(t for one in found for r in one.runs for f in r.figures.values() for t in f)
     )
+    heads = [head for title in titles for head in (title, f"{title} low", f"{title} high")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["data", "row", "seed", "checkpoint", *titles, *COSTS, "run", "recipe", "commit"]
+        ["data", "row", "seed", "checkpoint", *heads, *COSTS, "run", "recipe", "commit"]
     )
     for one in found:
         for run in one.runs:
             for checkpoint, figures in run.figures.items():
-                values = [figures.get(title, "") for title in titles]
+                values, intervals = [], run.intervals.get(checkpoint, {})
+                for title in titles:
+                    values += [figures.get(title, ""), *intervals.get(title, ("", ""))]
                 cost = ["" if run.costs[name] is None else run.costs[name] for name in COSTS]
                 place = [run.data, run.row, run.seed, checkpoint]
                 writer.writerow([*place, *values, *cost, run.name, run.recipe, run.commit])

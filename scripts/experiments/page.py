@@ -89,7 +89,7 @@ def _table(grid: Grid, table: Table) -> tags.div:
     heads = [tags.th("row", data_sort="text"), tags.th("seeds", data_sort="number")]
     heads += [tags.th(printable(column), data_sort="number") for column in table.columns]
 
-    winners = [best_row(table, place) for place in range(len(table.columns))]
+    winners = [best_rows(table, place) for place in range(len(table.columns))]
     lines = []
     for row, cells in table.rows.items():
         name = [_dot(grid, row), printable(row)]
@@ -100,8 +100,8 @@ def _table(grid: Grid, table: Table) -> tags.div:
             tags.td(*name, data_value=printable(row)),
             tags.td(str(count), data_value=str(count)),
         ]
-        for cell, winner in zip(cells, winners, strict=True):
-            style = "best" if row == winner else ""
+        for cell, best in zip(cells, winners, strict=True):
+            style = "best" if row in best else ""
             line.append(tags.td(shown(cell), data_value=_value(cell), cls=style))
         lines.append(tags.tr(*line))
 
@@ -112,24 +112,23 @@ def _table(grid: Grid, table: Table) -> tags.div:
     return tags.div(tags.table(head, tags.tbody(*lines), cls="results"), cls="wide")
 
 
-def best_row(table: Table, place: int) -> str | None:
-    """The row with the best mean in a column of ours; None for costs, the paper's figures, and fewer than two rows.
+def best_rows(table: Table, place: int) -> list[str]:
+    """The rows with the best mean in a column of ours: all whose number looks the same there.
 
-    None too where rows have unequal numbers of seeds.
+    None for costs and the paper's figures, where rows have unequal numbers of seeds, and where all look the same.
     """
-    stats = {
-        row: cells[place].stats
-        for row, cells in table.rows.items()
-        if isinstance(cells[place], Cell)
+    cells = {
+        row: cells[place] for row, cells in table.rows.items() if isinstance(cells[place], Cell)
     }
-    if len({one["n"] for one in stats.values()}) > 1:
-        return None
-    means = {row: one["mean"] for row, one in stats.items()}
     better = table.runs[0].better if table.runs else {}
     way = better.get(table.columns[place].rpartition(" ")[0])
-    if len(means) < 2 or way is None:
-        return None
-    return min(means, key=means.get) if way == "low" else max(means, key=means.get)
+    if way is None or len({cell.stats["n"] for cell in cells.values()}) != 1:
+        return []
+
+    pick = min if way == "low" else max
+    best = pick(cells.values(), key=lambda cell: cell.stats["mean"])
+    equal = [row for row, cell in cells.items() if cell.mean() == best.mean()]
+    return equal if len(equal) < len(cells) else []
 
 
 def _value(cell: Cell | float | None) -> str:
