@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +175,27 @@ def train_flags(root: Path, *extra: str, model: str = "patchgcl") -> list[str]:
 def train_options(root: Path, *extra: str, model: str = "patchgcl") -> Namespace:
     """Those flags, parsed."""
     return parse(TrainOptions(), train_flags(root, *extra, model=model))
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from util.lock import FolderLock
+lock = FolderLock(Path(sys.argv[1]), "", "")
+lock.take()
+print("taken", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def folder_in_use(folder: Path) -> Iterator[subprocess.Popen]:
+    """While entered, another process, which this gives, holds the lock of a folder; then it is killed."""
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPO)
+    try:
+        assert holder.stdout.readline() == "taken\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.wait()

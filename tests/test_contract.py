@@ -14,11 +14,13 @@ from models import create_model, resolve_alias
 from models.inference.translate import translate
 from options import TestOptions, parse
 from tests import test_fast_step, test_models
-from tests.helpers import REPO, make_dataset, make_image_folder, train_options
+from tests.helpers import REPO, folder_in_use, make_dataset, make_image_folder, train_options
 from tests.test_models import build, step, weights
 from util.errors import UserError
 from util.hardware.runtime import Runtime
+from util.lock import LOCK
 from util.run.checkpoint import Checkpoint
+from util.run.folder import result_dir
 from util.run.progress import Progress
 
 EXAMPLES = REPO / "tests" / "examples"
@@ -249,6 +251,20 @@ def test_styles_are_drawn_from_the_seed_and_the_same_for_all_inputs(tmp_path):
     assert {tuple(picture(tmp_path, "run", "fake_B_2", "image_000")[0, 0])} == first["fake_B_2"]
     translate(test_options(tmp_path, "run", "--num_styles", "2", "--seed", "5"))
     assert {tuple(picture(tmp_path, "run", "fake_B_2", "image_000")[0, 0])} != first["fake_B_2"]
+
+
+def test_a_folder_is_translated_into_by_one_process_at_a_time(tmp_path):
+    styled_run(tmp_path)
+    opt = test_options(tmp_path, "run")
+    with folder_in_use(result_dir(opt)) as holder:
+        expected = rf"process {holder.pid} on .* is writing these pictures.*another --results_dir"
+        with pytest.raises(UserError, match=expected):
+            translate(opt)
+        assert [path.name for path in result_dir(opt).iterdir()] == [LOCK]
+
+    assert len(translate(opt).rows) == 8
+    with folder_in_use(result_dir(opt)):
+        pass  # it was left free
 
 
 def test_a_style_is_read_from_reference_images(tmp_path):

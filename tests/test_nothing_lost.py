@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -17,17 +15,17 @@ import torch
 from data import create_loader, workers
 from data.workers import check_shared_memory
 from options import TestOptions, parse
-from tests.helpers import REPO, train_options
+from tests.helpers import folder_in_use, train_options
 from tests.test_checkpoint import FakeModel, checkpoint, small_net
 from tests.test_models import build, step
 from util.errors import UserError, exit_status
 from util.hardware.runtime import Runtime
+from util.lock import FolderLock
 from util.logs import log_files
 from util.logs.log_files import RunLog
 from util.logs.visualizer import Visualizer
 from util.run.checkpoint import Checkpoint, remove_older
 from util.run.folder import weights_file
-from util.run.lock import RunLock
 from util.run.profiler import StepProfiler
 from util.run.progress import Progress
 from util.run.reports import Saves
@@ -332,28 +330,13 @@ def test_a_page_that_cannot_be_written_is_tried_again(tmp_path):
 
 # -- one process at a time -------------------------------------------------------------------------
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from util.run.lock import RunLock
-lock = RunLock(Path(sys.argv[1]))
-lock.take()
-print("taken", flush=True)
-time.sleep(60)
-"""
-
 
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPO)
-    try:
-        assert holder.stdout.readline() == "taken\n"
-        lock = RunLock(tmp_path / "run")
-        with pytest.raises(UserError, match=rf"process {holder.pid} on .* is training this run"):
+    lock = FolderLock(tmp_path / "run", "is training this run", "give another --name")
+    with folder_in_use(tmp_path / "run") as holder:
+        expected = rf"process {holder.pid} on .* is training this run.*or give another --name"
+        with pytest.raises(UserError, match=expected):
             lock.take()
-    finally:
-        holder.kill()
-        holder.wait()
     lock.take()  # that of a dead process is taken over
     lock.take()
     lock.drop()

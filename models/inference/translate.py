@@ -73,6 +73,7 @@ def translate_on(runtime: Runtime, opt: Namespace) -> Gallery:
     began = time.perf_counter()
     bar = Bar(-(-count // runtime.world_size), in_parts=model.COSTLY, shown=runtime.is_main)
     gallery = Gallery(result_dir(opt), opt.easy_label or opt.name, facts, runtime.rank)
+    runtime.as_one(gallery.open)
     with gradients(model), bar, gallery:
         known = depends(opt, facts)
         finished = Finished(gallery, known, runtime.rank) if model.COSTLY else None

@@ -14,6 +14,7 @@ from util.errors import UserError
 from util.files import append, atomic_path
 from util.hardware.cores import cpu_count
 from util.images import save_png, to_uint8
+from util.lock import FolderLock
 from util.pages.files import (
     Picture,
     numbered_page,
@@ -87,12 +88,25 @@ class Gallery:
         self.rows: list[tuple[str, list[Picture]]] = []
         self.files: set[str] = set()
 
+        instead = "give another --results_dir"
+        self.lock = FolderLock(self.folder, "is writing these pictures", instead)
         self._marked = False
         self._marking = Lock()
         self.error: tuple[Path, Exception] | None = None
         self.pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="gallery")
         self.free = BoundedSemaphore(WAITING_PICTURES)
         self._under_way: set[Future] = set()
+
+    def open(self) -> None:
+        """Keep others from writing the folder until it is closed.
+
+        Raises:
+            UserError: another process writes it, or it cannot be written.
+        """
+        try:
+            self.lock.take()
+        except OSError as error:
+            raise self._user_error(self.folder, error) from error
 
     def add(
         self,
@@ -162,10 +176,13 @@ class Gallery:
         return self
 
     def __exit__(self, error_type: type | None, error: BaseException | None, trace: object) -> None:
-        if error_type is None:
-            self.close()
-        else:
-            self.pool.shutdown(cancel_futures=True)
+        try:
+            if error_type is None:
+                self.close()
+            else:
+                self.pool.shutdown(cancel_futures=True)
+        finally:
+            self.lock.drop()
 
     def _queue(self, save: Callable[[Any, Path], None], value: Any, file: str) -> None:
         self.files.add(file)

@@ -10,6 +10,7 @@ from torch import nn
 from util.errors import UserError, first_line
 from util.files import explain_os_error, try_folder
 from util.hardware.runtime import Runtime
+from util.lock import LOCK, FolderLock
 from util.run.changes import (
     FIRST_WEIGHTS,
     another_name,
@@ -30,7 +31,6 @@ from util.run.folder import (
     weights_file,
     weights_in,
 )
-from util.run.lock import LOCK, RunLock
 from util.run.progress import Progress
 from util.run.restarts import BEGUN_BY, begun_by_this_job, note_job
 from util.run.same_data import changed_parts
@@ -63,7 +63,7 @@ class Checkpoint:
 
     `latest_state.pt` holds everything the next step depends on, `previous_state.pt` what it held at the save before.
     Beside them lie plain weights, `<epoch>_net_<name>.pth`, which test.py reads and which have the released code's
-    keys. One process at a time trains a run, see `RunLock`.
+    keys. One process at a time trains a run, see `FolderLock`.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class Checkpoint:
         self.folder = run_dir(opt)
         self.last_saved = "none yet"
         self.notes: list[str] = []  # on how the folder was found
-        self.lock, self.first_save = RunLock(self.folder), FirstSave(self.folder)
+        self.lock = FolderLock(self.folder, "is training this run", "give another --name")
+        self.first_save = FirstSave(self.folder)
         self._recorded = False
 
     def begin(self) -> list[str]:

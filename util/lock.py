@@ -1,4 +1,4 @@
-"""One process at a time trains a run: the lock in its folder, which the system drops when its holder dies."""
+"""One process at a time writes a folder: the lock in it, which the system drops when its holder dies."""
 
 import errno
 import fcntl
@@ -14,23 +14,28 @@ LOCK = ".lock"
 NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class RunLock:
-    """Held by the process that trains a run. One lock file may be held once on all machines that share the folder.
+class FolderLock:
+    """Held by the process that writes a folder. One lock file may be held once on all machines that share the folder.
 
     A POSIX lock is used because worker processes do not inherit it: it ends with the process that took it, however that
     ended, so no stale lock is ever in the way. Where the file system has no locks, the process named in the file is
     looked for on this machine.
+
+    Args:
+        folder: made where there is none.
+        doing: what its holder does, as in "is training this run".
+        remedy: what another process can do instead of waiting.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
+    def __init__(self, folder: Path, doing: str, remedy: str) -> None:
+        self.path, self.doing, self.remedy = folder / LOCK, doing, remedy
         self._file: IO[str] | None = None
 
     def take(self) -> None:
         """Take the lock, unless this process has it.
 
         Raises:
-            UserError: another process trains this run.
+            UserError: another process holds it.
         """
         if self._file is not None and self._is_mine():
             return
@@ -52,7 +57,7 @@ class RunLock:
         self._file = file
 
     def drop(self) -> None:
-        """Let others train this run; does nothing without the lock."""
+        """Let others write the folder; does nothing without the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -69,8 +74,8 @@ class RunLock:
         process, _, host = holder.partition(" ")
         where = f"process {process or '?'} on {host or 'another machine'}"
         return (
-            f"{where} is training this run, {self.path.parent}: wait for it, stop it "
-            f"(kill {process or 'N'}), or give another --name"
+            f"{where} {self.doing}, {self.path.parent}: wait for it, stop it "
+            f"(kill {process or 'N'}), or {self.remedy}"
         )
 
 
