@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.base_dataset import BaseDataset, Domain
-from data.image_folder import list_images
-from data.layout import folder_names, has_domains, phase_folder
+from data.image_folder import check_dataroot, list_images, no_folder
+from data.layout import explain_layout, folder_names, means_phases, phase_folder
 from data.transforms import Box, Size, Source, View
 from util.errors import UserError
 
@@ -25,7 +25,8 @@ class AlignedDataset(BaseDataset):
     DATAROOT/<phase> holds files with A on the left and B on the right. Where there is no such folder, DATAROOT/<phase>A
     and <phase>B hold the two under equal names. How the pairs of a run lie is part of its record. At test, DATAROOT/val
     stands in for a missing DATAROOT/test; what does not lie like pairs, such as one image or a folder of images, is
-    translated whole: a photograph is halved only where --pairs halves says that it holds two.
+    translated whole: a photograph is halved only where --pairs halves says that it holds two. A folder with images of
+    other phases is no folder of images, so those of training are never taken for those of the test.
     """
 
     ONE_SIZE_A_SAMPLE = True
@@ -79,28 +80,34 @@ class AlignedDataset(BaseDataset):
             UserError: nothing there lies like pairs, in training, or where --pairs asks for them.
         """
         root, phase = opt.dataroot, opt.phase
+        check_dataroot(root, phase, opt.is_train)
         folder = phase_folder(root, phase)
-        both = all(phase_folder(root, phase, letter) for letter in "AB")
+        domains = [letter for letter in "AB" if phase_folder(root, phase, letter)]
+        there = {"halves": folder is not None, "folders": len(domains) == 2}
+
+        # the flag says how they lie, else the run's record, else the folders
+        asked = None if opt.pairs == "auto" else opt.pairs
         of_run = getattr(opt, "trained_pairs", None)
+        kind = asked or next((kind for kind in (of_run, *there) if there.get(kind)), None)
 
-        if opt.pairs == "folders":
+        if kind == "folders" and there["folders"]:
             return "folders", None
-        if opt.pairs == "halves":
-            plain = not opt.is_train and os.path.exists(root) and not has_domains(root)
-            if not folder and not plain:
-                raise UserError(f"--pairs halves: {no_pairs(root, phase)}")
-            return "halves", folder or root
-
-        if folder and not (both and of_run == "folders"):
-            if of_run == "folders":
+        if kind == "halves" and folder:
+            if of_run == "folders" and not asked:
                 return "none", folder
-            check_holds_files(folder, phase)
+            if "halves" not in (asked, of_run):
+                check_holds_files(folder, phase)
             return "halves", folder
-        if both or opt.is_train:
-            if not any(phase_folder(root, phase, letter) for letter in "AB"):
-                raise UserError(no_pairs(root, phase))
-            return "folders", None
-        return "none", None
+
+        # test.py takes any images; a run learns from pairs and measures itself on them
+        measures_itself = getattr(opt, "only_held_out", None) is not None
+        if not opt.is_train and not measures_itself:
+            plain = os.path.isfile(root) or not (domains or means_phases(root))
+            if kind == "halves" and plain:
+                return "halves", root
+            if kind is None and (plain or domains):
+                return "none", None
+        raise missing_pairs(root, phase, kind, domains)
 
     def describe_files(self) -> list[str]:
         """How pairs lie."""
@@ -207,13 +214,25 @@ class AlignedDataset(BaseDataset):
         return Source(path, self.domains[role].channels, resized, region, levels=self.levels)
 
 
-def no_pairs(root: str, phase: str) -> str:
-    """That a data root holds nothing that lies like pairs, in words."""
+def missing_pairs(root: str, phase: str, kind: str | None, domains: list[str]) -> UserError:
+    """What to raise for a data root without pairs.
+
+    Args:
+        root: which exists.
+        phase: whose pairs are wanted.
+        kind: how they should lie, halves or folders; None for either.
+        domains: letters of the domains that have a folder.
+    """
+    if kind == "folders" or (kind is None and domains):
+        lacking = next(letter for letter in "AB" if letter not in domains)
+        return no_folder(root, phase, lacking, is_train=True)
+
     tried = " or ".join(folder_names(phase))
-    return (
-        f"--dataroot {root} has no folder {tried} with images that hold A and B "
-        f"side by side (nor {phase}A and {phase}B with pairs under equal names)"
-    )
+    text = f"--dataroot {root} has no folder {tried} with images that hold A and B side by side"
+    if kind is None:
+        text += f" (nor {phase}A and {phase}B with pairs under equal names)"
+    reason = explain_layout(root, phase, "").removesuffix("; ")
+    return UserError(f"{text}; {reason}" if reason else text)
 
 
 def check_holds_files(folder: str, phase: str) -> None:

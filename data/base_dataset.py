@@ -12,7 +12,7 @@ from data.held_out import split_held_out
 from data.image_file import find_bad_images, read_size
 from data.image_folder import find_images, first_of
 from data.result_names import unique_names
-from data.transforms import Preprocess, Size, Source, View, cut_view, read_source
+from data.transforms import Preprocess, Size, Source, View, check_mode, cut_view, read_source
 from util.errors import UserError
 from util.run.same_data import data_print, file_sizes
 
@@ -59,14 +59,17 @@ class BaseDataset(ABC):
             parser.group("data").add("--finetune_resize", True, text)
         return parser
 
+    @staticmethod
+    def check_options(opt: Namespace) -> None:
+        """Raise UserError for options that no images fit; none are looked for yet."""
+        check_mode(opt.preprocess)
+
     def __init__(self, opt: Namespace, roles: str) -> None:
         self.opt = opt
         self.is_train = opt.is_train
         self.notes: list[str] = []  # what the user should be told once
 
-        self.preprocess = Preprocess(
-            opt.preprocess, opt.crop_size, opt.size_multiple, opt.is_train, opt.no_flip
-        )
+        self.preprocess = Preprocess.of(opt)
         # of grey files: what is black and what is white
         self.levels = tuple(opt.value_range) if opt.value_range else None
         self.file_sizes: dict[str, Size] = {}
@@ -134,7 +137,8 @@ class BaseDataset(ABC):
         only_held_out = getattr(self.opt, "only_held_out", False)
         if not held_out or not (self.is_train or only_held_out):
             return paths
-        training, kept_out = split_held_out(paths, held_out, folder)
+        limit = self.opt.max_dataset_size
+        training, kept_out = split_held_out(paths, held_out, folder, limit)
         return kept_out if only_held_out else training
 
     def _without_bad(self, paths: list[str]) -> list[str]:

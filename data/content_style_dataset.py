@@ -1,12 +1,11 @@
 """Two images in one sample, a content and a style, for methods that give one picture the look of another."""
 
 import math
-import os
 from argparse import Namespace
 from itertools import product
 
 from data.base_dataset import BaseDataset
-from data.image_folder import is_image, list_images
+from data.image_folder import check_dataroot, find_styles
 from data.layout import has_domains
 from data.namesakes import Namesakes
 from data.result_names import fitted, unique_names
@@ -47,6 +46,7 @@ class ContentStyleDataset(BaseDataset):
             raise UserError(
                 "--dataset_mode content_style pairs images for test.py; train with another one"
             )
+        check_dataroot(opt.dataroot, opt.phase, is_train=False)
         if not opt.style and not has_domains(opt.dataroot):
             raise UserError(
                 f"--dataroot {opt.dataroot} has no domain B to take styles from: "
@@ -72,12 +72,7 @@ class ContentStyleDataset(BaseDataset):
         style = self.opt.style
         if role == "A" or not style:
             return super().find_files(role)
-
-        if os.path.isdir(style):
-            return style, list_images(style, self.notes)
-        if not os.path.isfile(style) or not is_image(style):
-            raise UserError(f"--style {style} is no image and no folder of images")
-        return os.path.dirname(style), [style]
+        return find_styles(style, self.opt.phase, self.letter(role), self.notes)
 
     def most_images(self, role: str) -> float:
         return super().most_images(role) if role == "A" else math.inf

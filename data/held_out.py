@@ -1,13 +1,23 @@
 """Which images of a training set are kept out of training, to measure on: the same ones whatever the seed."""
 
+import math
+
 from util.errors import UserError
 
 LARGEST_SHARE = 10  # at most one image in so many
 FEWEST = 2
 
 
-def split_held_out(paths: list[str], wanted: int, folder: str) -> tuple[list[str], list[str]]:
+def split_held_out(
+    paths: list[str], wanted: int, folder: str, limit: float = math.inf
+) -> tuple[list[str], list[str]]:
     """Images to train on, and images to measure on: `wanted`, at most a tenth, evenly spread over the sorted names.
+
+    Args:
+        paths: of the images, sorted.
+        wanted: how many to measure on.
+        folder: that the images are of, for messages.
+        limit: the --max_dataset_size that `paths` was cut down to.
 
     Raises:
         UserError: fewer wanted than make a set; too few images to keep any out.
@@ -16,8 +26,11 @@ def split_held_out(paths: list[str], wanted: int, folder: str) -> tuple[list[str
         raise UserError(f"--eval_images {wanted}: sets are measured, of {FEWEST} images at least")
     count = min(wanted, max(len(paths) // LARGEST_SHARE, FEWEST))
     if len(paths) < 2 * count:
+        there = f"{folder} holds {len(paths)} images"
+        if len(paths) >= limit:
+            there = f"--max_dataset_size {limit} takes {len(paths)} images of {folder}"
         raise UserError(
-            f"{folder} holds {len(paths)} images, too few to keep {FEWEST} of them out of training; "
+            f"{there}, too few to keep {FEWEST} of them out of training; "
             "measure on other images (--eval_split val or test), or not at all (--eval_freq 0)"
         )
 

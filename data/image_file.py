@@ -30,6 +30,7 @@ _TO_UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_THEIR_SIDE = (5, 6, 7, 8)
 
 
 LARGE = 50_000_000  # pixels: of larger images the memory is asked before they are decoded
@@ -54,7 +55,7 @@ def read_header(path: str) -> Header:
     """What the file's first bytes tell; raises UserError for an unreadable file."""
     with opened(path) as image:
         width, height = image.size
-        lies_on_its_side = _orientation(image) >= 5
+        lies_on_its_side = _orientation(image) in _ON_THEIR_SIDE
         size = (height, width) if lies_on_its_side else (width, height)
         # further pictures of MPO are previews, those of PSD layers
         several = image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False)
@@ -156,7 +157,10 @@ def _check_memory(path: str, size: tuple[int, int]) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation 1 to 8 as far as the header tells it; asked before decoding so that sizes agree."""
+    """The EXIF orientation as far as the header tells it; asked before decoding so that sizes agree.
+
+    Upright is 1. Damaged files have any number, and what is not 2 to 8 counts as upright.
+    """
     if image.format == "TIFF":  # Pillow turns these itself, size included
         return 1
 

@@ -8,7 +8,14 @@ from functools import lru_cache
 
 from PIL import Image
 
-from data.layout import explain_layout, folder_names, means_domains, phase_folder, wanted
+from data.layout import (
+    explain_layout,
+    folder_names,
+    has_domains,
+    means_domains,
+    phase_folder,
+    wanted,
+)
 from util.errors import UserError
 
 # what Pillow opens but cannot show, or only by another program
@@ -174,25 +181,62 @@ def find_images(
     Raises:
         UserError: nothing of this is there; the message says what was looked for.
     """
-    if not os.path.exists(dataroot):
-        raise UserError(f"--dataroot {dataroot} does not exist; give {wanted(phase, is_train)}")
-
+    check_dataroot(dataroot, phase, is_train)
     if not os.path.isdir(dataroot):
-        if is_train:
-            raise UserError(f"--dataroot {dataroot} is a file; give {wanted(phase, is_train)}")
-        check_is_image(dataroot, "--dataroot")
         return os.path.dirname(dataroot), [dataroot]
 
     folder = phase_folder(dataroot, phase, letter)
     if folder:
         return folder, list_images(folder, notes)
     if is_train or means_domains(dataroot):
-        tried = " or ".join(folder_names(phase, letter))
-        reason = explain_layout(dataroot, phase, letter)
-        raise UserError(
-            f"--dataroot {dataroot} has no folder {tried}; {reason}give {wanted(phase, is_train)}"
-        )
+        raise no_folder(dataroot, phase, letter, is_train)
     return dataroot, list_images(dataroot, notes)
+
+
+def check_dataroot(dataroot: str, phase: str, is_train: bool) -> None:
+    """Raise UserError for a --dataroot that is neither a folder nor, outside training, an image."""
+    if not os.path.exists(dataroot):
+        raise UserError(f"--dataroot {dataroot} does not exist; give {wanted(phase, is_train)}")
+    if os.path.isdir(dataroot):
+        return
+    if is_train:
+        raise UserError(f"--dataroot {dataroot} is a file; give {wanted(phase, is_train)}")
+    check_is_image(dataroot, "--dataroot")
+
+
+def no_folder(dataroot: str, phase: str, letter: str, is_train: bool) -> UserError:
+    """What to raise where a data root lacks the folder of a domain: what it has instead, and what to give."""
+    tried = " or ".join(folder_names(phase, letter))
+    reason = explain_layout(dataroot, phase, letter)
+    return UserError(
+        f"--dataroot {dataroot} has no folder {tried}; {reason}give {wanted(phase, is_train)}"
+    )
+
+
+def find_styles(
+    style: str, phase: str, letter: str, notes: list[str] | None = None
+) -> tuple[str, list[str]]:
+    """The folder and the images that --style names: one image, a folder of them, or domain `letter` of a data set.
+
+    Args:
+        notes: see `list_images`.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if os.path.isfile(style) and is_image(style):
+        return os.path.dirname(style), [style]
+    if not os.path.isdir(style):
+        raise UserError(f"--style {style} is no image and no folder of images")
+
+    folder = phase_folder(style, phase, letter)
+    if not folder and has_domains(style):
+        tried = " or ".join(folder_names(phase, letter))
+        raise UserError(
+            f"--style {style} is a data set without {tried}, from which styles would be taken: "
+            "name an image, or the folder of images itself"
+        )
+    return folder or style, list_images(folder or style, notes)
 
 
 def check_is_image(path: str, flag: str) -> None:

@@ -9,12 +9,13 @@ from data.base_dataset import BaseDataset, Domain
 from data.image_file import LARGE, Header, in_threads, opened, read_header, read_image
 from data.image_folder import first_of
 from data.pixels import Levels, is_grey
-from data.transforms import Size
+from data.transforms import Size, cuts, reduced_in_decay, scaler_of
 from util.errors import UserError
 
 SAMPLED = 8  # images of a domain whose values are looked at
 READABLE = ("RGB", "RGBA", "LA")  # beside grey: numbers that are shown as they are
 NARROW = 4  # a range of less than this part of what the file can hold is told
+MOVED = 0.02  # of a side: rounding to a multiple that moves it further is told
 
 
 def inspect(dataset: BaseDataset, images_per_step: int) -> list[str]:
@@ -33,7 +34,7 @@ def inspect(dataset: BaseDataset, images_per_step: int) -> list[str]:
         notes += note_several(domain, headers)
 
     check_sizes(dataset, images_per_step)
-    notes += [*dataset.describe_files(), *note_values(dataset)]
+    notes += [*dataset.describe_files(), *note_sizes(dataset), *note_values(dataset)]
     return list(dict.fromkeys(notes))  # both domains may be of the same files
 
 
@@ -83,7 +84,7 @@ def unlike_in_batch(one: tuple[str, Size], other: tuple[str, Size]) -> UserError
     shown = ", ".join(f"{path} is {width}x{height}" for path, (width, height) in (one, other))
     return UserError(
         f"images of one batch differ in size: {shown}; use --preprocess resize_and_crop or "
-        "scale_shortside_and_crop, or --batch_size 1"
+        "scale_shortside_and_crop, or one image per step (--batch_size 1 --accumulate 1)"
     )
 
 
@@ -93,15 +94,51 @@ def sizes_in_steps(dataset: BaseDataset, role: str, epoch: int) -> dict[Size, st
     Raises:
         UserError: an image too small for its crop.
     """
-    by_size = {}
-    for path in dataset.domains[role].paths:
-        by_size.setdefault(dataset.part_size(role, path), path)
-
     sizes = {}
-    for path in by_size.values():
+    for path in one_of_each_size(dataset, role).values():
         view = dataset.preprocess.view(dataset.source(role, path, epoch, None), None)
         sizes.setdefault(view.box[2:], path)
     return sizes
+
+
+def one_of_each_size(dataset: BaseDataset, role: str) -> dict[Size, str]:
+    """(width, height) of a role's images in their files -> one of the files."""
+    found = {}
+    for path in dataset.domains[role].paths:
+        found.setdefault(dataset.part_size(role, path), path)
+    return found
+
+
+def note_sizes(dataset: BaseDataset) -> Iterator[str]:
+    """What a user should know of the sizes that images are scaled to, beyond what the flags say."""
+    opt, mode = dataset.opt, dataset.preprocess.mode
+    is_scaled_whole = scaler_of(mode) != "none" and not cuts(mode)
+    changes = dataset.is_train and reduced_in_decay(vars(opt)) and opt.load_size != opt.crop_size
+    if is_scaled_whole and changes:
+        yield (
+            f"from epoch {opt.n_epochs + 1} on images are scaled to {opt.crop_size} (--crop_size) instead of "
+            f"{opt.load_size}; --finetune_resize false keeps {opt.load_size}"
+        )
+
+    for epoch in dataset.unlike_epochs():
+        for role in dataset.domains:
+            yield from note_rounding(dataset, role, epoch)
+
+
+def note_rounding(dataset: BaseDataset, role: str, epoch: int) -> Iterator[str]:
+    """A line for the first image of a role whose scale is changed by rounding its sides to multiples."""
+    steps, load_size = dataset.preprocess, dataset.load_size(epoch)
+    for size, path in one_of_each_size(dataset, role).items():
+        exact = steps.scaled(size, load_size, None)
+        rounded = steps.resized(size, load_size, None)
+
+        moved = [abs(after - side) / side for side, after in zip(exact, rounded, strict=True)]
+        if max(moved) > MOVED:
+            yield (
+                f"images are resized to sides that are multiples of {steps.multiple}, which the networks need: "
+                f"{path}, {exact[0]} x {exact[1]} after scaling, becomes {rounded[0]} x {rounded[1]}"
+            )
+            return
 
 
 def check_one_size(dataset: BaseDataset, why: str, remedy: str) -> None:
@@ -192,6 +229,12 @@ def judge(found: Sequence[Values], levels: Levels | None) -> Iterator[str]:
         if grey and levels:
             if low < levels[0] or high > levels[1]:
                 yield f"values {low:g}..{high:g} reach beyond --value_range, and are cut off there"
+            if high - low < (levels[1] - levels[0]) / NARROW:
+                yield (
+                    f"the grey images looked at hold values {low:g}..{high:g} of --value_range "
+                    f"{levels[0]:g},{levels[1]:g}, so that they are nearly of one tone: the range is that of all "
+                    "grey files, of both domains; convert them to one range"
+                )
         elif high - low < full / NARROW and full > 1:
             how = f"--value_range {low:g},{high:g}" if grey else "stretch them before training"
             yield (

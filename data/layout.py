@@ -3,10 +3,12 @@
 import os
 import re
 import shlex
+from collections import Counter
 
 _DOMAIN_FOLDER = re.compile(r"(train|test|val)[AB]")
 _PHASES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _PHASES |= {"val": "val", "valid": "val", "validation": "val"}
+_SEPARATORS = str.maketrans("", "", "_-. /")
 SHOWN = 8  # folders that a line names
 
 
@@ -35,8 +37,17 @@ def has_domains(dataroot: str) -> bool:
 
 
 def means_domains(dataroot: str) -> bool:
-    """Whether the folder holds images by domain, be it under names that are only like the right ones."""
-    return has_domains(dataroot) or any(letter for _, letter in folders_by_meaning(dataroot))
+    """Whether the folder holds images by domain, be it under names that are only like the right ones.
+
+    Of those both domains of a phase must be there: a folder train/a alone is one of many letters, say.
+    """
+    domains = Counter(phase for phase, letter in folders_by_meaning(dataroot) if letter)
+    return has_domains(dataroot) or 2 in domains.values()
+
+
+def means_phases(dataroot: str) -> bool:
+    """Whether the folder is divided by phase, with or without domains: train, valid, testA, ..."""
+    return has_domains(dataroot) or bool(folders_by_meaning(dataroot))
 
 
 def wanted(phase: str, is_train: bool) -> str:
@@ -49,6 +60,8 @@ def wanted(phase: str, is_train: bool) -> str:
 
 def explain_layout(dataroot: str, phase: str, letter: str) -> str:
     """What is there instead of <phase><letter>, and what to rename, up to a "; "; empty without any folder."""
+    if not os.path.isdir(dataroot):
+        return ""
     place = os.path.realpath(dataroot)
     if _DOMAIN_FOLDER.fullmatch(os.path.basename(place)):
         return f"it is such a folder itself: give the one above, --dataroot {shlex.quote(os.path.dirname(place))}; "
@@ -93,9 +106,8 @@ def folders_by_meaning(dataroot: str) -> dict[tuple[str, str], str]:
 
 
 def meaning_of(name: str) -> tuple[str, str] | None:
-    """The phase and the domain that the name of a folder speaks of; None for any other name."""
-    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-    joined = "".join(words)
+    """The phase and the domain that the name of a folder speaks of; None for any other name, such as test-2."""
+    joined = name.lower().translate(_SEPARATORS)
     for word, phase in _PHASES.items():
         rest = joined.removeprefix(word) if joined.startswith(word) else joined.removesuffix(word)
         rest = rest.removeprefix("domain").removesuffix("domain")

@@ -16,7 +16,7 @@ from data.base_dataset import BaseDataset
 from data.cache import PixelCache
 from data.deferred import Deferred
 from data.inspection import unlike_in_batch
-from data.transforms import View, cut_view, read_source
+from data.transforms import Source, View, cut_view, read_source
 from data.workers import (
     check_shared_memory,
     raise_lost_worker,
@@ -64,7 +64,8 @@ class Loader:
 
         self._cache_kind = cache
         self._cache: PixelCache | None = None
-        self._cached_size = 0
+        self._cached: list[Source] = []  # what it holds
+        self._cached_size = 0  # the `load_size` that was last asked for
 
         self._host = None
         if cache == "none":
@@ -148,11 +149,8 @@ class Loader:
         on_device = self._cache_kind == "device"
         size = self.dataset.load_size(epoch)
         if size != self._cached_size:
-            self._cache = None  # before the new one takes its place in memory
-            device = self._runtime.device if on_device else torch.device("cpu")
-            self._cache = PixelCache(self.dataset.sources(epoch), device, self._cache_kind)
+            self._fill_cache(self.dataset.sources(epoch))
             self._cached_size = size
-            self._say(f"cache {self._cache_kind}: {self._cache.describe()}")
 
         if on_device:
             yield from self._cut_on_device(keys)
@@ -161,6 +159,18 @@ class Loader:
         for batch in keys:
             raw = make_batch(self.dataset, batch, partial(cut_views, self._cache.pixels))
             yield raw.pin_memory() if self._pin else raw
+
+    def _fill_cache(self, sources: list[Source]) -> None:
+        """Decode what an epoch is cut from, unless it is there already: not every --preprocess heeds a new size."""
+        if sources == self._cached:
+            return
+
+        self._cache, self._cached = None, []  # before the new one takes its place in memory
+        on_device = self._cache_kind == "device"
+        device = self._runtime.device if on_device else torch.device("cpu")
+        self._cache = PixelCache(sources, device, self._cache_kind)
+        self._cached = sources
+        self._say(f"cache {self._cache_kind}: {self._cache.describe()}")
 
     def _cut_on_device(self, keys: list[Keys]) -> Iterator["RawBatch"]:
         """Many batches are planned at a time, so that a step waits for no plan to reach the device."""

@@ -1,5 +1,6 @@
 """Photographs of any folder, for methods that learn from images alone; at test contents with styles."""
 
+import math
 import os
 from argparse import Namespace
 
@@ -40,13 +41,22 @@ class PhotographsDataset(ContentStyleDataset):
         if not os.path.isdir(opt.dataroot):
             raise UserError(f"--dataroot {opt.dataroot} is no folder; give one with photographs")
         if not has_domains(opt.dataroot):
-            return opt.dataroot, list_images(opt.dataroot, self.notes)
+            return opt.dataroot, self._first_of(list_images(opt.dataroot, self.notes))
 
         there = [letter for letter in "AB" if phase_folder(opt.dataroot, opt.phase, letter)]
         paths = []
         for letter in there or "A":  # without either, find_images says what was looked for
-            paths += find_images(opt.dataroot, opt.phase, letter, True, self.notes)[1]
+            _, images = find_images(opt.dataroot, opt.phase, letter, True, self.notes)
+            paths += self._first_of(images)
         return opt.dataroot, paths
+
+    def _first_of(self, paths: list[str]) -> list[str]:
+        """As many images of a domain as --max_dataset_size allows."""
+        return paths[: min(len(paths), self.opt.max_dataset_size)]
+
+    def most_images(self, role: str) -> float:
+        """In training all: each domain was cut before the two were joined."""
+        return math.inf if self.is_train else super().most_images(role)
 
     def plan(self, epoch: int, index: int) -> dict[str, View]:
         if not self.is_train:

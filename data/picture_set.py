@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from data.image_file import in_threads, read_image, read_size
 from data.image_folder import list_images
+from data.pixels import Levels
 from data.result_names import unique_names
 from util.metrics.duplicates import SIDE, Looks
 
@@ -29,17 +30,23 @@ class PictureSet(Dataset):
         folder: searched in depth; or the files themselves.
         resize: every image is scaled to a square of this side; None: each keeps its size.
         paths: only these files of the folder.
+        levels: the values of grey files that become black and white, see `read_image`.
 
     Raises:
         UserError: no image.
     """
 
     def __init__(
-        self, folder: Path, resize: int | None = None, paths: Sequence[str] | None = None
+        self,
+        folder: Path,
+        resize: int | None = None,
+        paths: Sequence[str] | None = None,
+        levels: Levels | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.paths = list_images(str(folder)) if paths is None else list(paths)
         self.resize = resize
+        self.levels = levels
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -49,7 +56,7 @@ class PictureSet(Dataset):
 
     def image(self, index: int) -> Image.Image:
         """One image, RGB, as it is measured."""
-        image = read_image(self.paths[index], channels=3)
+        image = read_image(self.paths[index], 3, self.levels)
         if self.resize and image.size != (self.resize, self.resize):
             image = image.resize((self.resize, self.resize), Image.Resampling.BICUBIC)
         return image
@@ -60,7 +67,8 @@ class PictureSet(Dataset):
 
     def only(self, indices: Sequence[int]) -> "PictureSet":
         """Some of the images."""
-        return PictureSet(self.folder, self.resize, [self.paths[index] for index in indices])
+        paths = [self.paths[index] for index in indices]
+        return PictureSet(self.folder, self.resize, paths, self.levels)
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
@@ -101,7 +109,7 @@ class PictureSet(Dataset):
         return Looks(checksums, np.stack([thumbnail for _, thumbnail in found]))
 
     def _look(self, index: int) -> tuple[str, np.ndarray]:
-        image = read_image(self.paths[index], channels=3)
+        image = read_image(self.paths[index], 3, self.levels)
         pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
         small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
         return pixels, np.asarray(small, dtype=np.float32).ravel() / 255

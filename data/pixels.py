@@ -35,7 +35,7 @@ def to_8_bit(image: Image.Image, path: str, levels: Levels | None) -> Image.Imag
         low, high = levels
         values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=low)
         scaled = ((values - low) / (high - low)).clip(0, 1) * 255
-        return Image.fromarray(np.floor(scaled + 0.5).astype(np.uint8))
+        return with_hidden_white(np.floor(scaled + 0.5).astype(np.uint8), image)
 
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
@@ -44,7 +44,7 @@ def to_8_bit(image: Image.Image, path: str, levels: Levels | None) -> Image.Imag
                 f"{path}: 32-bit values outside 0..65535 ({values.min()}..{values.max()}); say with "
                 "--value_range LOW,HIGH which are black and white, or convert it to 8 or 16 bits per channel"
             )
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        return with_hidden_white(((values + 128) // 257).astype(np.uint8), image)
 
     if image.mode == "F":
         values = np.asarray(image)
@@ -53,6 +53,14 @@ def to_8_bit(image: Image.Image, path: str, levels: Levels | None) -> Image.Imag
             "say with --value_range LOW,HIGH which are black and white, or convert it to 8 or 16 bits per channel"
         )
     return on_white(in_srgb(image))
+
+
+def with_hidden_white(grey: np.ndarray, image: Image.Image) -> Image.Image:
+    """The (height, width) bytes made of a grey image, white where it has the value that its file calls transparent."""
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int):
+        grey[np.asarray(image) == hidden] = 255
+    return Image.fromarray(grey)
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -65,7 +73,13 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def in_srgb(image: Image.Image) -> Image.Image:
-    """The colours as sRGB, where the file has another profile; one that is damaged or does not fit is passed over."""
+    """The colours as sRGB, where the file has another profile; one that is damaged or does not fit is passed over.
+
+    CIELAB is one without a profile.
+    """
+    if image.mode == "LAB":  # of which Pillow makes RGB, but no grey
+        return image.convert("RGB")
+
     profile = image.info.get("icc_profile")
     if profile and image.mode == "P":
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -74,7 +88,13 @@ def in_srgb(image: Image.Image) -> Image.Image:
 
     out_mode = "RGBA" if image.mode == "RGBA" else "RGB"
     transform = _transform(profile, image.mode, out_mode)
-    return ImageCms.applyTransform(image, transform) if transform else image
+    if not transform:
+        return image
+
+    colours = ImageCms.applyTransform(image, transform)
+    if image.mode != "RGBA" and image.has_transparency_data:
+        colours.putalpha(image.convert("RGBA").getchannel("A"))  # of one colour that is transparent
+    return colours
 
 
 @lru_cache(PROFILES)

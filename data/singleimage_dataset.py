@@ -41,16 +41,23 @@ class SingleImageDataset(BaseDataset):
             parser.set_defaults(preprocess=ZOOM_AND_PATCH)
         return parser
 
-    def __init__(self, opt: Namespace) -> None:
+    @staticmethod
+    def check_options(opt: Namespace) -> None:
+        """In training there is one way to cut images."""
         if not opt.is_train:
-            super().__init__(opt, roles="A")
-            return
-
-        if opt.preprocess != ZOOM_AND_PATCH:
+            BaseDataset.check_options(opt)
+        elif opt.preprocess != ZOOM_AND_PATCH:
             raise UserError(
                 f"--preprocess {opt.preprocess}: --dataset_mode singleimage zooms and cuts "
                 "by itself; leave it out"
             )
+
+    def __init__(self, opt: Namespace) -> None:
+        self.check_options(opt)
+        if not opt.is_train:
+            super().__init__(opt, roles="A")
+            return
+
         if opt.random_scale_max < 1:
             raise UserError(
                 f"--random_scale_max {opt.random_scale_max}: images are only made smaller; "

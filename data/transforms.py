@@ -1,6 +1,7 @@
 """What is cut from which image: the geometry of each --preprocess, and views turned into pixels."""
 
 import math
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -109,25 +110,40 @@ def scaler_of(mode: str) -> str:
     return scalers[0] if scalers else "none"
 
 
+def cuts(mode: str) -> bool:
+    """Whether a --preprocess takes a part of each image."""
+    return any(word in CUTTERS for word in mode.split("_and_"))
+
+
+def reduced_in_decay(options: Mapping[str, Any]) -> bool:
+    """Whether a training with these options ends with images of crop_size instead of load_size."""
+    return options.get("finetune_resize", False) and options.get("n_epochs_decay", 0) > 0
+
+
 def scaled_as_trained(options: Mapping[str, Any]) -> dict[str, Any]:
     """How whole images are scaled as a run with these options scaled those of its last epochs, uncut.
 
     Where training resized to a square and cut, the square has the side of the cut, as in the tests of the papers.
-    Training on parts of images at their own size keeps that size.
+    Training on parts of images at their own size keeps that size. Sides are rounded where training rounded them.
     """
-    words = options["preprocess"].split("_and_")
-    scaler = scaler_of(options["preprocess"])
+    mode, crop_size = options["preprocess"], options["crop_size"]
+    scaler = scaler_of(mode)
     if scaler == "none":
         return {"preprocess": "none"}
 
-    cuts = scaler == "resize" and any(word in CUTTERS for word in words)
-    reduced = options.get("finetune_resize", False) and options.get("n_epochs_decay", 0) > 0
-    side = options["crop_size"] if cuts or reduced else options["load_size"]
-    return {"preprocess": scaler, "load_size": side, "crop_size": options["crop_size"]}
+    to_crop_size = reduced_in_decay(options) or (scaler == "resize" and cuts(mode))
+    side = crop_size if to_crop_size else options["load_size"]
+    return {
+        "preprocess": scaler,
+        "load_size": side,
+        "crop_size": crop_size,
+        "rounded": not cuts(mode),
+    }
 
 
 ZOOM_RANGE = (0.8, 1.0)
 LEAST_SIDE = 8  # pixels that every generator takes; at test smaller images are filled up
+COARSE = 32  # multiples to which filling up would add more than a few pixels
 KEPT_IMAGES = 2  # per process: one of each domain
 MODES = (
     "resize_and_crop, resize, crop, scale_width, scale_width_and_crop, scale_shortside, "
@@ -135,36 +151,52 @@ MODES = (
 )
 
 
+def check_mode(mode: str) -> None:
+    """Raise UserError for a --preprocess that is not known."""
+    words = mode.split("_and_")
+    scalers = [word for word in words if word in SCALERS]
+    cutters = [word for word in words if word in CUTTERS]
+    known = len(scalers) + len(cutters) + ("zoom" in words)
+    if len(scalers) > 1 or len(cutters) > 1 or len(words) != known:
+        raise UserError(f"--preprocess {mode}: no such mode; there are: {MODES}")
+
+
 class Preprocess:
     """The geometry that --preprocess names: words joined by "_and_", applied in the order scale, zoom, crop or trim.
+
+    Sides of finished images are multiples of a number. Training resizes whole images to them; a cut is one already. At
+    test images are filled up, and what was filled is cut off again; `rounded` resizes there too.
 
     Args:
         mode: value of --preprocess.
         crop_size: side of the square that is cut out, in pixels.
-        multiple: sides of finished images are multiples of this: in training by resizing, at test by filling up.
-        is_train: whether to resize to multiples, or to fill up.
+        multiple: what sides of finished images are multiples of.
+        is_train: whether images are to train on.
         no_flip: no mirroring.
+        rounded: at test, resize to coarse multiples, as training has: an image that is filled up to twice its size
+            is another one than the network knows.
 
     Raises:
         UserError: an unknown mode, or a crop_size that is no multiple.
     """
 
     def __init__(
-        self, mode: str, crop_size: int, multiple: int, is_train: bool, no_flip: bool
+        self,
+        mode: str,
+        crop_size: int,
+        multiple: int,
+        is_train: bool,
+        no_flip: bool,
+        rounded: bool = False,
     ) -> None:
+        check_mode(mode)
         words = mode.split("_and_")
-        scalers = [word for word in words if word in SCALERS]
-        cutters = [word for word in words if word in CUTTERS]
-        self.zoom = "zoom" in words
-        known = len(scalers) + len(cutters) + self.zoom
-        if len(scalers) > 1 or len(cutters) > 1 or len(words) != known:
-            raise UserError(f"--preprocess {mode}: no such mode; there are: {MODES}")
-
         self.scale = SCALERS[scaler_of(mode)]
         self.needs_file_size = self.scale is not resize
+        self.zoom = "zoom" in words
         self.crop = "crop" in words
         self.trim = "trim" in words
-        if cutters and crop_size % multiple:
+        if cuts(mode) and crop_size % multiple:
             below = crop_size - crop_size % multiple
             remedy = f"{below} or {below + multiple}" if below else multiple
             raise UserError(
@@ -176,20 +208,30 @@ class Preprocess:
         self.crop_size = crop_size
         self.multiple = multiple
         self.is_train = is_train
+        self.rounds = is_train or (rounded and multiple >= COARSE)
         self.flip = not no_flip
+
+    @classmethod
+    def of(cls, opt: Namespace) -> "Preprocess":
+        """As the resolved options say."""
+        rounded = getattr(opt, "rounded", False)
+        return cls(
+            opt.preprocess, opt.crop_size, opt.size_multiple, opt.is_train, opt.no_flip, rounded
+        )
 
     def resized(self, size: Size | None, load_size: int, rng: np.random.Generator | None) -> Size:
         """Size after resizing a file of `size` (None will do without `needs_file_size`)."""
+        width, height = self.scaled(size, load_size, rng)
+        return self._rounded(width), self._rounded(height)
+
+    def scaled(self, size: Size | None, load_size: int, rng: np.random.Generator | None) -> Size:
+        """The same before sides are rounded to multiples."""
         width, height = self.scale(size, load_size, self.crop_size)
 
         if self.zoom:
             across, down = rng.uniform(*ZOOM_RANGE, size=2) if rng else (1, 1)
             width = max(self.crop_size, round(width * across))
             height = max(self.crop_size, round(height * down))
-
-        if self.is_train and not self.crop:
-            width = self._nearest_multiple(width)
-            height = self._nearest_multiple(height)
         return int(width), int(height)
 
     def view(self, source: Source, rng: np.random.Generator | None) -> View:
@@ -221,7 +263,11 @@ class Preprocess:
         flip = bool(rng and self.flip and rng.random() < 0.5)
         return View(source, box, flip)
 
-    def _nearest_multiple(self, side: float) -> int:
+    def _rounded(self, side: int) -> int:
+        """A side as it is resized to: the nearest multiple, unless it is cut to one."""
+        is_cut = self.crop or (self.trim and side >= self.crop_size)
+        if not self.rounds or is_cut:
+            return side
         return max(round(side / self.multiple), 1) * self.multiple
 
     def _filled_up(self, side: int) -> int:

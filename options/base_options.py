@@ -233,6 +233,7 @@ class BaseOptions:
         # what follows from the options
         model = models.find_model(opt.model)
         opt.is_train = self.is_train
+        data.find_dataset(opt.dataset_mode).check_options(opt)
         opt.size_multiple = model.SIZE_MULTIPLE or generator_size_multiple(opt.netG)
         opt.test_roles = model.TEST_ROLES
         opt.recipe = self.recipe(opt, parser, {**defaults, **published})

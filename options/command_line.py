@@ -3,9 +3,12 @@
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import Any
 
+import models
 from options.base_options import BaseOptions, check_name, filled_in
 from options.flag_owners import flags_elsewhere
+from options.train_options import TrainOptions
 from util.errors import UserError
 
 
@@ -47,8 +50,8 @@ def parse(options: BaseOptions, argv: Sequence[str] | None = None) -> Namespace:
 def full_name(options: BaseOptions, run: Namespace, argv: Sequence[str]) -> str:
     """The name of the run with its --suffix, under which its record lies.
 
-    What stands in braces is filled in from the command line, presets and defaults, as when the run was begun. Its
-    record cannot help: it is found by this name.
+    What stands in braces is filled in from the command line, presets and defaults, as when the run was begun: also at
+    test with those of training. Its record cannot help: it is found by this name.
 
     Args:
         options: of the command.
@@ -61,8 +64,20 @@ def full_name(options: BaseOptions, run: Namespace, argv: Sequence[str]) -> str:
     if not {"{", "$"} & set(run.suffix):
         return run.name + run.suffix
 
-    parser = options.build_parser(run)
-    given = parser.parse_given(argv, lambda: flags_elsewhere(options, parser, run, argv, {}))
-    given["model"] = run.model
-    _, values = options.layer(parser.defaults(), given, {})
+    if not options.is_train and models.find_model(run.model).TRAINABLE:
+        values = values_in_training(argv)
+    else:
+        parser = options.build_parser(run)
+        given = parser.parse_given(argv, lambda: flags_elsewhere(options, parser, run, argv, {}))
+        _, values = options.layer(parser.defaults(), given | {"model": run.model}, {})
     return run.name + filled_in(run.suffix, values)
+
+
+def values_in_training(argv: Sequence[str]) -> dict[str, Any]:
+    """What train.py makes of a command line of test.py: the value of each of its options, flags of test.py left out."""
+    options = TrainOptions()
+    run = options.peek(argv)
+    parser = options.build_parser(run)
+    given, _ = parser.parse_known(argv)
+    _, values = options.layer(parser.defaults(), given | {"model": run.model}, {})
+    return values

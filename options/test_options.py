@@ -147,6 +147,7 @@ class TestOptions(BaseOptions):
         opt = super().resolve(parser, given, saved)
         check_effect(given, opt)
         opt.size = size_of(opt, given, saved)
+        opt.rounded = opt.size == "trained" and saved.get("rounded", False)
         opt.sizes = describe_sizes(opt)
         opt.trained_pairs = self.saved_pairs
         opt.other_data = is_other_data(opt.dataroot, saved.get("dataroot"))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import data
-from data.transforms import CUTTERS, scaled_as_trained, scaler_of
+from data.transforms import Preprocess, cuts, scaled_as_trained, scaler_of
 from util.errors import UserError
 
 GEOMETRY = ("preprocess", "load_size", "crop_size")
@@ -44,9 +44,8 @@ def check_effect(given: Mapping[str, Any], opt: Namespace) -> None:
             "add --preprocess resize, or leave it out"
         )
 
-    uses_crop = scaler == "scale_width" or any(
-        word in opt.preprocess.split("_and_") for word in (*CUTTERS, "zoom")
-    )
+    zooms = "zoom" in opt.preprocess.split("_and_")
+    uses_crop = scaler == "scale_width" or cuts(opt.preprocess) or zooms
     if "crop_size" in given and not uses_crop:
         raise UserError(
             f"--crop_size {opt.crop_size} has no effect with --preprocess {opt.preprocess}, which cuts nothing: "
@@ -64,16 +63,20 @@ def size_of(opt: Namespace, given: dict[str, Any], saved: dict[str, Any]) -> str
 
 def describe_sizes(opt: Namespace) -> str:
     """At what size images are translated, in words."""
-    size = f"{opt.load_size} x {opt.load_size}" if opt.preprocess == "resize" else opt.load_size
     what = {
         "none": "their own",
-        "resize": f"resized to {size}",
-        "scale_width": f"scaled to a width of {size}",
-        "scale_shortside": f"enlarged to a shorter side of {size}",
-        "resize_shortside": f"scaled to a shorter side of {size}",
+        "resize": "resized to {0} x {1}",
+        "scale_width": "scaled to a width of {0}",
+        "scale_shortside": "enlarged to a shorter side of {0}",
+        "resize_shortside": "scaled to a shorter side of {0}",
     }
     if opt.preprocess not in what:
         return f"as --preprocess {opt.preprocess} --load_size {opt.load_size} --crop_size {opt.crop_size} says"
-    if opt.size == "trained":
-        return f"{what[opt.preprocess]}, as in training"
-    return what[opt.preprocess]
+
+    size, steps = (opt.load_size, opt.load_size), Preprocess.of(opt)
+    if opt.preprocess == "resize":
+        size = steps.resized(None, opt.load_size, None)
+    text = what[opt.preprocess].format(*size)
+    if steps.rounds and opt.preprocess != "resize":
+        text += f", to the nearest multiples of {opt.size_multiple}"
+    return f"{text}, as in training" if opt.size == "trained" else text

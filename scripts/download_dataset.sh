@@ -102,6 +102,8 @@ import pathlib, sys, zipfile
 archive, folder = zipfile.ZipFile(sys.argv[1]), pathlib.Path(sys.argv[2])
 for name in archive.namelist():
     path = pathlib.PurePosixPath(name.replace("\\", "/"))
+    if not path.parts:  # ./, the folder itself
+        continue
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         sys.exit(f"error: {sys.argv[1]} holds {name}, which would leave the folder")
 try:

@@ -18,6 +18,7 @@ limbs are tapered capsules given by their signed distance.
 import argparse
 import math
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from util.errors import UserError, exit_status
 
 SUPERSAMPLING = 3  # every pixel is the mean of 3 x 3 samples
 JOINT = 0.022  # how softly limbs flow into each other
@@ -242,10 +248,37 @@ def write_scene(out: Path, kind: str, size: int, seed: int, task: tuple[str, int
         Image.fromarray(shown[what]).save(out / target / f"{index:04d}.png")
 
 
+def remove_leftover(part: Path) -> None:
+    """Remove what an interrupted drawing has left under its temporary name.
+
+    Raises:
+        UserError: what is there has another origin.
+    """
+    if not part.exists():
+        return
+
+    known = {
+        folder for scenes in KINDS.values() for targets in scenes.values() for folder in targets
+    }
+    for path in part.rglob("*"):
+        folder, *inside = path.relative_to(part).parts
+        is_scene = len(inside) == 1 and path.suffix == ".png" and path.stem.isdecimal()
+        if folder not in known or (inside and not is_scene):
+            raise UserError(
+                f"{part} is needed for the time of drawing, and {path} in it is of something else: "
+                "move that folder away, or name another --out"
+            )
+    shutil.rmtree(part)
+
+
 def write_dataset(out: Path, kind: str, size: int, train: int, test: int, seed: int) -> None:
-    """Draw all folders under a temporary name and rename them at the end, so that `out` is never half a data set."""
+    """Draw all folders under a temporary name and rename them at the end, so that `out` is never half a data set.
+
+    Raises:
+        UserError: something else has the temporary name.
+    """
     part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    remove_leftover(part)
     for targets in KINDS[kind].values():
         for folder in targets:
             (part / folder).mkdir(parents=True)
@@ -268,24 +301,36 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--kind", choices=tuple(KINDS), default="unpaired", help=text)
     text = "width and height in pixels, at least 32 (default: 64)"
     add("--size", type=int, default=64, help=text)
-    add("--train", type=int, default=200, help="training images per domain (default: 200)")
-    add("--test", type=int, default=40, help="test images per domain (default: 40)")
+    text = "training images per domain (default: 200; single: always 1)"
+    add("--train", type=int, help=text)
+    add("--test", type=int, help="test images per domain (default: 40; single: always 1)")
     add("--seed", type=int, default=0, help="another seed draws other scenes (default: 0)")
 
     args = parser.parse_args(argv)
+    if args.kind == "single":
+        args.train = args.test = one_image_each(args)
+    args.train = 200 if args.train is None else args.train
+    args.test = 40 if args.test is None else args.test
+
     for flag, least in (("size", 32), ("train", 1), ("test", 1), ("seed", 0)):
         if getattr(args, flag) < least:
             parser.error(f"--{flag} {getattr(args, flag)} is too small: give {least} or more")
     if args.out.exists():
         parser.error(f"--out {args.out} exists already: delete it or name another folder")
-    if args.kind == "single":
-        args.train = args.test = 1
     return args
 
 
-def main() -> None:
-    """Read the command line and draw."""
-    args = parse_arguments()
+def one_image_each(args: argparse.Namespace) -> int:
+    """How many images a single data set has per domain; says so where other numbers were asked for."""
+    asked_for = {"--train": args.train, "--test": args.test}
+    given = [f"{flag} {count}" for flag, count in asked_for.items() if count is not None]
+    if given:
+        print(f"note: {' and '.join(given)} without effect: --kind single has one image per domain")
+    return 1
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Draw the data set and say what it holds."""
     write_dataset(**vars(args))
     what = {"unpaired": "per domain", "aligned": "pairs:", "single": "per domain"}[args.kind]
     print(
@@ -294,5 +339,11 @@ def main() -> None:
     )
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, this process's by default; returns the exit status."""
+    args = parse_arguments(argv)
+    return exit_status(lambda: draw(args))
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.image_file import read_image, read_size
+from data.image_file import read_image
 from data.picture_set import images_by_name, partners
 from scripts.segmenting.network import Segmenter
 from scripts.segmenting.pairs import read_labels
@@ -130,7 +130,7 @@ def compare(
         if path is None:
             raise UserError(f"--truth {truth} has no label map {name}, but {folder} has a picture")
         true = read_labels(path, labels)
-        found = predict(files[name], read_size(path))
+        found = predict(files[name], true.shape[::-1])
         counts += confusion(found, true, len(labels.classes))
         if save:
             save_png(labels.show(found), save / f"{name}.png")

@@ -7,6 +7,7 @@ from PIL import Image
 
 import data
 from data.transforms import cut_view, read_source
+from models.inference.evaluation import evaluation_options
 from tests.helpers import make_image_folder
 from tests.test_data_loader import assert_same, data_options, make_loader, test_options
 from util.errors import UserError
@@ -160,6 +161,59 @@ def test_files_are_read_as_the_run_read_its_pairs(tmp_path):
     assert len(make_loader(aligned_test(tmp_path / "inputs"))) == 2
 
 
+@pytest.mark.parametrize("pairs", ["auto", "halves"])
+@pytest.mark.parametrize(
+    ("folder", "phase", "said"),
+    [
+        ("train", "test", "it has more, train"),
+        ("validation", "val", "rename validation to val"),
+        ("test", "valid", "it has more, test"),
+    ],
+)
+def test_images_of_another_phase_are_never_translated_instead(tmp_path, folder, phase, said, pairs):
+    """A folder that is missing or misspelt leaves the training images, whole or cut into halves."""
+    make_pairs(tmp_path / folder, count=2)
+    make_pairs(tmp_path / "more", count=1)
+    text = message(aligned_test(tmp_path, phase=phase, pairs=pairs))
+    assert f"has no folder {phase}" in text and "side by side" in text and said in text
+
+
+@pytest.mark.parametrize(
+    ("phase", "folders", "lacking"),
+    [
+        ("train", ["train", "test"], "val with"),
+        ("mine", ["mine"], "val with"),
+        ("train", ["trainA", "trainB"], "valA;"),
+    ],
+)
+def test_a_run_is_measured_on_pairs_of_their_phase_alone(tmp_path, phase, folders, lacking):
+    """Its own training images, which lie below the same root, would flatter it."""
+    for folder in folders:
+        make_pairs(tmp_path / folder, count=2)
+    opt = aligned(tmp_path, phase=phase)
+    make_loader(opt)
+    opt.eval_split = "val"
+    assert f"has no folder {lacking}" in message(evaluation_options(opt))
+
+
+def test_pairs_in_folders_need_both_of_them_at_test(tmp_path):
+    """Else each image would be its own partner."""
+    photos = make_image_folder(tmp_path / "photos", 2)
+    for root in (tmp_path / "photos", photos[0]):
+        assert "has no folder testA or valA" in message(aligned_test(root, pairs="folders"))
+    make_image_folder(tmp_path / "photos" / "testA", 2)
+    text = message(aligned_test(tmp_path / "photos", pairs="folders"))
+    assert "has no folder testB or valB" in text
+
+
+def test_halves_in_folders_of_folders_need_no_flag_at_test(tmp_path):
+    make_pairs(tmp_path / "test" / "day", count=2)
+    make_pairs(tmp_path / "test" / "night", count=2)
+    assert "holds only folders" in message(aligned_test(tmp_path))
+    dataset = make_loader(aligned_test(tmp_path, trained_pairs="halves")).dataset
+    assert (dataset.kind, len(dataset)) == ("halves", 4)
+
+
 @pytest.mark.parametrize("phase", ["train", "test"])
 def test_the_start_says_how_files_are_cut(tmp_path, phase, capsys):
     make_pairs(tmp_path / phase, count=2)
@@ -199,8 +253,11 @@ def test_what_is_missing_is_said_in_one_line(tmp_path):
         aligned(tmp_path)
     )
     assert "nowhere does not exist" in message(aligned_test(tmp_path / "nowhere"))
-    nowhere = aligned_test(tmp_path / "nowhere", pairs="halves")
-    assert "has no folder test or val" in message(nowhere)
+    for pairs in ("halves", "folders"):
+        assert "nowhere does not exist" in message(aligned_test(tmp_path / "nowhere", pairs=pairs))
+    assert "nowhere does not exist" in message(aligned(tmp_path / "nowhere"))
+    [path] = make_image_folder(tmp_path / "one", 1)
+    assert "image_000.png is a file" in message(aligned(path))
     make_image_folder(tmp_path / "trainA", count=2)
     assert "has no folder trainB" in message(aligned(tmp_path))
     make_image_folder(tmp_path / "trainB", count=3)

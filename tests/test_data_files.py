@@ -155,6 +155,15 @@ def test_exif_orientation_is_applied_to_pixels_and_to_the_size(tmp_path, suffix,
         assert max(abs(a - b) for a, b in zip(corner, colours[name], strict=True)) < 40
 
 
+@pytest.mark.parametrize("orientation", [0, 9, 200])
+def test_an_orientation_that_does_not_exist_turns_neither_size_nor_pixels(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = str(tmp_path / "image.png")
+    Image.fromarray(random_rgb(9, 7)).save(path, exif=exif)
+    assert read_size(path) == read_image(path, 3).size == (9, 7)
+
+
 def test_damaged_exif_does_not_stop_a_sound_image(tmp_path):
     path = tmp_path / "image.webp"
     Image.fromarray(random_rgb(9, 7)).save(path, exif=b"nonsense")

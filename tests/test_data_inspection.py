@@ -169,6 +169,16 @@ def test_values_beyond_the_range_given_are_told(folders, capsys):
     assert "values 0..4095 reach beyond --value_range" in text
 
 
+@pytest.mark.parametrize(("levels", "warned"), [([0.0, 4095.0], True), ([0.0, 255.0], False)])
+def test_a_range_that_is_not_that_of_both_domains_is_told(folders, levels, warned, capsys):
+    """Ordinary grey of 8 bits beside 12 bits in files of 16: nearly black."""
+    save_values(folders / "trainB", [0, 255], np.uint8)
+    text = said(capsys, data_options(folders, value_range=levels))
+    assert (
+        "trainB: the grey images looked at hold values 0..255 of --value_range" in text
+    ) == warned
+
+
 def test_the_range_is_part_of_every_view(folders):
     """Caches, workers and the plain reader see the same pixels."""
     save_values(folders / "trainA", [0, 4095], np.uint16)
@@ -243,6 +253,32 @@ def test_transparency_and_palettes_are_kept_beside_a_profile(tmp_path):
     image = read_image(str(tmp_path / "rgba.png"), 3)
     assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((7, 7))[0] < 75
     assert read_image(str(tmp_path / "p.png"), 3).getpixel((7, 7))[0] < 75
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+@pytest.mark.parametrize("profile", [None, "wide"])
+def test_the_one_colour_that_is_transparent_shows_white(tmp_path, mode, profile):
+    """PNG names it beside the pixels, where a change of colours would lose it."""
+    path = tmp_path / "image.png"
+    hidden = {"RGB": (9, 9, 9), "L": 9, "I;16": 900}[mode]
+    Image.new(mode, (4, 4), hidden).save(
+        path, transparency=hidden, icc_profile=profile and wide_gamut()
+    )
+    assert read_image(str(path), 3).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_transparent_grey_shows_white_in_a_range_too(tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("I;16", (4, 4), 900).save(path, transparency=900)
+    assert read_image(str(path), 1, (0.0, 4095.0)).getpixel((0, 0)) == 255
+
+
+def test_cielab_is_read_in_colour_and_in_grey(tmp_path):
+    path = tmp_path / "lab.tif"
+    Image.new("LAB", (8, 8), (128, 200, 128)).save(path)  # a strong pink
+    red, green, blue = read_image(str(path), 3).getpixel((4, 4))
+    assert red > 200 and green < 60 and 100 < blue < 150
+    assert 80 < read_image(str(path), 1).getpixel((4, 4)) < 130
 
 
 # -- files that cannot be read -------------------------------------------------------------------------------
@@ -396,6 +432,39 @@ def test_bad_images_that_are_left_out_stop_nothing(folders, capsys):
     loader = make_loader(data_options(folders, skip_bad_images=True))
     assert len(loader.dataset.domains["B"].paths) == 3
     assert "left out 2 of 5 images that cannot be read" in capsys.readouterr().out
+
+
+def test_a_batch_of_unlike_images_may_come_from_accumulation(folders):
+    make_image_folder(folders / "trainB" / "z", 1, size=(44, 36))
+    text = refused(data_options(folders, preprocess="none", batch_size=1, accumulate=2))
+    assert "one image per step (--batch_size 1 --accumulate 1)" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"preprocess": "resize"}, True),
+        ({"preprocess": "scale_width"}, True),
+        ({"preprocess": "resize", "finetune_resize": False}, False),
+        ({"preprocess": "resize", "load_size": 32}, False),
+        ({"preprocess": "resize_and_crop"}, False),
+        ({"preprocess": "none", "batch_size": 1}, False),
+    ],
+)
+def test_another_size_in_the_decay_phase_is_told(folders, changes, told, capsys):
+    opt = data_options(folders, **changes)
+    opt.n_epochs_decay = 2
+    line = "from epoch 3 on images are scaled to 32 (--crop_size) instead of 36"
+    assert (line in said(capsys, opt)) == told
+
+
+def test_a_scale_that_is_changed_by_rounding_is_told(folders, capsys):
+    """Sides of 36 and 32 pixels where the network takes multiples of 64."""
+    opt = data_options(folders, preprocess="resize", size_multiple=64)
+    text = said(capsys, opt)
+    assert "image_000.png, 36 x 36 after scaling, becomes 64 x 64" in text
+    assert "multiples of 64" in text and text.count("trainA") == 2, "in each phase, for one image"
+    assert "becomes" not in said(capsys, data_options(folders, preprocess="resize"))
 
 
 def test_the_first_samples_are_the_same_as_without_the_look(folders):

@@ -250,6 +250,17 @@ def test_a_cache_decodes_each_image_once(folders, monkeypatch):
     assert len(decoded) == 24  # once more at the new size
 
 
+@pytest.mark.parametrize("cache", ["ram", "device"])
+def test_a_cache_that_no_size_changes_is_filled_once(folders, capsys, cache):
+    loader = make_loader(data_options(folders, cache=cache, preprocess="crop"))
+    kept = []
+    for epoch in (1, 3, 4, 1):
+        list(loader.epoch(epoch))
+        kept.append(loader._cache)
+    assert all(one is kept[0] for one in kept)
+    assert capsys.readouterr().out.count(f"cache {cache}: ") == 1
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_epoch_goes_on_with_the_same_batches(folders, workers):
     loader = make_loader(data_options(folders, num_threads=workers))

@@ -125,6 +125,14 @@ def test_both_domains_are_photographs(tmp_path):
     assert {path.split("/")[-2] for path in batch["A_paths"]} == {"trainA", "trainB"}
 
 
+def test_the_first_photographs_are_those_of_each_domain(tmp_path):
+    for name in ("trainA", "trainB"):
+        make_image_folder(tmp_path / name, 3)
+    paths = photographs(tmp_path, max_dataset_size=2).dataset.domains["A"].paths
+    assert [path.split("/")[-2] for path in paths] == ["trainA", "trainA", "trainB", "trainB"]
+    assert len(photographs(tmp_path / "trainB", max_dataset_size=2).dataset) == 2
+
+
 def test_photographs_that_are_not_there(tmp_path):
     make_image_folder(tmp_path / "testA", 1)
     with pytest.raises(UserError, match="no folder trainA"):
@@ -149,6 +157,21 @@ def test_label_maps_keep_their_colours_at_any_size(tmp_path):
     labels = read_labels(str(label_map(tmp_path / "a.png")), (16, 3))
     assert labels.shape == (3, 16) and labels.dtype == torch.int64
     assert labels[0].tolist() == [0xFF0000] * 8 + [0x0000FA] * 8
+
+
+def test_grey_labels_are_the_same_numbers_at_any_depth(tmp_path):
+    values = np.array([[7, 26, 255]], np.uint8)
+    for name, pixels in (
+        ("eight", values), ("colours", np.repeat(values[..., None], 3, 2)), ("deep", values.astype(np.uint16))
+    ):  # fmt: skip
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        assert read_labels(str(tmp_path / f"{name}.png"), (3, 1)).tolist() == [
+            [0x070707, 0x1A1A1A, 0xFFFFFF]
+        ]
+
+    Image.fromarray(np.array([[7, 300, 65535]], np.uint16)).save(tmp_path / "more.png")
+    first, *others = read_labels(str(tmp_path / "more.png"), (3, 1))[0].tolist()
+    assert first == 0x070707 and len({*others}) == 2 and min(others) > 0xFFFFFF
 
 
 def test_labels_count_only_where_both_pictures_have_enough_of_them():
@@ -182,6 +205,26 @@ def test_label_maps_come_in_pairs_and_on_whole_pictures(three_and_two):
         pairs(three_and_two, content_labels="x")
     with pytest.raises(UserError, match="--preprocess none"):
         pairs(three_and_two, content_labels="x", style_labels="x", preprocess="resize_and_crop")
+
+
+def test_styles_of_a_data_set_are_those_of_the_target_domain(three_and_two):
+    make_image_folder(three_and_two / "other" / "testA", 1)
+    make_image_folder(three_and_two / "other" / "valB", 2)
+    other = pairs(three_and_two, style=str(three_and_two / "other")).dataset
+    assert other.domains["B"].folder.endswith("other/valB")
+    back = pairs(three_and_two, style=str(three_and_two / "other"), direction="BtoA").dataset
+    assert back.domains["B"].folder.endswith("other/testA")
+
+    make_image_folder(three_and_two / "third" / "trainA", 1)
+    with pytest.raises(UserError, match=r"--style .*third is a data set without testB or valB"):
+        pairs(three_and_two, style=str(three_and_two / "third"))
+
+
+def test_a_missing_root_is_said_before_a_missing_domain(tmp_path):
+    with pytest.raises(UserError, match=r"--dataroot .*nowhere does not exist"):
+        pairs(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="has no domain B to take styles from"):
+        pairs(tmp_path)
 
 
 def test_content_and_style_are_not_for_training(tmp_path):

@@ -57,7 +57,9 @@ RESIZED = [
     ("none", (61, 43), (60, 44)),
     ("none", (60, 44), (60, 44)),
     ("none", (1, 3), (4, 4)),
-    ("trim", (61, 43), (60, 44)),
+    ("trim", (61, 43), (61, 43)),  # cut to 32 x 32, not resized before
+    ("trim", (61, 27), (61, 28)),  # the side that stays whole becomes a multiple
+    ("resize_and_trim", (61, 43), (36, 36)),
 ]
 
 
@@ -125,6 +127,17 @@ def test_at_test_sizes_are_kept_and_filled_up_to_the_multiple():
     )
     view = view_of(preprocess("none", is_train=False, multiple=32), "x", (64, 43), None)
     assert view.box == (0, 0, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("multiple", "resized", "box"), [(32, (64, 32), (0, 0, 64, 32)), (4, (61, 43), (0, 0, 64, 44))]
+)
+def test_coarse_multiples_are_met_by_resizing_where_training_met_them_so(multiple, resized, box):
+    """A U-Net's image that is filled up to twice its size is another; a few pixels do no harm."""
+    steps = Preprocess("none", CROP, multiple, False, True, rounded=True)
+    view = view_of(steps, "x", (61, 43), None)
+    assert (view.source.size, view.box) == (resized, box)
+    assert not Preprocess("none", CROP, 32, False, True).rounds
 
 
 @pytest.mark.parametrize("size, filled", [((5, 6), (8, 8)), ((2, 1), (8, 4)), ((3, 9), (16, 12))])

@@ -151,10 +151,14 @@ def test_domains_of_other_names_are_no_plain_folder_at_test(tmp_path, folder):
     assert f"rename {folder} to testA" in refusal(make_loader, test_options(tmp_path))
 
 
-@pytest.mark.parametrize("folder", ["holiday/beach", "aa", "tests", "trainers/b", "apart"])
+@pytest.mark.parametrize(
+    "folder",
+    ["holiday/beach", "aa", "tests", "trainers/b", "apart", "Test-2/a3", "train/a", "2024 testA"],
+)
 def test_photographs_in_any_other_folder_are_translated(tmp_path, folder):
     make_image_folder(tmp_path / "photos" / folder, 2)
-    assert len(make_loader(test_options(tmp_path / "photos"))) == 2
+    make_image_folder(tmp_path / "photos" / f"{folder} as well", 1)
+    assert len(make_loader(test_options(tmp_path / "photos"))) == 3
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------

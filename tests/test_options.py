@@ -11,6 +11,7 @@ from models import find_model, model_names
 from options import TestOptions, TrainOptions, parse
 from tests.helpers import train_flags, train_options
 from util.errors import UserError
+from util.parser import script_parser, value_range
 from util.run.folder import describe_options, save_record, saved_record
 
 README_COMMAND = [
@@ -76,6 +77,8 @@ def test_flags_take_true_and_false(typed):
         (["--epoch_count", "500"], "nothing would be trained"),
         (["--ema", "1.5"], "--ema: expected a number from 0 to below 1"),
         (["--lr", "0"], "--lr: expected a number above 0"),
+        (["--lr", "-1e-3"], "--lr: expected a number above 0, got '-1e-3'"),
+        (["--value_range", "-1,-2"], "--value_range: expected two numbers, the lower one first"),
         (["--lr", "nan"], "--lr: expected a number above 0, got 'nan'"),
         (["--beta1", "1.5"], "--beta1: expected a number from 0 to below 1"),
         (["--init_gain", "0"], "--init_gain: expected a number above 0"),
@@ -234,6 +237,14 @@ def test_what_a_run_learns_from_and_starts_from_is_part_of_the_recipe():
     assert parse(TrainOptions(), [*flags, *start]).recipe.endswith(", from weights 7 of run old")
 
 
+@pytest.mark.parametrize("form", [["--value_range", "-1000,3000"], ["--value_range=-1000,3000"]])
+def test_values_may_be_negative(form):
+    assert parsed(*form).value_range == [-1000, 3000]
+    parser = script_parser("")
+    parser.add_argument("--value_range", type=value_range)
+    assert parser.parse_args(form).value_range == [-1000, 3000]
+
+
 def test_name_suffix_is_filled_in():
     assert parsed("--name", "a", "--suffix", "_{model}_{ngf}").name == "a_patchgcl_64"
 
@@ -269,6 +280,28 @@ def test_a_suffix_belongs_to_the_name_under_which_the_record_lies(tmp_path, name
     opt = parse_test(tmp_path, "--name", name, "--suffix", suffix)
     assert (opt.name, opt.suffix, opt.ngf) == (run, "", 4)
     assert opt.recipe == trained.recipe
+
+
+@pytest.mark.parametrize(
+    ("flags", "suffix", "name"),
+    [
+        ([], "_{load_size}_{preprocess}_{lr}", "run_286_resize_and_crop_0.0002"),
+        (["--model", "sincut"], "_b{batch_size}", "run_b16"),
+        (["--model", "cut", "--load_size", "300"], "_{model}{load_size}", "run_cut300"),
+    ],
+)
+def test_a_suffix_is_filled_in_at_test_as_in_training(tmp_path, flags, suffix, name):
+    """With what training took: test.py has other defaults, reads no preset's sizes, and lacks some flags."""
+    typed = [*flags, "--suffix", suffix]
+    trained = parsed("--checkpoints_dir", str(tmp_path / "checkpoints"), "--name", "run", *typed)
+    save_record(trained, {"commit": "abc"})
+    opt = parse_test(tmp_path, "--num_test", "5", *typed)
+    assert trained.name == opt.name == name and opt.recipe == trained.recipe
+
+
+def test_a_suffix_of_a_method_without_training_is_that_of_test_py(tmp_path):
+    opt = parse_test(tmp_path, "--model", "strotss", "--dataroot", "x", "--suffix", "_{num_test}")
+    assert opt.name == "run_inf"
 
 
 def test_a_suffix_at_test_that_leads_to_no_run_names_the_whole_name(tmp_path):

@@ -421,6 +421,13 @@ def test_download_unpacks_and_counts(server, tmp_path):
     )
 
 
+def test_a_zip_may_name_the_folder_itself(server, tmp_path):
+    make_zip(server.folder / "maps.zip", "./", *IMAGES)
+    result = download(server, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "maps").rglob("*.jpg"))) == len(IMAGES)
+
+
 @pytest.mark.parametrize("simple", [False, True], ids=["resumable", "not resumable"])
 def test_download_goes_on_with_a_partial_file(server, tmp_path, simple):
     data = make_zip(server.folder / "maps.zip", *IMAGES).read_bytes()

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from scripts.segmentation import main as measure
 from scripts.segmenting.network import new_network, save_segmenter
+from scripts.segmenting.pairs import read_labels, read_pairs
 from scripts.train_segmenter import main as train
 from tests.helpers import REPO
+from util.errors import UserError
 from util.metrics.segmentation import (
     CITYSCAPES,
     FACADES,
@@ -69,6 +71,85 @@ def test_compressed_colours_are_the_nearest(tmp_path):
     found = labels.read(np.asarray(Image.open(tmp_path / "map.jpg")))
     assert (found == truth).mean() > 0.95
     assert (labels.read(labels.show(truth)) == truth).all()
+
+
+def palette_of(ids: np.ndarray) -> Image.Image:
+    """Ids as places in a palette of other colours."""
+    image = Image.fromarray(ids).convert("P")
+    image.putdata(ids.ravel().tolist())
+    image.putpalette([255 - value // 3 for value in range(768)])
+    return image
+
+
+FORMS = {
+    "grey": lambda ids: Image.fromarray(ids),
+    "deep grey": lambda ids: Image.fromarray(ids.astype(np.uint16)),
+    "palette": palette_of,
+    "grey as colours": lambda ids: Image.fromarray(np.repeat(ids[..., None], 3, 2)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ids_are_read_as_they_are_stored(tmp_path, form):
+    """Whatever profile the file has, and whatever is transparent in it."""
+    ids = np.array([[0, 18, 5], [255, 1, 7]], np.uint8)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    clear = (0, 0, 0) if form == "grey as colours" else 0
+    FORMS[form](ids).save(tmp_path / "ids.png", transparency=clear, icc_profile=profile)
+    labels = LABEL_SETS["cityscapes_train_ids"]
+    assert read_labels(str(tmp_path / "ids.png"), labels).tolist() == ids.tolist()
+    twice = read_labels(str(tmp_path / "ids.png"), labels, (6, 4))
+    assert twice.tolist() == np.kron(ids, np.ones((2, 2), int)).tolist()
+
+
+def test_halves_may_hold_ids(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 19, (8, 8)).astype(np.uint8)
+    photo = np.stack([ids * 9, ids * 5, ids * 2], 2)
+    (tmp_path / "train").mkdir()
+    both = np.concatenate([np.repeat(ids[..., None], 3, 2), photo], 1)
+    Image.fromarray(both).save(tmp_path / "train" / "0.png")
+    labels = LABEL_SETS["cityscapes_train_ids"]
+    [(image, classes)] = read_pairs(tmp_path, "train", "B", labels, 8)
+    assert (classes == ids).all() and (np.asarray(image) == photo).all()
+    with pytest.raises(UserError, match=r"0\.png holds colours where ids are expected"):
+        read_pairs(tmp_path, "train", "A", labels, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "message"),
+    [
+        ("cityscapes_ids", "colours", "holds colours where ids are expected"),
+        (
+            "cityscapes_ids",
+            "instances",
+            "holds the numbers 7 to 26001, and ids lie between 0 and 255",
+        ),
+        ("cityscapes_ids", "floats", "floating-point numbers"),
+        ("cityscapes", "ids", "holds numbers where the colours of label maps are expected"),
+        ("cityscapes", "instances", "holds numbers where the colours of label maps are expected"),
+    ],
+)
+def test_label_maps_of_another_kind_are_refused(tmp_path, name, form, message):
+    ids = np.array([[7, 26], [8, 11]], np.uint8)
+    pixels = {
+        "colours": LABEL_SETS["cityscapes"].show(ids % 19),
+        "ids": ids,
+        "instances": np.where(ids == 26, np.uint16(26001), ids),
+        "floats": ids.astype(np.float32),
+    }
+    path = tmp_path / "map.tif"
+    Image.fromarray(pixels[form]).save(path)
+    with pytest.raises(UserError, match=message) as caught:
+        read_labels(str(path), LABEL_SETS[name])
+    assert str(path) in str(caught.value)
+
+
+def test_coloured_maps_may_be_all_grey(tmp_path):
+    """As a program leaves a map of void, buildings and poles that makes files small."""
+    grey = np.array([[0, 70], [153, 70]], np.uint8)
+    Image.fromarray(grey).save(tmp_path / "map.png")
+    found = read_labels(str(tmp_path / "map.png"), LABEL_SETS["cityscapes"])
+    assert found.tolist() == [[IGNORED, 2], [5, 2]]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import data
+from models.inference.evaluation import evaluation_options
 from models.inference.translate import translate
 from options import TestOptions, TrainOptions, parse
 from scripts.compare import main as compare
@@ -71,11 +72,47 @@ def test_sizes_that_contradict_each_other_are_refused(tmp_path, flags, said):
         parse_test(tmp_path, *flags.split())
 
 
+def test_a_mode_that_does_not_exist_is_the_culprit(tmp_path):
+    """And no size that would have no effect, or would be too small, in some other mode."""
+    saved_run(tmp_path)
+    with pytest.raises(UserError, match="--preprocess resize_crop: no such mode"):
+        parse_test(tmp_path, "--preprocess", "resize_crop", "--load_size", "286")
+    with pytest.raises(UserError, match="--preprocess resizecrop: no such mode"):
+        train_options(tmp_path, "--preprocess", "resizecrop", "--crop_size", "512")
+    with pytest.raises(UserError, match="--preprocess crop: --dataset_mode singleimage zooms"):
+        train_options(tmp_path, "--preprocess", "crop", model="sincut")
+
+
 def test_weights_without_a_record_keep_the_size_of_files(tmp_path):
     opt = parse_test(tmp_path, "--dataroot", "x")
     assert (opt.preprocess, opt.size) == ("none", "own")
     with pytest.raises(UserError, match="--size trained needs the record"):
         parse_test(tmp_path, "--dataroot", "x", "--size", "trained")
+
+
+UNET = ["--netG", "unet_128", "--load_size", "150", "--crop_size", "128"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "said"),
+    [
+        ("resize", (128, 128), "resized to 128 x 128, as in training"),
+        ("scale_width", (128, 128), "width of 150, to the nearest multiples of 128, as in"),
+        ("scale_width_and_crop", (150, 135), "scaled to a width of 150, as in training"),
+    ],
+)
+def test_a_network_of_coarse_multiples_sees_the_scale_it_was_trained_at(tmp_path, mode, size, said):
+    """A cut keeps the scale of the whole, and the whole is filled up; images without a cut are resized."""
+    flags = [*UNET, "--preprocess", mode, "--finetune_resize", "false"]
+    trained, opt = saved_run(tmp_path, *flags), parse_test(tmp_path)
+    for found in (opt, evaluation_options(trained)):
+        found.phase = "test"
+        view = data.find_dataset("unaligned")(found).view("A", 0, 1, None)
+        assert view.source.size == size
+    assert said in opt.sizes
+
+    other = parse_test(tmp_path, "--load_size", "160")
+    assert data.find_dataset("unaligned")(other).view("A", 0, 1, None).source.size[0] == 160
 
 
 @pytest.mark.parametrize("model", ["sincut", "wct2"])

@@ -111,6 +111,14 @@ def test_references_give_their_style_to_images_of_a(run):
         assert torch.equal(pictures["fake_A"], expected["fake_A"]), "references are of domain B"
 
 
+def test_references_are_looked_for_under_their_own_flag(run, tmp_path):
+    with pytest.raises(UserError, match=r"--style .*nowhere is no image and no folder"):
+        shown(run, "--style", str(tmp_path / "nowhere"))
+    model, _ = translator(options(run, "--style", str(run / "data")))
+    domain = model.references.domains["A"]
+    assert domain.folder == str(run / "data" / "testB"), "references are of domain B"
+
+
 def test_each_input_can_have_the_style_of_the_reference_of_its_name(run, tmp_path):
     names = sorted(path.stem for path in (run / "data" / "testA").iterdir())
     for name, look in zip(names, itertools.cycle(sorted((run / "looks").iterdir())), strict=False):

@@ -132,6 +132,30 @@ def test_an_existing_folder_is_left_alone(toy):
     assert contents(toy) == before
 
 
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    result = draw(tmp_path / "file" / "toy")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"error: {tmp_path / 'file'}")
+
+
+def test_only_what_a_drawing_left_is_cleared_away(tmp_path):
+    part = tmp_path / "toy.part"
+    (part / "trainA").mkdir(parents=True)
+    (part / "trainA" / "0007.png").write_bytes(b"half an ima")
+    (part / "notes.txt").write_text("mine")
+    result = draw(tmp_path / "toy")
+    assert (
+        result.returncode == 2
+        and f"{part / 'notes.txt'} in it is of something else" in result.stderr
+    )
+    assert (part / "notes.txt").read_text() == "mine" and not (tmp_path / "toy").exists()
+
+    (part / "notes.txt").unlink()
+    assert draw(tmp_path / "toy").returncode == 0
+    assert not part.exists() and not (tmp_path / "toy" / "trainA" / "0007.png").exists()
+
+
 def test_aligned_pairs_are_the_unpaired_scenes_with_their_truth(toy, tmp_path):
     assert draw(tmp_path / "pairs", "--kind", "aligned").returncode == 0
     assert {path.parent.name for path in (tmp_path / "pairs").rglob("*.png")} == {"train", "test"}
@@ -143,7 +167,9 @@ def test_aligned_pairs_are_the_unpaired_scenes_with_their_truth(toy, tmp_path):
 
 def test_a_single_image_is_its_own_test(toy, tmp_path):
     out = tmp_path / "single"
-    assert draw(out, "--kind", "single").returncode == 0
+    result = draw(out, "--kind", "single")
+    assert result.returncode == 0
+    assert "note: --train 2 and --test 1 without effect" in result.stdout
     files = contents(out)
     assert set(files) == {
         f"{folder}/0000.png" for folder in ("trainA", "trainB", "testA", "testA_truth")

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from util.errors import UserError
 _UNSET = object()
 LARGEST = 2**31 - 1  # of a count; what is larger is a slip, and overflows somewhere
 LONGEST = 30  # digits that are looked at
+NEGATIVE = re.compile(r"-\.?\d")  # begins a value such as -1, -1e3 or -1000,3000
 
 
 def boolean(text: str) -> bool:
@@ -204,11 +206,18 @@ class _Group(_Declarations, argparse._ArgumentGroup):
 
 def script_parser(text: str) -> argparse.ArgumentParser:
     """A command line that the docstring of its script describes, as it is written; flags cannot be shortened."""
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    take_negative_values(parser)
+    return parser
+
+
+def take_negative_values(parser: argparse.ArgumentParser) -> None:
+    """What begins like a negative number is a value and no flag, as from Python 3.14 on: -1 always was, -1,1 not."""
+    parser._negative_number_matcher = NEGATIVE
 
 
 class OptionParser(_Declarations, argparse.ArgumentParser):
@@ -216,6 +225,7 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)
+        take_negative_values(self)
         self._groups: dict[str, _Group] = {}
 
     def group(self, title: str) -> _Group:
@@ -283,12 +293,17 @@ class OptionParser(_Declarations, argparse.ArgumentParser):
 
         `elsewhere` is asked only then: flags that are not for this command line -> whose they are, in words.
         """
-        blank = Namespace(**dict.fromkeys(self.declared(), _UNSET))
-        known, unknown = self.parse_known_args(argv, namespace=blank)
+        given, unknown = self.parse_known(argv)
         if unknown:
             self.error(self.explain_unknown(unknown, elsewhere()))
+        return given
 
-        return {name: value for name, value in vars(known).items() if value is not _UNSET}
+    def parse_known(self, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """What the command line says, by option name, and the arguments that no option takes."""
+        blank = Namespace(**dict.fromkeys(self.declared(), _UNSET))
+        known, unknown = self.parse_known_args(argv, namespace=blank)
+        given = {name: value for name, value in vars(known).items() if value is not _UNSET}
+        return given, unknown
 
     def explain_unknown(self, unknown: Sequence[str], elsewhere: dict[str, str]) -> str:
         """One line on arguments that no option takes: whose the first is, or else the nearest flag, if there is one."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.image_folder import find_styles
 from data.layout import phase_folder
 from data.namesakes import Namesakes
 from data.single_dataset import SingleDataset
@@ -81,9 +82,9 @@ class ManyStyles:
         return self.draw_styles(count, generator).to(self.device)
 
     @cached_property
-    def references(self) -> SingleDataset:
+    def references(self) -> "References":
         """The images that --style names, which are of domain B."""
-        return SingleDataset(style_options(self.opt))
+        return References(style_options(self.opt))
 
     @cached_property
     def reference_styles(self) -> Tensor:
@@ -165,7 +166,15 @@ def on_the_way(styles: Tensor, steps: int) -> Tensor:
     return torch.stack([torch.lerp(first, second, share) for share in shares])
 
 
+class References(SingleDataset):
+    """The images of --style, scaled as inputs are; they take the place of the input domain, role A."""
+
+    def find_files(self, role: str) -> tuple[str, list[str]]:
+        target = OTHER[self.letter(role)]
+        return find_styles(self.opt.style, self.opt.phase, target, self.notes)
+
+
 def style_options(opt: Namespace) -> Namespace:
-    """Options under which the images of --style are read as those of the input domain are."""
-    changes = {"dataroot": opt.style, "input_nc": opt.output_nc, "max_dataset_size": float("inf")}
+    """Options under which images of the target domain are read as those of the input domain are."""
+    changes = {"input_nc": opt.output_nc, "max_dataset_size": float("inf")}
     return Namespace(**vars(opt) | changes)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from data.image_file import read_image
 from data.image_folder import list_images, phase_folder
+from data.label_maps import colours_of, ids_of, is_deep, read_map
 from data.picture_set import images_by_name, partners
 from util.errors import UserError
 from util.metrics.segmentation import LabelSet
@@ -18,17 +19,33 @@ def read_labels(path: str, labels: LabelSet, size: tuple[int, int] | None = None
     """A label map, at another (width, height) where one is given: (H,W) classes.
 
     Raises:
-        UserError: the file cannot be read, or holds colours where ids are expected.
+        UserError: the file cannot be read, or holds colours where ids are expected, or the other way round.
     """
-    image = read_image(path, 3 if labels.in_colour else 1)
-    return labels.read(np.asarray(resized_labels(image, size)))
+    return classes_of(read_map(path), path, labels, size)
 
 
-def resized_labels(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    """The picture of a label map at another size; no colours are mixed."""
-    if size is None or image.size == size:
-        return image
-    return image.resize(size, Image.Resampling.NEAREST)
+def classes_of(
+    image: Image.Image, path: str, labels: LabelSet, size: tuple[int, int] | None
+) -> np.ndarray:
+    """The same for a map as it is stored, all of a file or a part; `path` is for messages."""
+    if size and image.size != size:
+        image = image.resize(size, Image.Resampling.NEAREST)  # mixes no colours
+    if not labels.in_colour:
+        return labels.read(ids_of(image, path))
+
+    if is_deep(image) or not greys_of(image) <= labels.colours.keys():
+        raise UserError(
+            f"{path} holds numbers where the colours of label maps are expected: give coloured files, "
+            "or a set of ids with --labels"
+        )
+    return labels.read(colours_of(image))
+
+
+def greys_of(image: Image.Image) -> set[tuple[int, int, int]]:
+    """The colours of a grey picture; none of one that may be in colour."""
+    if image.mode not in ("1", "L"):
+        return set()
+    return {(value, value, value) for value in np.unique(image.convert("L")).tolist()}
 
 
 def read_pairs(dataroot: Path, phase: str, photo: str, labels: LabelSet, side: int) -> list[Pair]:
@@ -66,13 +83,11 @@ def read_pairs(dataroot: Path, phase: str, photo: str, labels: LabelSet, side: i
 
 def _halves(path: str, photo: str, labels: LabelSet, size: tuple[int, int]) -> Pair:
     """A file with A on the left and B on the right."""
-    image = read_image(path, 3)
-    width, height = image.size
+    stored = read_map(path)
+    width, height = stored.size
     half = width // 2
-    left, right = image.crop((0, 0, half, height)), image.crop((width - half, 0, width, height))
-    picture, shown = (left, right) if photo == "A" else (right, left)
+    left, right = (0, 0, half, height), (width - half, 0, width, height)
+    of_photo, of_labels = (left, right) if photo == "A" else (right, left)
 
-    shown = resized_labels(shown, size)
-    if not labels.in_colour:
-        shown = shown.convert("L")
-    return picture.resize(size, Image.Resampling.BICUBIC), labels.read(np.asarray(shown))
+    picture = read_image(path, 3).crop(of_photo).resize(size, Image.Resampling.BICUBIC)
+    return picture, classes_of(stored.crop(of_labels), path, labels, size)
