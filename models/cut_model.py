@@ -20,14 +20,15 @@ from models.losses.patch_nce import patch_nce_loss
 from models.losses.semantic_relation import semantic_relation_loss
 from models.networks.passes import mixes_images, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler, mirrored
-from models.one_sided import OneSidedModel, check_equal_channels, check_negatives
+from models.one_sided import OneSidedModel, check_equal_channels, check_negatives, check_weights
 from util.errors import UserError
 from util.hardware.runtime import Runtime
-from util.parser import int_list, natural, positive_int, positive_or_inf
+from util.parser import int_list, natural, positive_float, positive_int, positive_or_inf, show_value
 
 MODES = {"cut": "CUT", "fastcut": "FastCUT"}
 CONTRASTS = {"none": "NCE", "hdce": "HDCE"}  # values of --nce_weights -> how the loss is called
 LAMBDA_SRC, GAMMA = 0.05, 1.0
+OF_HEAD = ("lambda_NCE", "src", "lambda_SRC")  # options that say whether there is a patch head
 
 
 def cut_mode(text: str) -> str:
@@ -40,9 +41,8 @@ def cut_mode(text: str) -> str:
 class CUTModel(OneSidedModel):
     """One-sided translation A -> B with generator G, discriminator D and patch head F."""
 
-    SHARES_POSITIONS = (
-        False  # whether B's patches are taken where A's were, not at places of their own
-    )
+    SHARES_POSITIONS = False  # whether B's patches are taken where A's were
+    CONTRASTS_PATCHES = True  # whether what a patch differs from are other patches
     PRESETS = {
         "official": {},
         "shared": {},  # the common networks and schedule are CUT's own
@@ -76,13 +76,12 @@ class CUTModel(OneSidedModel):
         )
 
         group = parser.group("cut")
-        group.add(
-            "--CUT_mode", "CUT", "CUT, or FastCUT: the same as --preset fastcut", type=cut_mode
-        )
+        text = "CUT, or FastCUT: the same as the fast preset, where the method has one"
+        group.add("--CUT_mode", "CUT", text, type=cut_mode)
         group.add("--lambda_GAN", 1.0, "weight of the adversarial loss")
-        group.add("--lambda_NCE", 1.0, "weight of the contrastive loss; 0 is a GAN without F")
+        group.add("--lambda_NCE", 1.0, "weight of the contrastive loss; 0: none")
         group.add("--nce_idt", True, "contrast G(B) with B too, and take the mean of both terms")
-        group.add("--nce_T", 0.07, "temperature of the contrast")
+        group.add("--nce_T", 0.07, "temperature of the contrast", positive_float)
         group.add("--num_patches", 256, "patches per image and layer; 0: all positions", natural)
         group.add(
             "--nce_includes_all_negatives_from_minibatch",
@@ -115,47 +114,57 @@ class CUTModel(OneSidedModel):
         """FastCUT's with --CUT_mode FastCUT, else CUT's."""
         return "fastcut" if given.get("CUT_mode") == "FastCUT" else "official"
 
-    @staticmethod
-    def check_options(opt: Namespace) -> None:
+    @classmethod
+    def check_options(cls, opt: Namespace) -> None:
         """Flags that contradict each other, or leave nothing to learn from."""
         if not opt.is_train:
             return
-        if (opt.CUT_mode == "FastCUT") != opt.preset.startswith("fast"):
-            raise UserError(
-                f"--CUT_mode {opt.CUT_mode} contradicts --preset {opt.preset}: give one of them"
-            )
+        cls.check_mode(opt)
         if opt.pool_size:
             raise UserError(
                 f"--pool_size {opt.pool_size}: CUT keeps no earlier images (released value 0); leave it out"
             )
-        if opt.nce_T <= 0:
-            raise UserError(f"--nce_T {opt.nce_T}: a temperature is positive")
 
-        CUTModel.check_relations(opt)
-        if not CUTModel.contrasts(opt):
+        cls.check_ingredients(opt)
+        check_weights(opt, "lambda_GAN", "lambda_NCE", *(["lambda_SRC"] if opt.src else []))
+        if not cls.contrasts(opt):
             return
         check_equal_channels(
             opt, "CUT reads its own output with G, which takes", "make both 1 or both 3"
         )
-        check_negatives(opt, opt.batch_size)
+        if cls.CONTRASTS_PATCHES:
+            check_negatives(opt, opt.batch_size)
 
-    @staticmethod
-    def check_relations(opt: Namespace) -> None:
-        """Weights of losses, and flags of ingredients that are not asked for."""
-        names = ["lambda_GAN", "lambda_NCE", *(["lambda_SRC"] if opt.src else [])]
-        weights = {name: getattr(opt, name) for name in names}
-        if not any(weights.values()):
-            given = " ".join(f"--{name} {weight}" for name, weight in weights.items())
-            raise UserError(f"{given} leaves nothing to learn from: make one of them positive")
-
-        plain = opt.nce_weights == "none" and not opt.src
-        if plain and (opt.HDCE_gamma, opt.lambda_SRC) != (GAMMA, LAMBDA_SRC):
+    @classmethod
+    def check_mode(cls, opt: Namespace) -> None:
+        """Raise UserError where --CUT_mode and the preset say different things."""
+        fast = opt.CUT_mode == "FastCUT"
+        if fast and not any(name.startswith("fast") for name in cls.PRESETS):
             raise UserError(
-                "--HDCE_gamma needs --nce_weights hdce, --lambda_SRC needs --src: add what is missing"
+                f"--CUT_mode FastCUT: --model {opt.model} has no such form; leave it out"
+            )
+        if fast != opt.preset.startswith("fast"):
+            raise UserError(
+                f"--CUT_mode {opt.CUT_mode} contradicts --preset {opt.preset}: give one of them"
             )
 
+    @classmethod
+    def check_ingredients(cls, opt: Namespace) -> None:
+        """Raise UserError for flags of Hneg-SRC's ingredients that would have no effect."""
+        hard = opt.nce_weights == "hdce"
+        if hard and not opt.lambda_NCE:
+            raise UserError(
+                "--nce_weights hdce weighs the contrast, which --lambda_NCE 0 leaves out: give one of them"
+            )
+        if not hard and opt.HDCE_gamma != GAMMA:
+            raise UserError(
+                f"--HDCE_gamma {opt.HDCE_gamma} needs --nce_weights hdce: add that, or leave it out"
+            )
+        if not opt.src and opt.lambda_SRC not in (0, LAMBDA_SRC):
+            raise UserError(f"--lambda_SRC {opt.lambda_SRC} needs --src: add that, or leave it out")
+
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
-        if self.contrasts(opt):
+        if self.CONTRASTS_PATCHES and self.contrasts(opt):
             check_negatives(opt, opt.batch_size // runtime.world_size)
         identity = opt.is_train and opt.lambda_NCE > 0 and opt.nce_idt
         super().__init__(opt, runtime, identity=bool(identity))
@@ -177,9 +186,10 @@ class CUTModel(OneSidedModel):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; raises UserError where only one of both runs has F."""
         if ("F" in state["networks"]) != ("F" in self.networks):
+            flags = [f"--{name} {show_value(getattr(self.opt, name))}" for name in OF_HEAD]
             raise UserError(
-                f"--lambda_NCE {self.opt.lambda_NCE}: a run cannot gain or lose its patch head F; keep its losses as "
-                "they were, or give a new --name"
+                f"{' '.join(flags)}: a run cannot gain or lose its patch head F; keep these as they were, "
+                "or give a new --name"
             )
         super().load_state_dict(state)
 

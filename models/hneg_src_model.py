@@ -72,16 +72,24 @@ class HnegSRCModel(CUTModel):
         """That of cityscapes with --step_gamma, which its printed command has, else that of horse2zebra."""
         return "cityscapes" if given.get("step_gamma") else "horse2zebra"
 
-    @staticmethod
-    def check_options(opt: Namespace) -> None:
+    @classmethod
+    def check_options(cls, opt: Namespace) -> None:
         """CUT's checks, and those of gamma's schedule."""
-        CUTModel.check_options(opt)
+        super().check_options(opt)
         if opt.use_curriculum and opt.HDCE_gamma == math.inf:
             raise UserError(
                 "--HDCE_gamma inf cannot fall over the run: give --use_curriculum false, or --no_Hneg"
             )
         if opt.step_gamma and not opt.use_curriculum:
             raise UserError("--step_gamma is a part of gamma's schedule: add --use_curriculum")
+
+    @classmethod
+    def check_ingredients(cls, opt: Namespace) -> None:
+        """Raise UserError where nothing of the method is left; weights of what is off may be the preset's."""
+        if opt.nce_weights == "none" and not opt.src:
+            raise UserError(
+                "--nce_weights none --src false leave out all that Hneg-SRC adds to CUT: give one of them at most"
+            )
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)

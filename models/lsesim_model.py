@@ -22,6 +22,7 @@ from models.networks.similarity_filter import SimilarityFilter
 from models.self_similar import OFFICIAL, SelfSimilarModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
+from util.parser import positive_float
 
 
 class LSeSimModel(SelfSimilarModel):
@@ -41,7 +42,7 @@ class LSeSimModel(SelfSimilarModel):
         group = parser.group("lsesim")
         group.add("--learned_attn", True, "accepted for released commands: LSeSim learns")
         group.add("--augment", True, "contrast A with itself in other colours too")
-        group.add("--T", 0.07, "temperature of the contrast")
+        group.add("--T", 0.07, "temperature of the contrast", positive_float)
         return parser
 
     @staticmethod
@@ -50,8 +51,6 @@ class LSeSimModel(SelfSimilarModel):
         SelfSimilarModel.check_options(opt)
         if not opt.learned_attn:
             raise UserError("--learned_attn false is the fixed similarity: give --model fsesim")
-        if opt.T <= 0:
-            raise UserError(f"--T {opt.T}: a temperature is positive")
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)

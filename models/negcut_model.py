@@ -24,6 +24,11 @@ from util.hardware.runtime import Runtime
 from util.parser import fraction, positive_int
 
 NAMES = ("NCE", "NCE_Y")  # of the losses of both domains
+# options about negatives that are patches of images
+OF_IMAGES = (
+    *("nce_weights", "HDCE_gamma", "src", "lambda_SRC"),
+    "nce_includes_all_negatives_from_minibatch",
+)
 
 
 class NEGCUTModel(CUTModel):
@@ -34,10 +39,12 @@ class NEGCUTModel(CUTModel):
     through what they are made from, too.
 
     Attributes:
-        sources, outputs: features of what G has read and made, for each domain one (B,C,H,W) per layer.
+        sources, outputs: features of the input as it was, unmirrored, and of what G has made of it, for each domain one
+            (B,C,H,W) per layer.
         contexts: c, the mean over all positions of F'(sources), for each domain one (B,D) per layer.
     """
 
+    CONTRASTS_PATCHES = False
     PRESETS = {
         "official": {},
         "shared": {},  # the common networks and schedule are its own
@@ -50,6 +57,7 @@ class NEGCUTModel(CUTModel):
         """CUT's flags, and those of N and of the copy of F."""
         CUTModel.modify_commandline_options(parser, is_train)
         parser.retitle("cut", "negcut")
+        parser.declared()["lambda_NCE"].help = "weight of the contrastive loss, above 0"
 
         net = parser.group("architecture")
         net.add(
@@ -70,22 +78,13 @@ class NEGCUTModel(CUTModel):
         """FastNEGCUT's with --CUT_mode FastCUT."""
         return "fast" if given.get("CUT_mode") == "FastCUT" else "official"
 
-    @staticmethod
-    def check_options(opt: Namespace) -> None:
+    @classmethod
+    def check_options(cls, opt: Namespace) -> None:
         """CUT's checks, and what makes no sense with negatives that are made."""
-        CUTModel.check_options(opt)
+        super().check_options(opt)
         if not opt.is_train:
             return
 
-        if not opt.lambda_NCE:
-            raise UserError(
-                "--lambda_NCE 0 leaves N nothing to make negatives for: give --model cut"
-            )
-        if opt.src or opt.nce_weights != "none" or opt.nce_includes_all_negatives_from_minibatch:
-            raise UserError(
-                "--src, --nce_weights and --nce_includes_all_negatives_from_minibatch are about negatives from images, "
-                "NEGCUT makes its own: leave them out, or give --model cut"
-            )
         if opt.netF == "sample":
             raise UserError(
                 "--netF sample: N makes vectors of the network F; give --netF mlp_sample"
@@ -94,6 +93,21 @@ class NEGCUTModel(CUTModel):
         if opt.num_negatives % 2:
             raise UserError(
                 f"--num_negatives {opt.num_negatives}: pairs are told apart; give an even number"
+            )
+
+    @classmethod
+    def check_ingredients(cls, opt: Namespace) -> None:
+        """Raise UserError for flags about negatives from images, and without a contrast."""
+        if not opt.lambda_NCE:
+            raise UserError(
+                "--lambda_NCE 0 leaves N nothing to make negatives for: give --model cut"
+            )
+
+        given = [f"--{name}" for name in OF_IMAGES if name in opt.changed]
+        if given:
+            raise UserError(
+                f"{', '.join(given)}: such flags are about negatives from images, NEGCUT makes its own: "
+                "leave them out, or give --model cut"
             )
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:

@@ -92,7 +92,10 @@ class OneSidedModel(BaseModel):
 
     def compute_D_loss(self) -> dict[str, Tensor]:
         """Tell translated images, new or of the pool, from real ones."""
-        fake = self.pool_B(self.fake_B)
+        return self.discriminate(self.pool_B(self.fake_B))
+
+    def discriminate(self, fake: Tensor) -> dict[str, Tensor]:
+        """Terms of D's loss on translated images (B,C,H,W); a method that compares them with real ones adds its own."""
         return discriminator_terms(self.netD, self.real_B, fake, self.opt.gan_mode, self.log)
 
     def compute_G_loss(self) -> dict[str, Tensor]:
@@ -100,13 +103,13 @@ class OneSidedModel(BaseModel):
         return self.adversarial_terms()
 
     def adversarial_terms(self) -> dict[str, Tensor]:
-        """G's part of the game; nothing with --lambda_GAN 0."""
-        opt = self.opt
-        if not opt.lambda_GAN:
+        """G's part of the game; nothing with --lambda_GAN 0. A method without that flag has the weight 1."""
+        weight = getattr(self.opt, "lambda_GAN", 1.0)
+        if not weight:
             return {}
 
         pred_fake = self.netD(self.fake_B)
-        return {"G_GAN": opt.lambda_GAN * generator_loss(pred_fake, opt.gan_mode)}
+        return {"G_GAN": weight * generator_loss(pred_fake, self.opt.gan_mode)}
 
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""
@@ -123,11 +126,27 @@ def check_equal_channels(opt: Namespace, why: str, remedy: str) -> None:
 def check_negatives(opt: Namespace, images: int) -> None:
     """Raise UserError where a patch has no other one to differ from; `images` of a domain share a process."""
     across_batch = opt.nce_includes_all_negatives_from_minibatch
-    if opt.num_patches == 1 and (images == 1 or not across_batch):
-        raise UserError(
-            "--num_patches 1 leaves a patch nothing to differ from, as each process compares patches of one image: "
-            "give more, or --nce_includes_all_negatives_from_minibatch and a --batch_size of at least 2 per process"
-        )
+    if opt.num_patches != 1 or (across_batch and images > 1):
+        return
+
+    why, missing = "each process has one image", []
+    if not across_batch:
+        why = "patches are compared within an image"
+        missing.append("--nce_includes_all_negatives_from_minibatch")
+    if images == 1:
+        missing.append("a --batch_size of at least 2 per process")
+
+    raise UserError(
+        f"--num_patches 1 leaves a patch nothing to differ from, as {why}: "
+        f"give more, or {' and '.join(missing)}"
+    )
+
+
+def check_weights(opt: Namespace, *names: str) -> None:
+    """Raise UserError where the weights of all losses of G, of these names, are 0."""
+    if not any(getattr(opt, name) for name in names):
+        given = " ".join(f"--{name} {getattr(opt, name)}" for name in names)
+        raise UserError(f"{given} leaves nothing to learn from: make one of them positive")
 
 
 def check_pool_size(opt: Namespace) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.base_dataset import BaseDataset
 from models.explain.graph_maps import MapHead
 from models.explain.patch_graph import add_picture_options, check_picture_options, explain_graphs
 from models.losses.graph_nce import judge_levels
@@ -22,10 +23,10 @@ from models.networks.adjacency import POOLED
 from models.networks.graph import SCORES, SOURCES, GraphHead
 from models.networks.passes import translate_and_encode
 from models.networks.vgg import LAYER_NAMES, VGG16Features, describe_frozen
-from models.one_sided import OneSidedModel, check_equal_channels
+from models.one_sided import OneSidedModel, check_equal_channels, check_weights
 from util.errors import UserError
 from util.hardware.runtime import Runtime
-from util.parser import float_list, int_list, natural, positive_int
+from util.parser import float_list, int_list, natural, positive_float, positive_int
 from util.run.folder import run_dir, weights_file
 from util.run.weights import load_weights
 
@@ -51,6 +52,7 @@ class PatchGCLModel(OneSidedModel):
     """One-sided translation A -> B with generator G, discriminator D and graph head F."""
 
     FIRST_WEIGHTS = ("init_F",)
+    LOSSES = ("lambda_GAN", "lambda_GNN")  # weights of G's losses, one of which is positive
     PRESETS = {
         "official": {},
         "paper": PAPER,
@@ -93,7 +95,10 @@ class PatchGCLModel(OneSidedModel):
         group.add("--threshold_test", "gt", text, choices=("gt", "ge"))
         text = "edges to the K most similar patches instead of a threshold; 0: off"
         group.add("--neighbours", 0, text, natural)
-        group.add("--weighted_edges", False, "an edge weighs its cosine instead of 1")
+        text = (
+            "an edge weighs its cosine instead of 1; in graphs pooled by two_hop it still weighs 1"
+        )
+        group.add("--weighted_edges", False, text)
         text = "similarity of h (fig. 10, release) or of VGG features (eq. 1)"
         group.add("--adjacency_from", "embedding", text, choices=SOURCES)
         group.add("--extra_self_loop", True, "self loops of weight 2 (release) instead of 1")
@@ -128,32 +133,51 @@ class PatchGCLModel(OneSidedModel):
 
         text = "add the loss with input and output exchanged (release)"
         group.add("--symmetric_nce", True, text)
-        group.add("--nce_T", 0.07, "temperature of InfoNCE (release; none in eqs 4, 9: 1)")
+        text = "temperature of InfoNCE (release; none in eqs 4, 9: 1)"
+        group.add("--nce_T", 0.07, text, positive_float)
         text = "no gradient through the input's nodes (release; fig. 10: h learns from the output)"
         group.add("--detach_input", True, text)
 
         text = "of the frozen VGG16: imagenet, random (demos, tests) or a file"
         group.add("--vgg_weights", "imagenet", text)
-        text = "first weights of the graph head, such as a released <epoch>_net_F.pth"
+        text = (
+            "first weights of the graph head, such as a released <epoch>_net_F.pth; "
+            "with --pretrained_name in the place of that run's"
+        )
         group.add("--init_F", None, text)
         group.add("--CUT_mode", "CUT", "no effect; the released test command passes it")
 
-    @staticmethod
-    def check_options(opt: Namespace) -> None:
-        """The identity term needs B to be a possible input."""
-        if opt.is_train and opt.gnn_idt:
-            check_equal_channels(opt, "--gnn_idt needs", "give --gnn_idt false")
+    @classmethod
+    def check_options(cls, opt: Namespace) -> None:
+        """Flags that make no sense, alone or together."""
         if opt.pooling_num > LEVELS:
             raise UserError(
                 f"--pooling_num {opt.pooling_num}: a graph of {opt.num_patches} patches has no more than one node left "
                 f"long before; give at most {LEVELS}"
             )
-        if opt.nce_T <= 0:
-            raise UserError(f"--nce_T {opt.nce_T}: a temperature is positive (1 for none)")
         if abs(opt.nonzero_th) > 1:
             raise UserError(f"--nonzero_th {opt.nonzero_th}: a cosine lies between -1 and 1")
-        if not opt.is_train and (opt.show_graph or opt.save_graph):
+
+        if opt.is_train:
+            cls.check_training(opt)
+        elif opt.show_graph or opt.save_graph:
             check_picture_options(opt)
+
+    @classmethod
+    def check_training(cls, opt: Namespace) -> None:
+        """Raise UserError where G cannot read what it must, or nothing is left to learn from."""
+        if opt.graph_features == "generator":
+            why = "--graph_features generator reads G's output with G, which takes"
+            check_equal_channels(opt, why, "make both 1 or both 3, or give --graph_features vgg")
+        if opt.gnn_idt:
+            check_equal_channels(opt, "--gnn_idt needs", "give --gnn_idt false")
+
+        check_weights(opt, *cls.LOSSES)
+        if opt.num_patches == 1 and opt.lambda_GNN:
+            raise UserError(
+                "--num_patches 1 leaves a patch nothing to differ from: give more, or --lambda_GNN 0 for a GAN "
+                "without graphs"
+            )
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime, identity=opt.gnn_idt)
@@ -202,7 +226,7 @@ class PatchGCLModel(OneSidedModel):
         channels = self.vgg.channels if from_vgg else self.netG.feature_channels(opt.nce_layers)
 
         kind = partial(MapHead, nodes=opt.graph_nodes) if self.explains else GraphHead
-        head = kind(
+        return kind(
             channels, opt.netF_nc, num_hop=opt.num_hop, pool_hop=opt.pool_hop, pooling_num=opt.pooling_num,
             num_patches=opt.num_patches, down_scale=opt.down_scale, pool_shrink=opt.pool_shrink,
             threshold=opt.nonzero_th, strict=opt.threshold_test == "gt", neighbours=opt.neighbours,
@@ -211,9 +235,22 @@ class PatchGCLModel(OneSidedModel):
             bias=opt.gnn_bias,
         )  # fmt: skip
 
-        if opt.init_F and self.is_train:
-            load_weights(head, Path(opt.init_F))
-        return head
+    def prepare(self, dataset: BaseDataset) -> None:
+        """Give the graph head its first weights, --init_F, whatever other weights the run begins with.
+
+        Raises:
+            UserError: the file is missing or of another head, or --continue_train has found a head to go on with.
+        """
+        opt = self.opt
+        if not opt.init_F:
+            return
+
+        found = weights_file(run_dir(opt), opt.epoch, "F")
+        if opt.continue_train and found.is_file():
+            raise UserError(
+                f"--init_F {opt.init_F}: --continue_train goes on with the graph head in {found}; leave --init_F out"
+            )
+        load_weights(self.netF, Path(opt.init_F))
 
     def generate(self, real: Tensor) -> Tensor:
         """One pass of G, and beside it one of VGG16; or graphs are of G's own features, which the same pass gives."""

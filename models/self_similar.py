@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data.base_dataset import BaseDataset
-from models.adversary import check_sizes_for_penalty, discriminator_terms, gradient_penalty
+from models.adversary import check_sizes_for_penalty, gradient_penalty
 from models.losses.self_similarity import MODES, self_similarity, spatial_loss
 from models.networks.adjacency import sample_positions
 from models.networks.vgg import VGG16Features, describe_frozen
@@ -93,8 +93,8 @@ class SelfSimilarModel(OneSidedModel):
 
         if opt.gan_mode == "wgangp" and opt.lambda_gradient:
             raise UserError(
-                "--gan_mode wgangp has this gradient penalty, with weight 10: leave "
-                f"--lambda_gradient {opt.lambda_gradient} out, or choose another --gan_mode"
+                "--gan_mode wgangp has the penalty of --lambda_gradient, with weight 10: give "
+                "--lambda_gradient 0, or choose another --gan_mode"
             )
         check_pool_size(opt)
 
@@ -132,16 +132,11 @@ class SelfSimilarModel(OneSidedModel):
             flag = f"--lambda_gradient {weight}"
             check_sizes_for_penalty(dataset, flag, "--lambda_gradient 0")
 
-    def compute_D_loss(self) -> dict[str, Tensor]:
-        """Tell translated images, new or of the pool, from real ones, with a slope of 1 between."""
-        opt = self.opt
-        fake = self.pool_B(self.fake_B)
-
-        terms = discriminator_terms(self.netD, self.real_B, fake, opt.gan_mode, self.log)
-        if opt.lambda_gradient:
-            terms["D_gradient"] = gradient_penalty(
-                self.netD, self.real_B, fake, weight=opt.lambda_gradient
-            )
+    def discriminate(self, fake: Tensor) -> dict[str, Tensor]:
+        """Tell translated images (B,C,H,W) from real ones, with a slope of 1 between."""
+        terms, weight = super().discriminate(fake), self.opt.lambda_gradient
+        if weight:
+            terms["D_gradient"] = gradient_penalty(self.netD, self.real_B, fake, weight=weight)
         return terms
 
     def compute_G_loss(self) -> dict[str, Tensor]:

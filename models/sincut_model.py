@@ -38,8 +38,8 @@ class SinCUTModel(SingleImage, CUTModel):
     def default_preset(cls, given: dict[str, Any]) -> str:
         return "official"
 
-    @staticmethod
-    def check_options(opt: Namespace) -> None:
+    @classmethod
+    def check_options(cls, opt: Namespace) -> None:
         """CUT's checks, and those of single images."""
-        CUTModel.check_options(opt)
+        super().check_options(opt)
         single_image.check_options(opt, has_identity=bool(opt.nce_idt and opt.lambda_NCE))

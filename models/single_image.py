@@ -51,12 +51,7 @@ def set_up_crops(parser, is_train: bool, crop_size: int) -> None:
 
 
 def check_options(opt: Namespace, has_identity: bool) -> None:
-    """Raise UserError for weights that make no sense; `has_identity`: G(B) is computed."""
-    for name in ("lambda_R1", "lambda_identity"):
-        weight = getattr(opt, name)
-        if weight < 0:
-            raise UserError(f"--{name} {weight}: no weight is negative; 0 switches the term off")
-
+    """Raise UserError for an identity term without the image that it is about; `has_identity`: G(B) is computed."""
     if opt.is_train and opt.lambda_identity and not has_identity:
         raise UserError(
             "--lambda_identity needs G(B), which the identity half of the contrastive loss "

@@ -53,8 +53,8 @@ class SinHnegModel(SingleImage, HnegSRCModel):
     def default_preset(cls, given: dict[str, Any]) -> str:
         return "official"
 
-    @staticmethod
-    def check_options(opt: Namespace) -> None:
+    @classmethod
+    def check_options(cls, opt: Namespace) -> None:
         """Hneg-SRC's checks, and those of single images."""
-        HnegSRCModel.check_options(opt)
+        super().check_options(opt)
         single_image.check_options(opt, has_identity=bool(opt.nce_idt and opt.lambda_NCE))

@@ -17,6 +17,7 @@ from models.single_image import SingleImage
 class SinPatchGCLModel(SingleImage, PatchGCLModel):
     """PatchGCL on crops of one image per domain."""
 
+    LOSSES = (*PatchGCLModel.LOSSES, "lambda_identity")
     PRESETS = {
         "official": single_image.OFFICIAL,
         "paper": {**single_image.OFFICIAL, **PAPER, "lambda_GNN": 4 * PAPER["lambda_GNN"]},
@@ -31,10 +32,14 @@ class SinPatchGCLModel(SingleImage, PatchGCLModel):
         single_image.add_options(parser, "sinpatchgcl", is_train)
 
         parser.set_defaults(lambda_GNN=0.4)
+        parser.declared()["lambda_GNN"].help = (
+            "weight lambda_g of the graph contrastive loss (eq. 10); "
+            f"{4 * PAPER['lambda_GNN']} with --preset paper"
+        )
         return parser
 
-    @staticmethod
-    def check_options(opt: Namespace) -> None:
+    @classmethod
+    def check_options(cls, opt: Namespace) -> None:
         """PatchGCL's checks, and those of single images."""
-        PatchGCLModel.check_options(opt)
+        super().check_options(opt)
         single_image.check_options(opt, has_identity=opt.gnn_idt)

@@ -10,7 +10,7 @@ from models import create_model
 from models.losses.patch_nce import patch_nce_loss
 from models.networks.patch_sampler import PatchSampler, mirrored
 from options import TrainOptions, parse
-from tests.helpers import TINY, make_dataset, run_command, train_options
+from tests.helpers import TINY, make_dataset, refusal, run_command, train_options
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.run.checkpoint import Checkpoint
@@ -347,12 +347,19 @@ def test_variants_step_and_reach_the_head(tmp_path, flags):
     assert model.get_current_visuals()["fake_B"].shape == (2, opt.output_nc, 32, 32)
 
 
-def test_a_run_cannot_gain_its_head_on_resume(tmp_path):
-    opt, runtime, model = build(tmp_path, "--lambda_NCE", "0")
+@pytest.mark.parametrize(
+    ("first", "then", "named"),
+    [
+        ("--lambda_NCE 0", "", "--lambda_NCE 1.0 --src false --lambda_SRC 0.05"),
+        ("--lambda_NCE 0 --src", "--lambda_NCE 0", "--lambda_NCE 0.0 --src false --lambda_SRC 0.05"),
+    ],
+)  # fmt: skip
+def test_a_run_cannot_gain_or_lose_its_head_on_resume(tmp_path, first, then, named):
+    opt, runtime, model = build(tmp_path, *first.split())
     Checkpoint(opt, runtime, model, Progress(1, 2, 4, 1)).save_latest()
-    opt, runtime, other = build(tmp_path)
-    with pytest.raises(UserError, match="gain or lose its patch head"):
-        Checkpoint(opt, runtime, other, Progress(1, 2, 4, 1)).resume()
+    opt, runtime, other = build(tmp_path, *then.split())
+    said = refusal(Checkpoint(opt, runtime, other, Progress(1, 2, 4, 1)).resume)
+    assert f"{named}: a run cannot gain or lose its patch head" in said
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
@@ -400,11 +407,22 @@ def test_the_mode_names_the_model_in_training():
         ),
         (["--netF", "reshape"], "--netF: invalid choice: 'reshape'"),
         (["--pool_size", "50"], "--pool_size 50"),
-        (["--nce_T", "0"], "--nce_T 0"),
+        (["--nce_T", "0"], "--nce_T: expected a number above 0"),
         (["--lambda_NCE", "-1"], "--lambda_NCE: expected a weight of at least 0"),
         (["--lambda_NCE", "0", "--lambda_GAN", "0"], "make one of them positive"),
         (["--input_nc", "1"], "takes equal channels"),
-        (["--num_patches", "1"], "--nce_includes_all_negatives_from_minibatch"),
+        (
+            ["--num_patches", "1"],
+            "within an image: give more, or --nce_includes_all_negatives_from_minibatch and a --batch_size of",
+        ),
+        (
+            ["--num_patches", "1", "--batch_size", "2"],
+            "within an image: give more, or --nce_includes_all_negatives_from_minibatch",
+        ),
+        (
+            ["--num_patches", "1", "--nce_includes_all_negatives_from_minibatch"],
+            "as each process has one image: give more, or a --batch_size of at least 2",
+        ),
         (["--lambda_GNN", "0.1"], "--lambda_GNN belongs to --model patchgcl"),
     ],
 )

@@ -22,19 +22,22 @@ def test_the_options_page_is_current():
     )
 
 
+EXAMPLES = ("recover", "reminder")  # the methods of docs/adding_a_model.md, in order
+
+
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the code with the documented example as one new file."""
+    """A copy of the code with each documented example as one new file."""
     for folder in ("models", "data", "options", "util", "tests"):
         shutil.copytree(
             REPO / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
     for file in ("train.py", "test.py"):
         shutil.copy(REPO / file, tmp_path)
-    example = re.search(
-        r"```python\n(.*?)```", (REPO / "docs" / "adding_a_model.md").read_text(), re.DOTALL
-    ).group(1)
-    (tmp_path / "models" / "recover_model.py").write_text(example)
+    page = (REPO / "docs" / "adding_a_model.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for name, example in zip(EXAMPLES, examples, strict=True):
+        (tmp_path / "models" / f"{name}_model.py").write_text(example)
     return tmp_path
 
 
@@ -67,9 +70,10 @@ def test_the_worked_example_is_one_new_file(checkout, tmp_path):
         in run_command(["train.py", "--model", "recover", "--help"], cwd=checkout).stdout
     )
     covered = run_command(
-        ["-m", "pytest", "-q", "tests/test_models.py", "-k", "recover and reaches"], cwd=checkout
+        ["-m", "pytest", "-q", "tests/test_models.py", "-k", f"({' or '.join(EXAMPLES)}) and reaches"],
+        cwd=checkout,
     )
-    assert covered.returncode == 0 and "4 passed" in covered.stdout, covered.stdout
+    assert covered.returncode == 0 and "8 passed" in covered.stdout, covered.stdout
 
 
 def documented_commands() -> list[list[str]]:

@@ -207,7 +207,7 @@ def test_the_name_in_the_release_means_one_of_two():
 
 REFUSED = [
     ("lsesim", "--learned_attn false", "give --model fsesim"),
-    ("lsesim", "--T 0", "--T 0.0: a temperature is positive"),
+    ("lsesim", "--T 0", "--T: expected a number above 0"),
     ("fsesim", "--augment", "--augment belongs to --model lsesim"),
 ]
 

@@ -314,6 +314,12 @@ def test_contexts_are_those_of_images_as_they_are(tmp_path):
         assert torch.equal(context, seen[False][0])
 
 
+def test_a_single_patch_has_negatives_all_the_same(tmp_path):
+    _, _, loader, model = build(tmp_path, "negcut", None, "--num_patches", "1")
+    losses = step(model, next(iter(loader.epoch(1))))
+    assert losses["NCE"] > 0.1 and losses["NCE_Y"] > 0.1
+
+
 def test_a_step_encodes_each_image_once_beside_the_translation(tmp_path):
     """N and G share the features; the release reads them again for each."""
     _, _, loader, model = build(tmp_path, "negcut", None)
@@ -364,9 +370,10 @@ def test_presets_are_the_published_settings():
     ("argv", "message"),
     [
         ("--lambda_NCE 0", "--lambda_NCE 0 leaves N nothing"),
-        ("--src", "are about negatives from images"),
-        ("--nce_weights hdce", "are about negatives from images"),
-        ("--nce_includes_all_negatives_from_minibatch", "are about negatives from images"),
+        ("--src", "--src: such flags are about negatives from images"),
+        ("--nce_weights hdce", "--nce_weights: such flags are about"),
+        ("--HDCE_gamma 5 --lambda_SRC 1", "--HDCE_gamma, --lambda_SRC: such flags are about"),
+        ("--nce_includes_all_negatives_from_minibatch", "_from_minibatch: such flags are about"),
         ("--netF sample", "give --netF mlp_sample"),
         ("--num_negatives 7", "give an even number"),
         ("--momentum_F 1", "--momentum_F: expected a number from 0 to below 1"),

@@ -85,7 +85,7 @@ def test_flags_take_true_and_false(typed):
         (["--seed", "9" * 20], "--seed: expected a whole number up to 9223372036854775807"),
         (["--lambda_GNN", "-1"], "--lambda_GNN: expected a weight of at least 0"),
         (["--lambda_GNN", "nan"], "--lambda_GNN: expected a weight of at least 0"),
-        (["--nce_T", "inf"], "--nce_T: expected a finite number"),
+        (["--nonzero_th", "inf"], "--nonzero_th: expected a finite number"),
         (["--nonzero_th", "2"], "--nonzero_th 2.0: a cosine lies between -1 and 1"),
         (["--pooling_ratio", "1,nan"], "expected a finite number"),
         (["--max_minutes", "0"], "expected a number above 0"),
@@ -101,7 +101,7 @@ def test_flags_take_true_and_false(typed):
         (["--suffix", "_{"], "is no option in braces"),
         (["--from_scratch", "--continue_train"], "contradict each other"),
         (["--input_nc", "1"], "--gnn_idt false"),
-        (["--nce_T", "0"], "temperature"),
+        (["--nce_T", "0"], "--nce_T: expected a number above 0"),
     ],
 )
 def test_bad_input_is_one_line(argv, message):
@@ -462,6 +462,12 @@ def test_every_flag_has_help(tmp_path):
         for name, action in parser.declared().items():
             assert action.help and len(action.help) > 10, name
         assert "--lambda_GNN" in parser.format_help()
+
+
+def test_the_help_of_epoch_names_all_kinds_of_weights():
+    parser = TestOptions().build_parser(TestOptions().peek([]))
+    text = parser.declared()["epoch"].help
+    assert all(kind in text for kind in ("latest", "best", "number", "iter_N")), text
 
 
 def test_train_flags_helper_is_valid(tmp_path):

@@ -1,12 +1,18 @@
-"""PatchGCL's loss as its options describe it, against loops: features, terms, weights, and who learns from them."""
+"""PatchGCL's loss as its options describe it, against loops: features, terms, weights, and who learns from them.
+
+Then the first weights of the graph head, and what is refused.
+"""
 
 import pytest
 import torch
 
 from models import create_model
-from tests.helpers import train_options
+from tests.helpers import refusal, train_options
 from tests.reference_graph import reference_loss
+from tests.test_models import build
 from util.hardware.runtime import Runtime
+from util.run.checkpoint import Checkpoint
+from util.run.progress import Progress
 
 SMALL = ["--attn_layers", "1,2", "--num_patches", "16", "--netF_nc", "4", "--down_scale", "2"]
 SMALL += ["--pooling_num", "2", "--nonzero_th", "0.5", "--vgg_weights", "random", "--amp", "off"]
@@ -121,3 +127,93 @@ def test_an_edge_is_more_than_the_threshold_in_the_release_and_as_much_in_the_pa
     for preset, strict in {"official": True, "paper": False}.items():
         model, _ = built("--preset", preset)
         assert model.netF.graph.keywords["strict"] is strict
+
+
+# -- the first weights of the graph head -------------------------------------------------------------------------------
+
+
+def head_of(model, value: float) -> dict[str, torch.Tensor]:
+    """Weights of a graph head, all of one value."""
+    return {key: torch.full_like(x, value) for key, x in model.netF.state_dict().items()}
+
+
+def values(model) -> set[float]:
+    return {x for weight in model.netF.state_dict().values() for x in weight.flatten().tolist()}
+
+
+def begun(root, *flags: str):
+    """A run that begins or goes on, as train.py does it: its checkpoint and its model."""
+    opt, runtime, loader, model = build(root, "patchgcl", None, *SMALL, *flags)
+    checkpoint = Checkpoint(opt, runtime, model, Progress(1, 2, len(loader), 1))
+    checkpoint.resume()
+    model.prepare_once(loader.dataset)
+    return checkpoint, model
+
+
+@pytest.fixture
+def head_file(tmp_path):
+    """Weights of 0.5 for a graph head; in the run called other it has 0.25."""
+    checkpoint, model = begun(tmp_path, "--name", "other")
+    model.netF.load_state_dict(head_of(model, 0.25))
+    checkpoint.save_latest()
+    torch.save(head_of(model, 0.5), tmp_path / "1_net_F.pth")
+    return tmp_path / "1_net_F.pth"
+
+
+def test_a_file_for_the_head_takes_the_place_of_another_run_s(tmp_path, head_file):
+    _, model = begun(tmp_path, "--pretrained_name", "other", "--init_F", str(head_file))
+    assert values(model) == {0.5}
+    other = torch.load(tmp_path / "checkpoints" / "other" / "latest_net_G.pth")
+    assert all(torch.equal(x, other[key]) for key, x in model.netG.state_dict().items())
+
+    _, model = begun(tmp_path, "--pretrained_name", "other")
+    assert values(model) == {0.25}
+
+
+def test_only_the_first_start_reads_the_file_for_the_head(tmp_path, head_file):
+    first = ["--init_F", str(head_file)]
+    checkpoint, model = begun(tmp_path, *first)
+    assert values(model) == {0.5}
+    model.netF.load_state_dict(head_of(model, 0.75))  # what it has learned
+    checkpoint.save_latest()
+
+    head_file.unlink()
+    _, model = begun(tmp_path, *first)
+    assert values(model) == {0.75}
+
+
+def test_a_run_that_goes_on_from_weights_keeps_the_head_it_has(tmp_path, head_file):
+    """Where it has none, as with a generator from elsewhere, the file is read."""
+    flags = ["--name", "other", "--continue_train", "--init_F", str(head_file)]
+    folder = tmp_path / "checkpoints" / "other"
+    for state in folder.glob("*_state.pt"):
+        state.unlink()
+    said = refusal(begun, tmp_path, *flags)
+    assert "goes on with the graph head in" in said and "leave --init_F out" in said
+
+    (folder / "latest_net_F.pth").unlink()
+    _, model = begun(tmp_path, *flags)
+    assert values(model) == {0.5}
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+GENERATOR = "--graph_features generator --gnn_idt false --output_nc 1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (GENERATOR, "--graph_features generator reads G's output with G, which takes equal channels"),
+        ("--gnn_idt --output_nc 1", "--gnn_idt needs equal channels"),
+        ("--lambda_GAN 0 --lambda_GNN 0", "--lambda_GAN 0.0 --lambda_GNN 0.0 leaves nothing to learn"),
+        ("--num_patches 1", "--num_patches 1 leaves a patch nothing to differ from"),
+        ("--nce_T 0", "--nce_T: expected a number above 0"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(tmp_path, flags, text):
+    assert text in refusal(lambda: train_options(tmp_path, *flags.split()))
+
+
+def test_a_gan_without_graphs_may_have_one_patch(tmp_path):
+    assert train_options(tmp_path, "--num_patches", "1", "--lambda_GNN", "0").num_patches == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models import create_model
+from models import create_model, find_model
 from models.cut_model import CUTModel
 from models.networks.patch_sampler import PatchSampler
 from options import TestOptions, TrainOptions, parse
@@ -73,6 +73,13 @@ def test_the_common_recipe_keeps_data_and_losses_and_takes_the_common_networks()
             64,
         )
         assert (opt.lambda_R1, opt.lambda_identity) == (1, 1)
+
+
+def test_the_help_of_single_image_patchgcl_names_the_weight_of_its_own_preset():
+    options = TrainOptions()
+    parser = options.build_parser(options.peek(["--model", "sinpatchgcl"]))
+    weight = find_model("sinpatchgcl").PRESETS["paper"]["lambda_GNN"]
+    assert f"{weight} with --preset paper" in parser.declared()["lambda_GNN"].help
 
 
 @pytest.mark.parametrize("model", ["sincut", "sinpatchgcl"])
@@ -272,13 +279,18 @@ REFUSED = {
     "sincut": [
         ("--nce_idt false", "--lambda_identity needs G(B)"),
         ("--lambda_R1 -1", "--lambda_R1: expected a weight of at least 0"),
-        ("--CUT_mode FastCUT", "contradicts --preset official"),
+        ("--CUT_mode FastCUT", "--model sincut has no such form; leave it out"),
         ("--num_patches 1 --batch_size 1", "leaves a patch nothing to differ from"),
         ("--stylegan2_size 48", "expected a power of two"),
     ],
     "sinpatchgcl": [
         ("--gnn_idt false", "--lambda_identity needs G(B)"),
-        ("--nce_T 0", "--nce_T 0.0"),
+        ("--nce_T 0", "--nce_T: expected a number above 0"),
+        ("--num_patches 1", "leaves a patch nothing to differ from"),
+        (
+            "--lambda_GAN 0 --lambda_GNN 0 --lambda_identity 0",
+            "--lambda_GAN 0.0 --lambda_GNN 0.0 --lambda_identity 0.0 leaves nothing to learn from",
+        ),
     ],
 }
 
@@ -290,6 +302,11 @@ def test_what_contradicts_itself_is_refused(tmp_path, model, flags, text):
     with pytest.raises(UserError) as caught:
         train_options(tmp_path, *flags.split(), model=model)
     assert text in str(caught.value)
+
+
+def test_single_image_patchgcl_may_learn_the_identity_alone(tmp_path):
+    off = ["--lambda_GAN", "0", "--lambda_GNN", "0"]
+    assert train_options(tmp_path, *off, model="sinpatchgcl").lambda_identity == 1
 
 
 def test_without_identity_the_terms_go_away(tmp_path):

@@ -2,9 +2,10 @@
 
 import pytest
 
-from tests.helpers import make_image_folder, run_command
+from tests.helpers import make_image_folder, run_command, train_options
 from tests.test_fsesim import check_spatial_term, loaded, parsed, run_on_high_images
 from tests.test_models import build, step
+from util.errors import UserError
 
 
 def test_the_loss_of_G_is_that_of_FSeSim(tmp_path, monkeypatch):
@@ -40,6 +41,15 @@ def test_the_shared_recipe_takes_the_common_networks():
     opt = parsed("--model", "sinsc", "--preset", "shared")
     assert (opt.netG, opt.netD, opt.lr, opt.gan_mode) == ("resnet_9blocks", "basic", 2e-4, "lsgan")
     assert (opt.n_epochs, opt.crop_size, opt.lambda_gradient) == (4, 128, 1)
+
+
+def test_wasserstein_s_penalty_takes_the_place_of_the_default_one(tmp_path):
+    """lambda_gradient is 1 without being typed: the remedy is a value to give, not a flag to leave out."""
+    wasserstein = ["--gan_mode", "wgangp"]
+    with pytest.raises(UserError, match="give --lambda_gradient 0"):
+        train_options(tmp_path, *wasserstein, model="sinsc")
+    opt = train_options(tmp_path, *wasserstein, "--lambda_gradient", "0", model="sinsc")
+    assert opt.lambda_gradient == 0
 
 
 @pytest.mark.slow

@@ -63,7 +63,10 @@ def multi_level_loss(
     ratio: Sequence[float] = (1.0,),
     average: bool = False,
 ) -> Tensor:
-    """`graph_nce_loss` of every level that GraphHead gives for one feature layer, weighed as above: loss_B."""
+    """`graph_nce_loss` of every level that GraphHead gives for one feature layer, weighed as above: loss_B.
+
+    The defaults are those of PatchGCL's `--preset paper`, as GraphHead's are.
+    """
     return judge_levels(levels, temperature, symmetric, ratio, average)[0]
 
 

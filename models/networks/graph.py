@@ -151,7 +151,8 @@ class GraphHead(nn.Module):
     """Patch graphs of an output and its input image on the input's topology (PatchGCL, arXiv 2312.08223, section 3).
 
     Per feature layer: patches -> h -> adjacency of the input's embeddings -> TAGConv on both images -> top-K pooling
-    by the input's scores -> TAGConv again, and so on. Parameter names are those of the released `net_F`.
+    by the input's scores -> TAGConv again, and so on. Parameter names are those of the released `net_F`. The defaults
+    are those of `--preset paper`; the flags of models/patchgcl_model.py have those of `official`, the released code.
 
     Args:
         channels: channels of each feature layer.
