@@ -42,7 +42,7 @@ from util.errors import UserError, exit_status
 from util.metrics.features import LAYERS
 from util.pages.files import Picture
 from util.pages.gallery import Gallery
-from util.parser import OptionParser
+from util.parser import OptionParser, show_value
 from util.run.folder import run_dir, saved_record
 
 LONGEST_FOLDER = 100  # characters; beyond, a checksum takes the place of further names
@@ -232,13 +232,16 @@ def find_truth(
         return {}
 
     steps = Preprocess(opt.preprocess, opt.crop_size, opt.size_multiple, False, no_flip=True)
+    levels = tuple(opt.value_range) if opt.value_range else None
     known, found = evaluate.images_by_name(source), {}
-    with Gallery(folder / f"{opt.phase}_truth", "truth", {"copied from": str(source)}) as gallery:
+    gallery = Gallery(folder / f"{opt.phase}_truth", "truth", {"copied from": str(source)})
+    gallery.open()
+    with gallery:
         inside = f"{gallery.folder.name}/images/real_B"
         for name, row in rows.items():
             if name not in known:
                 continue
-            pixels = read_image(str(known[name]), 3)
+            pixels = read_image(str(known[name]), 3, levels)
             pixels = pixels.resize(steps.resized(pixels.size, opt.load_size, None))
             if pixels.size != (row["real_A"].width, row["real_A"].height):
                 print(f"{known[name]} is left out as a truth: it differs from its input in size")
@@ -258,6 +261,8 @@ def measure(args: Namespace, opts: Iterable[Namespace], truth: Path | None, sour
         flags += ["--checkpoints_dir", opt.checkpoints_dir, "--results_dir", opt.results_dir]
         if opt.gpu_ids is not None:
             flags += ["--gpu_ids", opt.gpu_ids]
+        if opt.value_range:
+            flags += ["--value_range", show_value(opt.value_range)]
         if truth:
             flags += ["--truth", str(truth), "--input", str(source)]
         if args.inception:
@@ -284,9 +289,9 @@ def build_columns(
     for number, (opt, gallery) in enumerate(zip(opts, galleries, strict=True)):
         facts = {"weights": gallery.description["weights"]}
         facts |= training_facts(saved_record(run_dir(opt)))
-        figures, scores = measured(gallery.folder)
+        found = measured(gallery.folder)
         page = f"{gallery.folder.relative_to(folder).as_posix()}/index.html"
-        columns.append(Column(opt.name, "method", number, opt.recipe, facts, figures, scores, page))
+        columns.append(Column(opt.name, "method", number, opt.recipe, facts, found, page))
     return columns
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from data.picture_set import PictureSet, images_by_name
 from scripts.evaluating import words
-from scripts.evaluating.folders import check_folders, find_folders
+from scripts.evaluating.folders import PLACES, check_folders, find_folders, levels_of
 from scripts.evaluating.page import Shown, write_report
 from scripts.evaluating.pairs import (
     check_equal_sizes,
@@ -41,6 +41,7 @@ from scripts.evaluating.sets import (
     check_sets,
     default_store,
     duplicate_report,
+    fault_of,
     set_figures,
 )
 from util.errors import UserError, exit_status
@@ -50,9 +51,10 @@ from util.hardware.launch import start_processes
 from util.hardware.runtime import Runtime
 from util.metrics.features import LAYERS, Inception
 from util.metrics.prdc import NEIGHBOURS, nearest
-from util.parser import natural, positive_int, script_parser
+from util.parser import natural, positive_int, script_parser, value_range
 
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
+SETTINGS = ("value_range", "resize", "bootstrap", "seed", "worst", "grid")  # that the JSON names
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -60,10 +62,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument_group("a run (its folders are found by name)").add_argument
     add("--name", help="name of the run, as given to train.py and test.py")
-    add("--phase", default="test", help="as given to test.py (default: test)")
-    add("--epoch", default="latest", help="as given to test.py (default: latest)")
-    add("--checkpoints_dir", type=Path, default=Path("checkpoints"), help="default: checkpoints")
-    add("--results_dir", type=Path, default=Path("results"), help="default: results")
+    add("--phase", help="as given to test.py (default: test)")
+    add("--epoch", help="as given to test.py (default: latest)")
+    add("--checkpoints_dir", type=Path, help="default: checkpoints")
+    add("--results_dir", type=Path, help="default: results")
+    parser.set_defaults(**PLACES)
     text = "the data folder, if it is not the one the run was trained on"
     add("--dataroot", type=Path, help=text)
 
@@ -112,10 +115,15 @@ def add_judges(parser: argparse.ArgumentParser) -> None:
     add("--dino", type=Path, metavar="PATH", help=text)
     add("--lpips", type=Path, metavar="PATH", help="linear layers of LPIPS for VGG16, vgg.pth")
 
+    text = (
+        "values of grey files that become black and white, as given to train.py; of all folders but "
+        "--fake and what test.py has written (default: the run's)"
+    )
+    add("--value_range", type=value_range, metavar="LOW,HIGH", help=text)
     text = "scale all images to squares of N pixels before anything is measured"
     add("--resize", type=positive_int, metavar="N", help=text)
     text = "resamples behind an interval (default: 200; 0: no intervals)"
-    add("--bootstrap", type=natural, default=200, metavar="N", help=text)
+    add("--bootstrap", type=resamples, default=200, metavar="N", help=text)
     add("--seed", type=natural, default=0, help="of resamples and of the grid (default: 0)")
     add("--batch_size", type=positive_int, default=32, help="images at once (default: 32)")
     text = "GPU to use, several as 0,1, or -1 for the CPU; the best device without it"
@@ -128,11 +136,19 @@ def add_judges(parser: argparse.ArgumentParser) -> None:
     add("--grid", type=positive_int, default=24, metavar="N", help="random pictures (default: 24)")
 
 
+def resamples(text: str) -> int:
+    """Read how many resamples are behind an interval: 0, or enough for one."""
+    number = natural(text)
+    if number == 1:
+        raise argparse.ArgumentTypeError("one resample has no spread: give 0, or 2 and more")
+    return number
+
+
 def measure(args: argparse.Namespace, runtime: Runtime) -> None:
     """Measure, and on the main process write JSON and page, and print the figures."""
     run = find_folders(args)
     folders = check_folders(args)
-    settings = {key: getattr(args, key) for key in ("resize", "bootstrap", "seed", "worst", "grid")}
+    settings = {key: getattr(args, key) for key in SETTINGS}
     facts = {
         "command": shlex.join(["python", *sys.argv]),
         "run": run,
@@ -144,7 +160,7 @@ def measure(args: argparse.Namespace, runtime: Runtime) -> None:
     fakes = PictureSet(args.fake, args.resize)
     shown = Shown(list(images_by_name(args.fake)), fakes)
     if args.input:
-        shown.inputs = paired(fakes, args.input, "input")
+        shown.inputs = paired(fakes, args.input, "input", levels_of(args, args.input))
 
     result: dict[str, Any] = {"figures": {}, "warnings": []}
     lines: list[str] = []
@@ -179,7 +195,8 @@ def said(args: argparse.Namespace, result: dict[str, Any]) -> list[str]:
         lines.append(
             "self-similarity was left out: it needs --vgg_weights imagenet or PATH, or --dino PATH"
         )
-    return [*lines, *words.text_table(result["figures"]), "", result["markdown"], ""]
+    notes = words.column_notes(words.figure_table(result["figures"]))
+    return [*lines, *words.text_table(result["figures"]), *notes, "", result["markdown"], ""]
 
 
 def compare_sets(args: argparse.Namespace, runtime: Runtime, shown: Shown) -> dict[str, Any]:
@@ -188,12 +205,18 @@ def compare_sets(args: argparse.Namespace, runtime: Runtime, shown: Shown) -> di
     Raises:
         UserError: unequal sizes within a set, or unusable weights.
     """
-    reals = PictureSet(args.real, args.resize)
+    reals = real_pictures(args, "real")
     sets = Sets(shown.fakes, reals, shown.inputs)
+    left_out = []
     if args.train:
-        sets.train = shown.train = PictureSet(args.train, args.resize)
+        sets.train = real_pictures(args, "train")
+        fault = fault_of(sets.train) if "train" in args.found else None
+        if fault:  # nobody has asked for these pictures
+            left_out.append(f"training pictures were left out: {fault}")
+            sets.train = None
+        shown.train = sets.train
     if args.train_input:
-        sets.train_inputs = PictureSet(args.train_input, args.resize)
+        sets.train_inputs = real_pictures(args, "train_input")
     check_sets(sets)
 
     inception = Inception(args.inception, args.feature, device=runtime.device)
@@ -209,13 +232,19 @@ def compare_sets(args: argparse.Namespace, runtime: Runtime, shown: Shown) -> di
     return {
         "figures": figures,
         "counts": {"fake": len(shown.fakes), "real": len(reals)},
-        "warnings": words.warnings(sets, duplicates),
+        "warnings": left_out + words.warnings(sets, duplicates),
         "duplicates": duplicates,
         "files": {name: file_facts(pictures) for name, pictures in sets.present().items()},
         "inception": judge.inception.describe(),
         "neighbours": NEIGHBOURS,
         "images": [{"name": name} for name in shown.names],
     }
+
+
+def real_pictures(args: argparse.Namespace, flag: str) -> PictureSet:
+    """The pictures of the folder that a flag names, or that a run implies; grey ones in the range of --value_range."""
+    folder = getattr(args, flag)
+    return PictureSet(folder, args.resize, args.found.get(flag), levels_of(args, folder))
 
 
 def file_facts(pictures: PictureSet) -> dict[str, Any]:
@@ -240,7 +269,7 @@ def compare_with_truth(
     """
     if shown.inputs is None:
         raise UserError("--truth needs --input as well: a score counts from a copy of the input")
-    shown.truths = paired(shown.fakes, args.truth, "truth")
+    shown.truths = paired(shown.fakes, args.truth, "truth", levels_of(args, args.truth))
     check_equal_sizes(shown.fakes, shown.truths, "truth")
     check_equal_sizes(shown.fakes, shown.inputs, "input")
 

@@ -11,7 +11,7 @@ For each network and each term of the losses that move it:
 
     value    the term, as it is weighted in the loss
     norm     of its gradient with respect to the network's parameters, mean and standard deviation over steps
-    share    its norm in the sum of the norms of all terms
+    share    its norm in the sum of the norms of all terms; 0 where none of them pulls
     along    cosine of its gradient with that of the whole loss; below 0 the other terms outvote it
 """
 
@@ -145,7 +145,7 @@ def summary(pulls: Sequence[Pull]) -> list[Row]:
                 value=float(np.mean([pull.value for pull in ones])),
                 norm=norms[network, term],
                 sd=float(np.std([pull.norm for pull in ones], ddof=1)) if len(ones) > 1 else 0.0,
-                share=norms[network, term] / whole,
+                share=norms[network, term] / whole if whole else 0.0,
                 along=float(np.mean([pull.along for pull in ones])),
             )
         )

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from data.image_file import read_image
 from data.picture_set import images_by_name, partners
-from scripts.segmenting.network import Segmenter
+from scripts.segmenting.network import OWN_SIZE, Segmenter
 from scripts.segmenting.pairs import read_labels
 from util.errors import UserError, exit_status
 from util.files import atomic_path
@@ -98,7 +98,8 @@ def measure(args: argparse.Namespace) -> None:
     if segmenter:
         real = segmenter.facts["on real test photographs"]
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in real.items())
-        print(f"the segmenter on real test photographs: {shown}")
+        where = "" if OWN_SIZE in segmenter.facts else f" (at {segmenter.side} x {segmenter.side})"
+        print(f"the segmenter on real test photographs{where}: {shown}")
 
 
 def by_file(labels: LabelSet) -> Predict:
@@ -109,11 +110,7 @@ def by_file(labels: LabelSet) -> Predict:
 def by_segmenter(segmenter: Segmenter) -> Predict:
     """Predictions of a segmenter for photographs, at the truth's size."""
 
-    def predict(path: Path, size: tuple[int, int]) -> np.ndarray:
-        image = read_image(str(path), 3)
-        return segmenter(image if image.size == size else image.resize(size))
-
-    return predict
+    return lambda path, size: segmenter(read_image(str(path), 3), size)
 
 
 def compare(

@@ -2,14 +2,15 @@
 
     python scripts/train_segmenter.py --dataroot datasets/facades --labels facades --out segmenter.pth
 
-It learns on the pairs of the training phase and is measured on real test pairs, which its file records. Its figures
-compare among themselves only: published ones come from other networks.
+It learns on the pairs of the training phase and is measured on real test pairs, which its file records: at the size of
+their label maps, as scripts/segmentation.py measures translations. Its figures compare among themselves only: published
+ones come from other networks.
 """
 
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,8 +21,14 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.segmenting.network import new_network, save_segmenter, to_tensor
-from scripts.segmenting.pairs import Pair, read_pairs
+from scripts.segmenting.network import (
+    OWN_SIZE,
+    new_network,
+    predict_classes,
+    save_segmenter,
+    to_tensor,
+)
+from scripts.segmenting.pairs import Pair, each_pair, read_pairs
 from util.errors import UserError, exit_status
 from util.hardware import provenance
 from util.metrics.segmentation import IGNORED, LABEL_SETS, confusion, segmentation_figures
@@ -55,7 +62,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     labels = LABEL_SETS[args.labels]
     pairs = read_pairs(args.dataroot, "train", args.photo, labels, args.side)
-    tests = read_pairs(args.dataroot, "test", args.photo, labels, args.side)
+    tests = (args.dataroot, "test", args.photo, labels)
+    test_count = sum(1 for _ in each_pair(*tests))  # a pair that cannot be read is found now
     if len(pairs) < args.batch_size:
         raise UserError(
             f"--batch_size {args.batch_size}: there are only {len(pairs)} training pairs"
@@ -64,17 +72,18 @@ def train(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = new_network(labels).to(device)
     fit(network, pairs, args, device)
-    figures = measure(network, tests, len(labels.classes), device)
+    figures = measure(network, each_pair(*tests), args.side, len(labels.classes))
 
     facts = {
         "command": shlex.join(["python", *sys.argv]),
-        "pairs": {"train": len(pairs), "test": len(tests)},
+        "pairs": {"train": len(pairs), "test": test_count},
         "on real test photographs": figures,
+        OWN_SIZE: True,
         **provenance.versions(),
     }
     save_segmenter(args.out, network.cpu(), args.labels, args.side, facts)
     shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-    print(f"{args.out}: on {len(tests)} real test photographs {shown}")
+    print(f"{args.out}: on {test_count} real test photographs {shown}")
 
 
 def fit(
@@ -108,15 +117,12 @@ def flipped(pictures: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen.view(shape), pictures.flip(-1), pictures)
 
 
-@torch.no_grad()
-def measure(
-    network: nn.Module, pairs: Sequence[Pair], classes: int, device: torch.device
-) -> dict[str, float]:
-    """The figures on real pairs."""
+def measure(network: nn.Module, pairs: Iterable[Pair], side: int, classes: int) -> dict[str, float]:
+    """The figures on real pairs, each at the size of its label map."""
     network.eval()
     counts = 0
     for image, truth in pairs:
-        found = network(to_tensor(image)[None].to(device))["out"][0].argmax(0).cpu().numpy()
+        found = predict_classes(network, image, side, truth.shape[::-1])
         counts = counts + confusion(found, truth, classes)
     return segmentation_figures(counts)
 

@@ -16,10 +16,10 @@ from models import create_model
 from models.inference.translate import translate
 from options import TestOptions, TrainOptions, parse
 from scripts.compare import main
-from scripts.comparing.facts import best, differing_options, measured
+from scripts.comparing.facts import Measured, best, differing_options, measured
 from scripts.comparing.page import Column, write_comparison
 from tests.browser import Browser, needs_browser
-from tests.helpers import TINY, make_dataset, make_image_folder, run_command
+from tests.helpers import TINY, folder_in_use, make_dataset, make_image_folder, run_command
 from util.hardware.runtime import Runtime
 from util.pages.files import Picture
 from util.pages.gallery import Gallery
@@ -279,33 +279,84 @@ def test_truth_in_a_folder_of_its_own_is_shown(tmp_path):
     ) == 2
 
 
+def test_a_truth_that_another_process_writes_is_left_alone(tmp_path, capsys):
+    make_dataset(tmp_path / "data", count=1)
+    make_image_folder(tmp_path / "data" / "testA_truth", 1, seed=5)
+    make_run(tmp_path, "one")
+    with folder_in_use(tmp_path / "results" / "one" / "test_truth") as holder:
+        said = message(tmp_path, capsys, "--names", "one")
+    assert f"process {holder.pid} on " in said and "is writing these pictures" in said
+
+
+def test_a_truth_is_shown_and_measured_in_the_range_of_values(tmp_path):
+    """With values from -1000 to 3000, as the run reads its inputs."""
+    for folder in ("trainA", "trainB", "testA", "testA_truth"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for number in range(2):
+            values = np.linspace(-1000, 3000, 32 * 32, dtype=np.float32).reshape(32, 32)
+            values = values if folder.endswith("A") else values.T
+            Image.fromarray(values).save(tmp_path / "data" / folder / f"{number}.tif")
+    make_run(tmp_path, "one", "--value_range", "-1000,3000")
+
+    assert compare(tmp_path, "--names", "one", "--measure") == 0
+    folder = tmp_path / "results" / "one"
+    truth = np.asarray(Image.open(folder / "test_truth" / "images" / "real_B" / "0.png"))
+    source = np.asarray(Image.open(folder / "one" / "test_latest" / "images" / "real_A" / "0.png"))
+    assert np.array_equal(truth, source.transpose(1, 0, 2)) and np.ptp(truth) == 255
+    found = json.loads((folder / "one" / "test_latest" / "truth.json").read_text())
+    assert found["settings"]["value_range"] == [-1000, 3000]
+
+
 def test_figures_older_than_the_pictures_are_not_shown(tmp_path):
     row = {"name": "x", "score": 0.5}
     result = {
         "score": 0.25,
         "means": {"model": {"error": 0.1, "l1": 0.2, "mse": 0.01}},
         "images": [row],
-        "figures": {"ssim": {"title": "SSIM", "value": 0.75}},
+        "figures": {
+            "l1": {"title": "L1", "value": 0.2},
+            "peak_snr": {"title": "PSNR", "value": 23.5},
+            "ssim": {"title": "SSIM", "value": 0.75},
+        },
     }
-    fid = {"fid": {"title": "FID-768", "value": 12.5}, "kid": {"title": "KID-768", "value": 0.03}}
-    fid = {"figures": fid}
+    of_fid = {"title": "FID-768", "value": 12.5, "n": {"fake": 8, "real": 9}, "interval": [12, 13]}
+    fid = {"figures": {"fid": of_fid, "kid": {"title": "KID-768", "value": 0.03}}}
+    fid["warnings"] = ["8 images are few"]
     for name, content in (("pictures", []), ("truth", result), ("fid_768", fid)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         os.utime(tmp_path / f"{name}.json", (1000, 1000))
-    figures, scores = measured(tmp_path)
-    assert figures == {
+    found = measured(tmp_path)
+    assert found.figures == {
         "FID-768": 12.5, "KID-768 x100": pytest.approx(3), "score": 0.25, "error": 0.1, "L1": 0.2,
-        "PSNR": pytest.approx(20), "SSIM": 0.75,
+        "PSNR": 23.5, "SSIM": 0.75,
     }  # fmt: skip
-    assert scores == {"x": 0.5}
+    assert found.scores == {"x": 0.5} and found.warnings == ["8 images are few"]
+    assert found.details["FID-768"] == "12.000 to 13.000, 8 / 9 images"
+    assert found.details["score"] == "1 images" and found.details["KID-768 x100"] == ""
     os.utime(tmp_path / "truth.json", (999, 999))
-    assert measured(tmp_path) == ({"FID-768": 12.5, "KID-768 x100": pytest.approx(3)}, {})
+    found = measured(tmp_path)
+    assert found.figures == {"FID-768": 12.5, "KID-768 x100": pytest.approx(3)}
+    assert found.scores == {}
+
+
+def test_figures_stand_with_what_they_must_be_read_with(tmp_path):
+    columns, values = [], {"one": 1.2341, "two": 1.2339, "three": 1.3}
+    for number, (name, value) in enumerate(values.items()):
+        of_all = ["FID from few images"] + (["JPEG"] if name == "two" else [])
+        found = Measured({"FID": value}, {"FID": f"{value:.1f} to 2, 8 / 9 images"}, {}, of_all)
+        columns.append(Column(name, "method", number, measured=found))
+    write_comparison(tmp_path / "index.html", columns, {}, {}, {})
+    text = (tmp_path / "index.html").read_text()
+    assert text.count("<b>1.234</b>") == 2 and "<b>1.300" not in text, "both print the same"
+    assert "<small>1.3 to 2, 8 / 9 images</small>" in text
+    assert "all: FID from few images" in text and "two: JPEG" in text
 
 
 def test_the_best_figure_depends_on_what_it_is():
-    assert best("score", [0.1, None, 0.3]) == 0.3 and best("PSNR", [20, 10]) == 20
-    assert best("FID-768", [12.0, 9.0]) == 9 and best("error", [0.2, 0.1]) == 0.1
+    assert best("score", [0.1, None, 0.3]) == "0.300" and best("PSNR", [20, 10]) == "20.000"
+    assert best("FID-768", [12.0, 9.0]) == "9.000" and best("error", [0.2, 0.1]) == "0.100"
     assert best("FID", [12.0, None]) is None and best("recall-768", [0.0, 0.0]) is None
+    assert best("FID", [1.2341, 1.2339]) is None, "they print alike"
 
 
 def test_options_that_differ_leave_out_what_does_not_matter():
@@ -317,10 +368,15 @@ def test_options_that_differ_leave_out_what_does_not_matter():
         "ngf": 4,
         "seed": 0,
         "only_here": 1,
+        "amp": "off",
+        "tf32": True,
+        "compile": "off",
     }
     two = {"name": "b", "gpu_ids": None, "print_freq": 2, "lr": 0.2, "ngf": 4, "seed": 1}
+    two |= {"amp": "bf16", "tf32": False, "compile": "auto"}
     found = differing_options({"a": {"options": one}, "b": {"options": two}})
-    assert found == {"lr": ["0.1", "0.2"], "seed": ["0", "1"]}
+    differing = {"lr": ["0.1", "0.2"], "seed": ["0", "1"]}
+    assert found == {**differing, "amp": ["off", "bf16"], "tf32": ["true", "false"]}
     assert differing_options({"a": {"options": one}, "weights alone": {}}) == {}
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import sys
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -14,12 +15,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
+from data.picture_set import PictureSet
 from scripts import make_toy_dataset as toy
 from scripts.evaluate import main
+from scripts.evaluating.sets import Judge
+from scripts.evaluating.words import figure_row
+from scripts.experiments.collect import floors_of, run_row
 from tests.browser import BROWSER, Browser
 from tests.helpers import REPO, make_image_folder, run_command
 from tests.test_dino import backbone
 from util.errors import UserError
+from util.hardware.runtime import Runtime
 from util.metrics import truth as metrics
 from util.metrics.features import Inception
 from util.metrics.lpips import WIDTHS
@@ -218,6 +224,48 @@ def test_a_run_is_found_by_name_and_recorded(run, evaluate):
     assert record["images"][0]["score"] == 0 and record["images"][1]["score"] == 1
 
 
+def test_the_table_prints_the_psnr_of_the_figures(run, evaluate):
+    """The mean over images, where perfect ones count as 100 dB; not the PSNR of the mean error."""
+    root, flags = run
+    status, output, _ = evaluate(*flags, "--bootstrap", "0")
+    snr = json.loads((root / "results/horses/test_latest/truth.json").read_text())["figures"]
+    cells = {line[:20].strip(): line.split()[-1] for line in output.splitlines()[-4:]}
+    assert status == 0 and snr["peak_snr"]["value"] > 2 * 100 / 3
+    assert cells["model"] == f"{snr['peak_snr']['value']:.2f}" and cells["perfect"] == "100.00"
+    assert cells["copy of the input"] == f"{snr['peak_snr']['floors']['inputs']['value']:.2f}"
+
+
+def test_a_background_that_no_image_has_has_no_error(tmp_path, evaluate):
+    """As with real pairs, where every pixel of the truth differs from the input; images that have one count alone."""
+    for name, level in (("fake", 40), ("input", 100), ("truth", 10)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (16, 16), (level, level, level)).save(tmp_path / name / "0.png")
+    flags = [part for n in ("fake", "input", "truth") for part in (f"--{n}", tmp_path / n)]
+    flags += ["--bootstrap", "0"]
+    status, output, _ = evaluate(*flags)
+    means = json.loads((tmp_path / "fake_truth.json").read_text())["means"]
+    assert status == 0 and means["model"]["background"] is None
+    for line in output.splitlines()[-4:-1]:
+        assert line[20:].split()[2] == "-", line
+
+    picture = np.full((16, 16, 3), 100, np.uint8)
+    Image.fromarray(picture).save(tmp_path / "input" / "1.png")
+    picture[:8] = 10
+    Image.fromarray(picture).save(tmp_path / "truth" / "1.png")
+    picture[8:] = 130
+    Image.fromarray(picture).save(tmp_path / "fake" / "1.png")
+    assert evaluate(*flags)[0] == 0
+    record = json.loads((tmp_path / "fake_truth.json").read_text())
+    alone = record["images"][1]["model"]["background"]
+    assert record["means"]["model"]["background"] == alone > 0.05
+
+
+def test_one_resample_is_refused_before_anything_is_measured(run, capsys):
+    with pytest.raises(SystemExit):
+        main([*map(str, run[1]), "--bootstrap", "1"])
+    assert "argument --bootstrap: one resample has no spread" in capsys.readouterr().err
+
+
 def test_what_an_interrupted_test_py_left_is_not_measured(run, evaluate):
     """Half of it may be of other weights; by name and by folder."""
     root, flags = run
@@ -275,6 +323,19 @@ def test_bad_folders_are_named(run, evaluate, tmp_path):
         evaluate(*fake)
 
 
+def test_what_was_not_translated_is_said_with_the_command_that_does_it(run, evaluate):
+    """All that test.py must be told, and no other name for a run that is there."""
+    root, flags = run
+    status, _, errors = evaluate(*flags, "--phase", "val", "--epoch", "best")
+    places = f"--checkpoints_dir {root / 'checkpoints'} --results_dir {root / 'results'}"
+    command = f"python test.py --name horses --phase val --epoch best {places}"
+    assert status == 2 and errors.endswith(f"; first run: {command}\n")
+
+    shutil.rmtree(root / "checkpoints")
+    assert "did you mean" not in evaluate(*flags, "--epoch", "best", "--real", root)[2]
+    assert "did you mean 'horses'" in evaluate(*flags[2:], "--name", "horse")[2]
+
+
 def test_sizes_must_agree(run, evaluate):
     root, flags = run
     path = root / "results/horses/test_latest/images/fake_B/1.png"
@@ -290,7 +351,12 @@ def test_without_truth_the_target_domain_is_the_reference(run, evaluate, directi
     shutil.rmtree(root / "data" / "testB")
     record = root / "checkpoints" / "horses" / "train_opt.json"
     record.write_text(record.read_text().replace("AtoB", direction))
-    assert f"--real {root / 'data' / reference} is not a folder" in evaluate(*flags)[2]
+    (root / "data" / reference).mkdir()
+    assert f"{root / 'data' / reference} holds no images" in evaluate(*flags)[2]
+    (root / "data" / reference).rmdir()
+    complaint = f"{root / 'data'} has no real images of the target domain (no folder {reference} or"
+    status, _, errors = evaluate(*flags)
+    assert status == 2 and complaint in errors and "with --real" in errors
 
 
 def test_val_stands_in_for_missing_test_images_as_in_test_py(run, evaluate):
@@ -478,17 +544,117 @@ def test_every_figure_has_numbers_intervals_and_floors(tmp_path, sets):
         assert entry["interval"][0] <= entry["value"] <= entry["interval"][1]
         assert entry["n"] == {"fake": 6, "real": 9} and entry["equal_numbers"]["n"] == 6
         assert entry["floors"]["inputs"]["n"] == {"fake": 6, "real": 9}
-        assert entry["floors"]["real"]["n"] == {"fake": 9, "real": 9}
+        assert entry["floors"]["real"]["n"] == {"fake": 6, "real": 9}, "six of nine, as outputs are"
     real = record["figures"]["fid"]["floors"]["real"]
-    assert real["value"] != real["equal_numbers"]["value"], "nine images, and six of them"
+    assert real["value"] != real["equal_numbers"]["value"], "against nine images, and six of them"
+    assert figure_row("fid", record["figures"]["fid"])["real"] == f"{real['value']:.3f}"
     edges = record["figures"]["edges"]["floors"]
     assert 0 < edges["unrelated"]["value"] < 1
     assert edges["inputs"]["value"] == pytest.approx(1), "an input keeps its own edges"
     assert "| FID-768 |" in output and "warning: FID from fewer than 2048" in output
-    assert "the sets differ in number (6 and 9)" in output
+    assert "the sets differ in number (6 and 9)\n" in output
+    assert "equal n: the figure with so many images on either side" in output
 
-    halves, _ = sets()
-    assert halves["figures"]["fid"]["floors"]["real"]["halves"]
+    halves, output = sets()
+    real = halves["figures"]["fid"]["floors"]["real"]
+    assert real["halves"] and f"{real['value']:.3f} (halves of 4)" in output
+
+
+def test_a_floor_stands_at_the_numbers_of_its_figure_or_says_what_its_are():
+    """Records from before floors were drawn hold one of all training pictures."""
+    figure = {"title": "FID", "better": "low", "value": 153.5, "n": {"fake": 120, "real": 140}}
+    old = {"value": 98.7, "n": {"fake": 1334, "real": 140}}
+    old["equal_numbers"] = {"value": 161.2, "n": 120}
+    halves = {"value": 228.7, "n": {"fake": 70, "real": 70}, "halves": True}
+    same = {"value": 160.9, "n": figure["n"], "equal_numbers": {"value": 161.2, "n": 120}}
+    for floor, cell, label in (
+        (old, "161.200 (120)", "real pictures (120 images each)"),
+        (halves, "228.700 (halves of 70)", "real pictures (halves of 70 images each)"),
+        (same, "160.900", "real pictures"),
+    ):
+        entry = {**figure, "floors": {"real": floor}}
+        assert figure_row("fid", entry)["real"] == cell
+        [(words, values)] = floors_of({"figures": {"fid": entry}}).items()
+        assert words == label and f"{values['FID']:.3f}" == cell.split()[0]
+
+
+def test_a_grid_says_nothing_of_columns_that_it_does_not_have(tmp_path):
+    """Warnings of earlier evaluations spoke of what stood beside a figure in their own table."""
+    warnings = [
+        "the sets differ in number (6 and 9); a figure at equal numbers stands beside each",
+        "1 of 8 reals in train too (1 exactly): figures without them stand beside each",
+        "9 images are few",
+    ]
+    record = {"figures": {}, "warnings": warnings}
+    (tmp_path / "measured_last.json").write_text(json.dumps(record))
+    assert run_row(tmp_path).first.warnings == [
+        "the sets differ in number (6 and 9)",
+        "1 of 8 reals in train too (1 exactly)",
+        "9 images are few",
+    ]
+
+
+@pytest.fixture
+def trained(run, monkeypatch):
+    """The run of `run` with eight training images of either domain: options of its record -> flags and its root."""
+    monkeypatch.setattr("scripts.evaluate.Inception", Pixels)
+    root, flags = run
+    for letter in "AB":
+        make_image_folder(root / "data" / f"train{letter}", 8, size=(64, 64), seed=ord(letter))
+    real = ("--real", root / "data" / "testB", "--no_store", "--bootstrap", "0")
+
+    def call(**options) -> tuple[Path, list]:
+        file = root / "checkpoints" / "horses" / "train_opt.json"
+        record = json.loads(file.read_text())
+        record["options"] |= options
+        file.write_text(json.dumps(record))
+        return root, [*flags, *real]
+
+    return call
+
+
+def of_sets(root: Path) -> dict:
+    return json.loads((root / "results/horses/test_latest/fid_2048.json").read_text())
+
+
+def test_only_what_training_saw_counts_as_seen(trained, evaluate):
+    """Neither images held out to measure on nor those beyond --max_dataset_size, which may be test images too."""
+    root, flags = trained(eval_freq=4, eval_split="holdout", eval_images=3, max_dataset_size=6)
+    for name in ("image_001", "image_007", "image_000"):  # held out, left out, seen
+        shutil.copy(root / "data" / "trainB" / f"{name}.png", root / "data" / "testB")
+    assert evaluate(*flags)[0] == 0
+    found = of_sets(root)
+    assert found["files"]["train"]["images"] == found["files"]["train_inputs"]["images"] == 4
+    names = [Path(path).stem for path in found["duplicates"]["between"]["reals in train"]["images"]]
+    assert names == ["image_000"]
+
+    root, flags = trained(eval_split="val", max_dataset_size=math.inf)
+    assert evaluate(*flags)[0] == 0 and of_sets(root)["files"]["train"]["images"] == 8
+    root, flags = trained(skip_bad_images=True)
+    (root / "data" / "trainB" / "image_002.png").write_bytes(b"no image")
+    assert evaluate(*flags)[0] == 0 and of_sets(root)["files"]["train"]["images"] == 7
+
+
+@pytest.mark.parametrize("fault", ["one", "sizes", "none"])
+def test_training_images_that_nobody_named_never_end_a_measurement(trained, evaluate, fault):
+    root, flags = trained()
+    folder = root / "data" / "trainB"
+    for path in sorted(folder.iterdir())[0 if fault == "none" else 1 :]:
+        path.unlink()
+    if fault == "sizes":
+        make_image_folder(folder / "more", 1, size=(20, 20))
+    status, output, errors = evaluate(*flags)
+    assert status == 0, errors
+    assert "train" not in of_sets(root)["files"]
+    warned = {"one": "holds one image", "sizes": "is 20x20", "none": ""}[fault]
+    assert ("training pictures were left out" in output) == bool(warned) and warned in output
+
+    if fault == "one":
+        shutil.rmtree(root / "data" / "trainA")
+        make_image_folder(root / "data" / "trainA", 1)
+        assert evaluate(*flags)[0] == 0, "duplicates are looked for among one too"
+        status, _, errors = evaluate(*flags, "--train", folder)
+        assert status == 2 and f"{folder} holds one image" in errors
 
 
 def test_sizes_and_formats_of_the_two_sides_are_told(tmp_path, sets, evaluate):
@@ -498,6 +664,15 @@ def test_sizes_and_formats_of_the_two_sides_are_told(tmp_path, sets, evaluate):
     assert "outputs are 32x32, real pictures are 40x32" in output
     assert "outputs are PNG or another exact format, real pictures JPEG" in output
     assert record["files"]["reals"]["sizes"] == {"40x32": 3}
+
+    make_image_folder(tmp_path / "train", 3, size=(24, 24), seed=3)
+    _, output = sets("--train", tmp_path / "train")
+    assert "outputs are 32x32, real pictures are 40x32, training pictures are 24x24" in output
+    assert "training pictures are PNG or another exact format, real pictures JPEG" in output
+    make_image_folder(tmp_path / "train" / "more", 1, size=(40, 32))
+    folders = ("--fake", tmp_path / "fake", "--real", tmp_path / "real")
+    status, _, errors = evaluate(*folders, "--train", tmp_path / "train")
+    assert status == 2 and f"{tmp_path / 'train' / 'more'}" in errors and "is 40x32" in errors
 
     make_image_folder(tmp_path / "real" / "more", 1, size=(64, 48), seed=2)
     folders = ("--fake", tmp_path / "fake", "--real", tmp_path / "real")
@@ -514,6 +689,66 @@ def test_resizing_does_the_same_to_both_sides(tmp_path, sets):
     assert abs(record["figures"]["fid"]["value"]) < 1e-9
 
 
+def in_12_bits(folder, other):
+    """The grey pictures of a folder once more, 0..4095 in files of 16 bits."""
+    other.mkdir(parents=True)
+    for path in folder.iterdir():
+        values = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
+        Image.fromarray((values * 4095.0 / 255).round().astype(np.uint16)).save(other / path.name)
+
+
+def test_grey_files_are_read_in_the_range_of_values(tmp_path, sets):
+    """Real pictures and inputs in 12 bits are as bright as outputs in 8; test.py's own pictures are not stretched."""
+    for path in make_image_folder(tmp_path / "fake", 4):
+        Image.open(path).convert("L").save(path)
+    for name in ("real", "input", "train", "train_input"):
+        in_12_bits(tmp_path / "fake", tmp_path / name)
+
+    others = [
+        f for name in ("input", "train", "train_input") for f in (f"--{name}", tmp_path / name)
+    ]
+    dark, _ = sets(*others)
+    record, _ = sets(*others, "--value_range", "0,4095")
+    assert record["settings"]["value_range"] == [0, 4095]
+    assert dark["figures"]["fid"]["value"] > 0.1
+    assert abs(record["figures"]["fid"]["value"]) < 1e-9
+    for floor in record["figures"]["fid"]["floors"].values():
+        assert abs(floor["value"]) < 1e-9
+    assert record["duplicates"]["between"]["reals in train_inputs"]["exact"] == 4
+
+    results = tmp_path / "results"
+    shutil.copytree(tmp_path / "fake", results / "images" / "real_A")
+    (results / "pictures.json").write_text("[]")
+    written, _ = sets("--input", results / "images" / "real_A", "--value_range", "0,4095")
+    assert abs(written["figures"]["fid"]["floors"]["inputs"]["value"]) < 1e-9
+
+
+def test_a_run_implies_its_range_of_values(run, evaluate):
+    root, flags = run
+    images = root / "results" / "horses" / "test_latest" / "images"
+    (images.parent / "pictures.json").write_text("[]")
+    for path in images.rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    shutil.rmtree(root / "data" / "testA_truth")
+    in_12_bits(images / "fake_B", root / "data" / "testA_truth")
+    record = root / "checkpoints" / "horses" / "train_opt.json"
+    record.write_text(
+        record.read_text().replace('"seed": 7', '"seed": 7, "value_range": [0.0, 4095.0]')
+    )
+
+    assert evaluate(*flags)[0] == 0
+    found = json.loads((images.parent / "truth.json").read_text())
+    assert found["score"] == pytest.approx(1) and found["settings"]["value_range"] == [0, 4095]
+
+
+def test_features_are_kept_by_range_of_values(tmp_path):
+    make_image_folder(tmp_path / "real", 2)
+    judge = Judge(Runtime("-1"), Pixels(None, "768", "cpu"), 2, tmp_path / "store")
+    for number, levels in enumerate((None, (0.0, 100.0), (0.0, 200.0), None, (0.0, 100.0))):
+        judge.features(PictureSet(tmp_path / "real", levels=levels))
+        assert len(list((tmp_path / "store").iterdir())) == min(number, 2) + 1
+
+
 def test_duplicates_are_counted_and_left_out(tmp_path, sets):
     for seed, name in enumerate(("fake", "input", "real", "train", "train_input")):
         make_image_folder(tmp_path / name, 6, seed=seed)
@@ -526,7 +761,8 @@ def test_duplicates_are_counted_and_left_out(tmp_path, sets):
     assert (between["reals in train"]["exact"], between["inputs in train_inputs"]["near"]) == (1, 1)
     assert between["reals in train_inputs"]["exact"] == 1, "the other domain is looked through too"
     assert between["reals in train"]["images"] == [str(tmp_path / "real" / "again.png")]
-    assert "1 of 8 reals in train too (1 exactly)" in output
+    assert "1 of 8 reals in train too (1 exactly)\n" in output
+    assert "no duplicates: the figure without pictures that occur twice" in output
     entry = record["figures"]["fid"]
     assert entry["without_duplicates"]["n"] == {"fake": 5, "real": 6}
     assert entry["without_duplicates"]["value"] != entry["value"]
@@ -594,3 +830,4 @@ def test_encoders_judge_where_their_weights_are_given(run, evaluate, tmp_path):
     assert rows[1]["self_similarity_dino"] > 0.01 and "self-similarity (DINO)" in output
     assert record["encoder"]["vgg"].startswith("random") and "SSIM" in output
     assert record["encoder"]["dino"].startswith("dino.pth, sha256 ")
+    assert record["encoder"]["lpips"].startswith("vgg.pth, sha256 ")

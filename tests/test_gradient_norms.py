@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scripts import gradient_norms
-from scripts.gradient_norms import batches_from, measure, summary
+from scripts.gradient_norms import Pull, batches_from, measure, summary, table
 from tests.helpers import train_flags, train_options
 from tests.test_models import TRAINED, build, weights
 from train import train
@@ -64,6 +64,14 @@ def test_twice_the_weight_pulls_twice_as_hard(tmp_path):
         elif small.network == "D":
             assert large.norm == pytest.approx(small.norm, rel=1e-4), "the same images and weights"
     assert compared == 8, "two terms at G and F, in two steps"
+
+
+def test_a_network_that_nothing_pulls_at_is_a_row_of_zeros():
+    """As a discriminator whose hinge loss is saturated."""
+    pulls = [Pull("D", "real", 0.0, 0.0, 1.0), Pull("D", "fake", 0.0, 0.0, 1.0)]
+    rows = summary([*pulls, Pull("G", "GAN", 1.0, 2.0, 1.0)])
+    assert [row.share for row in rows] == [0, 0, 1]
+    assert "| D | real | 0 | 0 ± 0 | 0.0% | 1.00 |" in table(rows)
 
 
 def test_the_command_reads_a_run_and_leaves_it_alone(tmp_path, capsys):

@@ -216,6 +216,10 @@ def test_equal_numbers_draw_from_the_larger_set_only():
     assert len(seen) == bootstrap.DRAWS and all(len(b) == 10 and a is x for a, b in seen)
     assert bootstrap.at_equal_numbers(fid, x, x[::-1], 10) == pytest.approx(fid(x, x), abs=1e-9)
 
+    seen.clear()
+    bootstrap.at_numbers(lambda a, b: seen.append((a, b)) or 0.0, y, x, (30, 10))
+    assert len(seen) == bootstrap.DRAWS and all(len(a) == 30 and b is x for a, b in seen)
+
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
 

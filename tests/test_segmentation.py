@@ -8,7 +8,13 @@ import torch
 from PIL import Image, ImageCms
 
 from scripts.segmentation import main as measure
-from scripts.segmenting.network import new_network, save_segmenter
+from scripts.segmenting.network import (
+    OWN_SIZE,
+    Segmenter,
+    new_network,
+    save_segmenter,
+    to_tensor,
+)
 from scripts.segmenting.pairs import read_labels, read_pairs
 from scripts.train_segmenter import main as train
 from tests.helpers import REPO
@@ -205,19 +211,37 @@ def test_a_segmenter_is_trained_on_pairs_and_used(tmp_path, capsys):
     out = tmp_path / "segmenter.pth"
     flags = ["--dataroot", tmp_path / "pairs", "--labels", "facades", "--out", out]
     assert (
-        train([str(f) for f in (*flags, "--side", "32", "--steps", "3", "--batch_size", "4")]) == 0
+        train([str(f) for f in (*flags, "--side", "24", "--steps", "3", "--batch_size", "4")]) == 0
     )
     assert "on 2 real test photographs pixel_accuracy" in capsys.readouterr().out
     assert train([str(f) for f in (*flags, "--batch_size", "5")]) == 2
 
     photos, truth = tmp_path / "photos", tmp_path / "truth"
-    for folder, box in ((photos, (0, 0, 32, 32)), (truth, (32, 0, 64, 32))):
+    for folder, left in ((photos, 0), (truth, 32)):
         folder.mkdir()
-        Image.open(tmp_path / "pairs" / "test" / "0.png").crop(box).save(folder / "0.png")
+        for path in (tmp_path / "pairs" / "test").iterdir():
+            Image.open(path).crop((left, 0, left + 32, 32)).save(folder / path.name)
     where = ("--photos", photos, "--truth", truth, "--segmenter", out)
     assert command(*where, "--save", tmp_path / "maps") == 0
-    assert "the segmenter on real test photographs" in capsys.readouterr().out
+    assert "the segmenter on real test photographs: " in capsys.readouterr().out
     assert Image.open(tmp_path / "maps" / "0.png").size == (32, 32)
+
+    # real photographs have the figures that training has noted, also at a side that is not theirs
+    content = torch.load(out, weights_only=True)
+    found = json.loads((tmp_path / "photos_segmentation.json").read_text())
+    assert found["figures"] == content["facts"]["on real test photographs"]
+    seen = []
+    segmenter = Segmenter(out)
+    segmenter.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    photo = Image.open(photos / "0.png").resize((50, 40))
+    assert segmenter(photo, (20, 10)).shape == (10, 20)
+    once = photo.resize((24, 24), Image.Resampling.BICUBIC)
+    assert torch.equal(seen[0], to_tensor(once)[None]), "a photograph is resized once"
+
+    del content["facts"][OWN_SIZE]
+    torch.save(content, out)
+    assert command(*where) == 0
+    assert "on real test photographs (at 24 x 24): " in capsys.readouterr().out
     assert command(*where, "--labels", "cityscapes") == 2
     torch.save({"a": 1}, out)
     assert command(*where) == 2 and "was not written by" in capsys.readouterr().err

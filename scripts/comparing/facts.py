@@ -1,19 +1,19 @@
 """What the page of scripts/compare.py says about runs: how they were trained, where they differ, how they measure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from options import TrainOptions
-from scripts.evaluating.words import scaled, title_of
-from util.metrics import truth as metrics
+from scripts.evaluating.words import scaled, shown, title_of
 from util.pages.html import short_number
 from util.parser import show_value
 
 # groups of options that do not decide what is learned, and those of their options that do
 OF_NO_EFFECT = ("run", "logs", "checkpoints", "speed")
-OF_EFFECT = {"seed", "pretrained_name"}
+OF_EFFECT = {"seed", "pretrained_name", "epoch", "epoch_count", "amp", "tf32"}
 BETTER_WHEN_LOW = ("error", "L1", "FID", "KID", "self-similarity", "LPIPS")
 
 
@@ -39,7 +39,10 @@ def training_facts(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def differing_options(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Options that all runs have and that are not the same in all: option -> value per run, as one would type it."""
+    """Options that all runs have and that are not the same in all: option -> value per run, as one would type it.
+
+    Options that do not decide what is learned are left out.
+    """
     train = TrainOptions()
     parser = train.build_parser(train.peek([]))
     skipped = set()
@@ -58,34 +61,74 @@ def differing_options(records: Mapping[str, Mapping[str, Any]]) -> dict[str, lis
     return differing
 
 
-def measured(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """What scripts/evaluate.py wrote about the pictures that lie in a result folder, if it is not older than they are.
+@dataclass(frozen=True)
+class Measured:
+    """What scripts/evaluate.py has found of the pictures of a run.
 
-    Returns figures by name ("score", "error", "PSNR", "FID", ...), and the score of each image where there is a truth.
+    Attributes:
+        figures: by name: "score", "error", "PSNR", "FID", ...
+        details: what stands beside a figure, in words: its 95 % interval over images, and how many images it is of.
+        scores: of each image, where there is a truth.
+        warnings: what a reader of the figures must know.
     """
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
+def measured(folder: Path) -> Measured:
+    """What scripts/evaluate.py wrote of the pictures in a result folder, where it is not older than they are."""
     pictures = folder / "pictures.json"
-    found = {}
+    found = []
     for path in sorted(folder.glob("fid_*.json")) + sorted(folder.glob("truth.json")):
         if path.stat().st_mtime_ns >= pictures.stat().st_mtime_ns:
-            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            found.append(json.loads(path.read_text(encoding="utf-8")))
 
     figures: dict[str, float] = {}
+    details: dict[str, str] = {}
     scores: dict[str, float] = {}
-    for result in found.values():
+    warnings: list[str] = []
+    for result in found:
         if "score" in result:
             means = result["means"]["model"]
-            figures |= {"score": result["score"], "error": means["error"], "L1": means["l1"]}
-            figures["PSNR"] = metrics.psnr(means["mse"])
+            own = {"score": result["score"], "error": means["error"]}
+            figures |= own
+            details |= dict.fromkeys(own, f"{len(result['images'])} images")
             scored = [row for row in result["images"] if row["score"] is not None]
             scores = {row["name"]: row["score"] for row in scored}
+
         for name, entry in result["figures"].items():
-            figures.setdefault(title_of(name, entry), scaled(name, entry["value"]))
-    return figures, scores
+            title = title_of(name, entry)
+            if title not in figures:
+                figures[title] = scaled(name, entry["value"])
+                details[title] = detail_of(name, entry)
+        warnings += result.get("warnings", [])
+    return Measured(figures, details, scores, list(dict.fromkeys(warnings)))
 
 
-def best(name: str, values: list[float | None]) -> float | None:
-    """The best of several runs' figures of that name; None where fewer than two are known, or all are equal."""
+def detail_of(name: str, entry: Mapping[str, Any]) -> str:
+    """The interval over images of a figure, where it has one, and its number of images."""
+    ends = entry.get("interval")
+    words = [" to ".join(shown(name, end) for end in ends)] if ends else []
+    counts = entry.get("n", {}).values()
+    if counts:
+        words.append(f"{' / '.join(map(str, counts))} images")
+    return ", ".join(words)
+
+
+def printed(value: float | None) -> str:
+    """A figure as the page prints it."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def best(name: str, values: Sequence[float | None]) -> str | None:
+    """How the page prints the best of several runs' figures of that name.
+
+    Figures that print alike are equally good. None where fewer than two are known, or all print alike.
+    """
     known = [value for value in values if value is not None]
-    if len(set(known)) < 2:
+    if len({printed(value) for value in known}) < 2:
         return None
-    return min(known) if name.startswith(BETTER_WHEN_LOW) else max(known)
+    return printed(min(known) if name.startswith(BETTER_WHEN_LOW) else max(known))

@@ -7,7 +7,7 @@ from pathlib import Path
 from dominate import tags
 from dominate.util import raw
 
-from scripts.comparing.facts import best
+from scripts.comparing.facts import Measured, best, printed
 from util.pages import html
 from util.pages.files import Picture, write_page
 from util.pages.html import printable
@@ -20,8 +20,7 @@ COLOURS = 8  # as many as the style has, then again from the first
 class Column:
     """What stands in one column: the input, its truth, or what a method makes of it.
 
-    `number` counts the methods. `facts` say how it was trained, `figures` how it measures as a whole, `scores` image by
-    image; `page` is its own page.
+    `number` counts the methods. `facts` say how it was trained, `measured` how it measures; `page` is its own page.
     """
 
     title: str
@@ -29,8 +28,7 @@ class Column:
     number: int = 0
     recipe: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
-    figures: Mapping[str, float] = field(default_factory=dict)
-    scores: Mapping[str, float] = field(default_factory=dict)
+    measured: Measured = field(default_factory=Measured)
     page: str = ""
 
     @property
@@ -100,8 +98,8 @@ def _figures_table(methods: Sequence[Column]) -> Iterable[tags.html_tag]:
     """How the methods measure, the best of each figure in bold; nothing where nothing was measured."""
     bests = {}
     for column in methods:
-        for name in column.figures:
-            bests[name] = best(name, [method.figures.get(name) for method in methods])
+        for name in column.measured.figures:
+            bests[name] = best(name, [method.measured.figures.get(name) for method in methods])
     if not bests:
         return []
 
@@ -110,12 +108,31 @@ def _figures_table(methods: Sequence[Column]) -> Iterable[tags.html_tag]:
     for column in methods:
         cells = []
         for name, winner in bests.items():
-            value = column.figures.get(name)
-            text = "-" if value is None else f"{value:.3f}"
-            wins = value is not None and value == winner
-            cells.append(tags.td(tags.b(text) if wins else text))
+            text = printed(column.measured.figures.get(name))
+            detail = column.measured.details.get(name, "")
+            cells.append(tags.td(tags.b(text) if text == winner else text, tags.small(detail)))
         lines.append(tags.tr(tags.th(*column.named()), *cells))
-    return [tags.div(tags.table(head, *lines, cls="figures"), cls="wide")]
+
+    table = tags.div(tags.table(head, *lines, cls="figures"), cls="wide")
+    text = "Small: the 95 % interval over images, where one was asked for, and how many images a figure is of."
+    return [table, tags.p(text, cls="notes"), *_warnings(methods)]
+
+
+def _warnings(methods: Sequence[Column]) -> Iterable[tags.html_tag]:
+    """What must be read with the figures, and of which methods; nothing where there is nothing."""
+    whose: dict[str, list[str]] = {}
+    for column in methods:
+        for warning in column.measured.warnings:
+            whose.setdefault(warning, []).append(column.title)
+    if not whose:
+        return []
+
+    count = sum(bool(column.measured.figures) for column in methods)
+    lines = []
+    for warning, titles in whose.items():
+        names = "all" if len(titles) == count else ", ".join(titles)
+        lines.append(tags.li(printable(f"{names}: {warning}")))
+    return [tags.ul(*lines, cls="notes")]
 
 
 def _options_table(
@@ -163,7 +180,7 @@ def _row(name: str, pictures: Sequence[Picture | None], columns: Sequence[Column
         image = tags.img(src=link, alt=alt, loading="lazy", **size)
 
         caption = column.named()
-        score = column.scores.get(name)
+        score = column.measured.scores.get(name)
         if score is not None:
             caption.append(tags.span(f"{score:.2f}", cls="score", title="score of this image"))
 

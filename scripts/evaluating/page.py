@@ -10,7 +10,7 @@ import numpy as np
 from dominate import tags
 
 from data.picture_set import PictureSet
-from scripts.evaluating.words import figure_table
+from scripts.evaluating.words import column_notes, figure_table
 from util.images import save_png
 from util.pages import html
 from util.pages.files import Picture, write_page
@@ -70,7 +70,9 @@ def write_report(path: Path, title: str, result: Mapping[str, Any], shown: Shown
     thumbnails = Thumbnails(path)
     figures, count = result.get("figures", {}), len(shown.names)
 
-    body = [html.table(figure_table(figures))] if figures else []
+    table = figure_table(figures)
+    body = [html.table(table)] if table else []
+    body += [tags.p(text) for text in column_notes(table)]
     if "score" in result:
         text = f"score {result['score']:.3f}: 0 is a copy of the input, 1 the truth"
         body.insert(0, tags.p(text))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.picture_set import PictureSet, images_by_name, partners
+from data.pixels import Levels
 from models.networks.dino import DinoKeys
 from models.networks.vgg import LAYER_NAMES, VGG16Features, describe_file, describe_weights
 from scripts.evaluating.floors import DO_NOTHING, UNRELATED
@@ -43,7 +44,7 @@ class PairMeasure:
     prepare: Callable[[np.ndarray], Any] = lambda picture: picture
 
 
-def paired(fakes: PictureSet, folder: Path, flag: str) -> PictureSet:
+def paired(fakes: PictureSet, folder: Path, flag: str, levels: Levels | None = None) -> PictureSet:
     """The images of a folder that belong to the outputs, in their order.
 
     Raises:
@@ -55,7 +56,7 @@ def paired(fakes: PictureSet, folder: Path, flag: str) -> PictureSet:
         if path is None:
             raise UserError(f"--{flag} {folder} has no image {name}, but --fake {fakes.folder} has")
         paths.append(path)
-    return PictureSet(folder, fakes.resize, paths)
+    return PictureSet(folder, fakes.resize, paths, levels)
 
 
 def check_equal_sizes(fakes: PictureSet, others: PictureSet, what: str) -> None:
@@ -240,17 +241,23 @@ def compare_image(fake: np.ndarray, truth: np.ndarray, source: np.ndarray) -> di
     return {"score": score, "model": model, "copy": copy}
 
 
-def mean_errors(errors: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean over images of each kind of error."""
-    return {key: float(np.mean([row[key] for row in errors])) for key in errors[0]}
+def mean_errors(errors: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """The mean of each kind of error over the images that have it; None where none has."""
+    means = {}
+    for key in errors[0]:
+        known = [row[key] for row in errors if row[key] is not None]
+        means[key] = float(np.mean(known)) if known else None
+    return means
 
 
 def encoder_facts(args: argparse.Namespace) -> dict[str, str]:
-    """Which encoders judged correspondence."""
+    """Which encoders judged correspondence, and the distance from a truth."""
     facts = {}
     if args.vgg_weights:
         layers = ", ".join(LAYER_NAMES[index] for index in STRUCTURE_LAYERS)
         facts |= {"vgg": describe_weights(args.vgg_weights), "layers": layers}
     if args.dino:
         facts["dino"] = describe_file(args.dino)
+    if args.lpips and args.truth:
+        facts["lpips"] = describe_file(args.lpips)
     return facts

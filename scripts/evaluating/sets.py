@@ -58,7 +58,9 @@ class Judge:
 
     def features(self, pictures: PictureSet, keep: bool = True) -> np.ndarray:
         """(N,D) features of a set, in its order."""
-        parts = (self.inception.sha256, self.inception.layer, pictures.resize, pictures.checksum)
+        parts = [self.inception.sha256, self.inception.layer, pictures.resize, pictures.checksum]
+        if pictures.levels:
+            parts.append(pictures.levels)
         if keep and (found := self.team.tell(self.store.find(*parts))) is not None:
             return found
 
@@ -91,21 +93,29 @@ def default_store() -> Path:
 
 
 def check_sets(sets: Sets) -> None:
-    """Raise UserError for a set of one picture, and for unequal sizes, which Inception would see at unlike scales."""
-    for pictures in sets.present().values():
-        if len(pictures) < 2:
-            raise UserError(
-                f"{pictures.folder} holds one image; FID and KID compare sets of at least 2"
-            )
+    """Raise UserError for a set from which no figure can be had."""
+    compared = (sets.fakes, sets.reals, sets.train)
+    for fault in (fault_of(pictures) for pictures in compared if pictures is not None):
+        if fault:
+            raise UserError(fault)
 
-    for pictures in (sets.fakes, sets.reals):
-        first = pictures.sizes[0]
-        for path, size in zip(pictures.paths, pictures.sizes, strict=True):
-            if size != first:
-                raise UserError(
-                    f"{path} is {size[0]}x{size[1]}, {pictures.paths[0]} {first[0]}x{first[1]}; "
-                    "give images of one size, or scale all of both sides with --resize 256"
-                )
+
+def fault_of(pictures: PictureSet) -> str | None:
+    """Why no figure can be had from a set, None where one can: one picture, or unequal sizes.
+
+    Inception would see pictures of unequal sizes at unlike scales.
+    """
+    if len(pictures) < 2:
+        return f"{pictures.folder} holds one image; FID and KID compare sets of at least 2"
+
+    first = pictures.sizes[0]
+    for path, size in zip(pictures.paths, pictures.sizes, strict=True):
+        if size != first:
+            return (
+                f"{path} is {size[0]}x{size[1]}, {pictures.paths[0]} {first[0]}x{first[1]}; "
+                "give images of one size, or scale all of both sides with --resize 256"
+            )
+    return None
 
 
 def set_figures(
@@ -163,16 +173,26 @@ def plain_figure(measure: Measure, fakes: np.ndarray, reals: np.ndarray) -> dict
 def floors(
     measure: Measure, features: dict[str, np.ndarray], number: int, seed: int
 ) -> dict[str, Any]:
-    """The figure for doing nothing, and for real pictures: against those of training, else half against half."""
+    """The figure for doing nothing, and for real pictures: those of training, else half against half.
+
+    Of more training pictures than there are outputs as many are drawn, so that floor and figure are of equal numbers.
+    """
     reals, found = features["reals"], {}
     others = {DO_NOTHING: features.get("inputs"), REAL: features.get("train")}
     for name, fakes in others.items():
         if fakes is None:
             continue
-        equal = min(number, len(fakes))
-        value = bootstrap.at_equal_numbers(measure.function, fakes, reals, equal, seed)
-        found[name] = plain_figure(measure, fakes, reals)
-        found[name]["equal_numbers"] = {"n": equal, "value": value}
+        count, equal = min(len(features["fakes"]), len(fakes)), min(number, len(fakes))
+        found[name] = {
+            "value": bootstrap.at_numbers(
+                measure.function, fakes, reals, (count, len(reals)), seed
+            ),
+            "n": {"fake": count, "real": len(reals)},
+            "equal_numbers": {
+                "n": equal,
+                "value": bootstrap.at_equal_numbers(measure.function, fakes, reals, equal, seed),
+            },
+        }
 
     if REAL not in found and len(reals) >= 4:
         order = np.random.default_rng(seed).permutation(len(reals))

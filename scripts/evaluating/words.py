@@ -1,20 +1,29 @@
 """What scripts/evaluate.py says: warnings, the table on the terminal, the Markdown row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.picture_set import PictureSet
-from scripts.evaluating.floors import DO_NOTHING, REAL, UNRELATED
+from scripts.evaluating.floors import DO_NOTHING, REAL, UNRELATED, beside
 from scripts.evaluating.sets import Sets
 from util.metrics import truth as metrics
 from util.metrics.fid import FID_BIAS
 
 FEW = 50  # images: below, an interval says little
 TIMES_100 = ("kid",)  # figures that tables show a hundred times as large, as papers do
+OF_COLUMNS = (  # endings that warnings had
+    "; a figure at equal numbers stands beside each",
+    ": figures without them stand beside each",
+)
+COLUMNS = {
+    "equal n": "the figure with so many images on either side",
+    "real": "real pictures in place of the outputs; a number beside it says of how many images",
+    "no duplicates": "the figure without pictures that occur twice or stand in the training set",
+}
 
 
 def warnings(sets: Sets, duplicates: Mapping[str, Any]) -> list[str]:
-    """What a reader of the figures must know, in words."""
+    """What a reader of the figures must know, in words that hold wherever the figures are shown."""
     fakes, reals = sets.fakes, sets.reals
     least = min(len(fakes), len(reals))
     found = []
@@ -25,34 +34,49 @@ def warnings(sets: Sets, duplicates: Mapping[str, Any]) -> list[str]:
     if least < FEW:
         found.append(f"{least} images are few: the intervals themselves are uncertain")
     if len(fakes) != len(reals):
-        found.append(
-            f"the sets differ in number ({len(fakes)} and {len(reals)}); "
-            "a figure at equal numbers stands beside each"
-        )
+        found.append(f"the sets differ in number ({len(fakes)} and {len(reals)})")
 
-    found += size_warnings(fakes, reals)
-    if fakes.lossy != reals.lossy:
-        kinds = {True: "JPEG or WebP", False: "PNG or another exact format"}
-        found.append(
-            f"outputs are {kinds[fakes.lossy]}, real pictures {kinds[reals.lossy]}: "
-            "traces of compression count in the figures"
-        )
+    compared = {"outputs": fakes, "real pictures": reals}
+    if sets.inputs:
+        compared["inputs"] = sets.inputs
+    if sets.train:
+        compared["training pictures"] = sets.train
+    found += size_warnings(compared)
+    found += format_warnings(compared)
     return found + duplicate_warnings(duplicates)
 
 
-def size_warnings(fakes: PictureSet, reals: PictureSet) -> list[str]:
-    """Where the pictures of the two sides are not of one size."""
-    sizes = {"outputs": fakes.file_sizes, "real pictures": reals.file_sizes}
-    if fakes.file_sizes.keys() == reals.file_sizes.keys() and len(fakes.file_sizes) == 1:
+def size_warnings(compared: Mapping[str, PictureSet]) -> list[str]:
+    """Where the pictures of all sides, by what they are called, are not of one size."""
+    fakes = compared["outputs"]
+    if len({size for pictures in compared.values() for size in pictures.file_sizes}) == 1:
         return []
 
     words = []
-    for who, counted in sizes.items():
+    for who, pictures in compared.items():
+        counted = pictures.file_sizes
         (width, height), _ = counted.most_common(1)[0]
         mixed = f"of {len(counted)} sizes, most often " if len(counted) > 1 else ""
         words.append(f"{who} are {mixed}{width}x{height}")
     end = f"; all were brought to {fakes.resize}x{fakes.resize}" if fakes.resize else ""
-    return [f"the files of the two sides are not of one size: {', '.join(words)}{end}"]
+    return [f"the files that are compared are not of one size: {', '.join(words)}{end}"]
+
+
+def format_warnings(compared: Mapping[str, PictureSet]) -> list[str]:
+    """Where one side has lost detail when it was saved, and the real pictures have not; or the other way round."""
+    kinds = {True: "JPEG or WebP", False: "PNG or another exact format"}
+    reals = compared["real pictures"]
+    counts_in = {"outputs": "the figures", "training pictures": "the floor of real pictures"}
+
+    found = []
+    for who, where in counts_in.items():
+        pictures = compared.get(who)
+        if pictures and pictures.lossy != reals.lossy:
+            found.append(
+                f"{who} are {kinds[pictures.lossy]}, real pictures {kinds[reals.lossy]}: "
+                f"traces of compression count in {where}"
+            )
+    return found
 
 
 def duplicate_warnings(duplicates: Mapping[str, Any]) -> list[str]:
@@ -66,11 +90,20 @@ def duplicate_warnings(duplicates: Mapping[str, Any]) -> list[str]:
             )
     for name, entry in duplicates["between"].items():
         if entry["near"]:
-            found.append(
-                f"{entry['near']} of {entry['of']} {name} too ({entry['exact']} exactly): "
-                "figures without them stand beside each"
-            )
+            found.append(f"{entry['near']} of {entry['of']} {name} too ({entry['exact']} exactly)")
     return found
+
+
+def without_columns(warning: str) -> str:
+    """A warning of an earlier evaluation without its words on columns, which other tables do not have."""
+    for ending in OF_COLUMNS:
+        warning = warning.removesuffix(ending)
+    return warning
+
+
+def column_notes(table: Sequence[Mapping[str, str]]) -> list[str]:
+    """What the columns of a table of figures hold that a reader may take for something else."""
+    return [f"{column}: {text}" for column, text in COLUMNS.items() if table and column in table[0]]
 
 
 def shown(name: str, value: float | None) -> str:
@@ -90,28 +123,31 @@ def title_of(name: str, entry: Mapping[str, Any]) -> str:
 
 def figure_row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
     """A figure and what it must be read against, as the cells of a table."""
-    floors = entry.get("floors", {})
     interval = entry.get("interval")
     equal = entry.get("equal_numbers")
     without = entry.get("without_duplicates")
-    unrelated = floors.get(UNRELATED)
     numbers = entry["n"]
-
-    real = shown(name, floors[REAL]["value"]) if REAL in floors else ""
-    if floors.get(REAL, {}).get("halves"):
-        real += " (halves)"
     return {
         "": title_of(name, entry),
         "value": shown(name, entry["value"]),
         "95 %": " to ".join(shown(name, end) for end in interval) if interval else "",
         "images": " / ".join(str(count) for count in numbers.values()),
         "equal n": f"{shown(name, equal['value'])} ({equal['n']})" if equal else "",
-        "doing nothing": shown(name, floors[DO_NOTHING]["value"]) if DO_NOTHING in floors else "",
-        "real": real,
-        "unrelated": shown(name, unrelated["value"]) if unrelated else "",
+        "doing nothing": floor_cell(name, entry, DO_NOTHING),
+        "real": floor_cell(name, entry, REAL),
+        "unrelated": floor_cell(name, entry, UNRELATED),
         "no duplicates": shown(name, without["value"]) if without else "",
         "better": entry["better"],
     }
+
+
+def floor_cell(name: str, entry: Mapping[str, Any], floor: str) -> str:
+    """A floor of a figure, with its number of images where that is not the figure's; empty where there is none."""
+    found = beside(entry, floor)
+    if found is None:
+        return ""
+    of = f" ({found.of})" if found.of else ""
+    return shown(name, found.value) + of
 
 
 def figure_table(figures: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -154,21 +190,24 @@ def markdown_row(title: str, figures: Mapping[str, Any]) -> str:
 
 def truth_table(where: str, result: Mapping[str, Any]) -> list[str]:
     """The scores against a truth, for people."""
-    count, missing = result["counts"].values()
-    title = f"{count} images against {where}"
-    if missing:
-        title += f" ({missing} more were not translated)"
+    counts, means = result["counts"], result["means"]
+    title = f"{counts['images']} images against {where}"
+    if counts["not_translated"]:
+        title += f" ({counts['not_translated']} more were not translated)"
     lines = [title, f"{'':20}{'error':>9}{'object':>9}{'backgr.':>9}{'L1':>9}{'PSNR':>9}"]
 
-    means = result["means"]
+    # PSNR is the figure of that name: a mean over images, in which a perfect one counts as the ceiling
+    snr = result["figures"]["peak_snr"]
+    perfect = {key: None if value is None else 0.0 for key, value in means["copy"].items()}
     rows = {
-        "copy of the input": means["copy"],
-        "model": means["model"],
-        "perfect": dict.fromkeys(means["copy"], 0.0),
+        "copy of the input": (means["copy"], snr["floors"][DO_NOTHING]["value"]),
+        "model": (means["model"], snr["value"]),
+        "perfect": (perfect, metrics.CEILING),
     }
-    for label, row in rows.items():
-        cells = "".join(f"{row[key]:9.4f}" for key in ("error", "object", "background", "l1"))
-        lines.append(f"{label:20}{cells}{metrics.psnr(row['mse']):9.2f}")
+    for label, (row, decibels) in rows.items():
+        errors = [row[key] for key in ("error", "object", "background", "l1")]
+        cells = "".join(f"{'-':>9}" if value is None else f"{value:9.4f}" for value in errors)
+        lines.append(f"{label:20}{cells}{decibels:9.2f}")
 
     lines.append(f"score {result['score']:.3f}: 0 is a copy of the input, 1 a perfect translation")
     return lines

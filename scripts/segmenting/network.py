@@ -14,6 +14,7 @@ from util.errors import UserError
 from util.metrics.segmentation import LABEL_SETS, LabelSet
 from util.run.weights import atomic_save, read_file
 
+OWN_SIZE = "measured at the size of label maps"  # of the facts in a file; earlier ones were measured at `side`
 MOMENTUM = 0.1  # of batch norm: torchvision's 0.01 needs more steps than a small set is trained for
 
 
@@ -55,14 +56,21 @@ class Segmenter:
         self.network.load_state_dict(content["network"])
         self.network.eval()
 
-    @torch.inference_mode()
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """The classes (H,W) of a photograph, at its own size; it is looked at in the size of training."""
-        small = image.resize((self.side, self.side), Image.Resampling.BICUBIC)
-        scores = self.network(to_tensor(small)[None])["out"]
-        height, width = image.size[::-1]
-        scores = F.interpolate(scores, (height, width), mode="bilinear", align_corners=False)
-        return scores[0].argmax(0).numpy().astype(np.uint8)
+    def __call__(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The classes (H,W) of a photograph, at its own size or at another (width, height)."""
+        return predict_classes(self.network, image, self.side, size or image.size)
+
+
+@torch.inference_mode()
+def predict_classes(
+    network: nn.Module, image: Image.Image, side: int, size: tuple[int, int]
+) -> np.ndarray:
+    """The classes (H,W) of a photograph at some (width, height); it is looked at in the size of training."""
+    small = image.resize((side, side), Image.Resampling.BICUBIC)
+    device = next(network.parameters()).device
+    scores = network(to_tensor(small)[None].to(device))["out"]
+    scores = F.interpolate(scores, size[::-1], mode="bilinear", align_corners=False)
+    return scores[0].argmax(0).cpu().numpy().astype(np.uint8)
 
 
 def save_segmenter(

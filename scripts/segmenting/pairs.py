@@ -1,5 +1,6 @@
 """Photographs with their label maps: halves of one file, or two folders with equal names."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,18 +50,28 @@ def greys_of(image: Image.Image) -> set[tuple[int, int, int]]:
 
 
 def read_pairs(dataroot: Path, phase: str, photo: str, labels: LabelSet, side: int) -> list[Pair]:
-    """All pairs of a phase, scaled to squares.
+    """All pairs of a phase, scaled to squares; see `each_pair`."""
+    return list(each_pair(dataroot, phase, photo, labels, side))
+
+
+def each_pair(
+    dataroot: Path, phase: str, photo: str, labels: LabelSet, side: int | None = None
+) -> Iterator[Pair]:
+    """The pairs of a phase, one after another.
 
     Args:
         photo: "A" or "B", the domain of the photographs; the other one holds label maps.
+        side: photographs and maps are scaled to squares of this side; None: each keeps its size.
 
     Raises:
         UserError: no pairs are found, or a photograph has no label map.
     """
-    size = (side, side)
+    size = (side, side) if side else None
     together = phase_folder(str(dataroot), phase)
     if together:
-        return [_halves(path, photo, labels, size) for path in list_images(together)]
+        for path in list_images(together):
+            yield _halves(path, photo, labels, size)
+        return
 
     other = {"A": "B", "B": "A"}[photo]
     folders = [phase_folder(str(dataroot), phase, letter) for letter in (photo, other)]
@@ -70,18 +81,21 @@ def read_pairs(dataroot: Path, phase: str, photo: str, labels: LabelSet, side: i
             f"nor {phase}A and {phase}B"
         )
     photos = images_by_name(Path(folders[0]))
-    pairs = []
     for name, path in partners(list(photos), Path(folders[1])):
         if path is None:
             raise UserError(
                 f"{folders[1]} has no label map {name}, but {folders[0]} has the photograph"
             )
-        image = read_image(str(photos[name]), 3).resize(size, Image.Resampling.BICUBIC)
-        pairs.append((image, read_labels(path, labels, size)))
-    return pairs
+        image = read_image(str(photos[name]), 3)
+        yield resized(image, size), read_labels(path, labels, size)
 
 
-def _halves(path: str, photo: str, labels: LabelSet, size: tuple[int, int]) -> Pair:
+def resized(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """A photograph at another (width, height), or as it is."""
+    return image.resize(size, Image.Resampling.BICUBIC) if size else image
+
+
+def _halves(path: str, photo: str, labels: LabelSet, size: tuple[int, int] | None) -> Pair:
     """A file with A on the left and B on the right."""
     stored = read_map(path)
     width, height = stored.size
@@ -89,5 +103,5 @@ def _halves(path: str, photo: str, labels: LabelSet, size: tuple[int, int]) -> P
     left, right = (0, 0, half, height), (width - half, 0, width, height)
     of_photo, of_labels = (left, right) if photo == "A" else (right, left)
 
-    picture = read_image(path, 3).crop(of_photo).resize(size, Image.Resampling.BICUBIC)
+    picture = resized(read_image(path, 3).crop(of_photo), size)
     return picture, classes_of(stored.crop(of_labels), path, labels, size)

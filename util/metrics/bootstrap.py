@@ -46,11 +46,23 @@ def at_equal_numbers(
     function: Callable, fakes: np.ndarray, reals: np.ndarray, number: int, seed: int = 0
 ) -> float:
     """The figure at `number` images each: the mean over DRAWS random choices from the sets that hold more."""
+    return at_numbers(function, fakes, reals, (number, number), seed)
+
+
+def at_numbers(
+    function: Callable,
+    fakes: np.ndarray,
+    reals: np.ndarray,
+    numbers: tuple[int, int],
+    seed: int = 0,
+) -> float:
+    """The same with a number of images for each of the two sets."""
     rng = np.random.default_rng(seed)
-    draws = DRAWS if max(len(fakes), len(reals)) > number else 1
+    draws = DRAWS if len(fakes) > numbers[0] or len(reals) > numbers[1] else 1
     values = []
     for _ in range(draws):
-        values.append(np.mean(function(_some(fakes, number, rng), _some(reals, number, rng))))
+        some, others = _some(fakes, numbers[0], rng), _some(reals, numbers[1], rng)
+        values.append(np.mean(function(some, others)))
     return float(np.mean(values))
 
 

@@ -6,7 +6,9 @@ With n_ij pixels of true class i that are predicted as j, over all pictures:
     class accuracy = mean over classes i of n_ii / sum_j n_ij
     mean IoU       = mean over classes i of n_ii / (sum_j n_ij + sum_j n_ji - n_ii)
 
-Means are over classes that occur (Long et al., arXiv 1411.4038). Pixels whose true class does not count are left out.
+Class accuracy is a mean over the classes that are true somewhere. Mean IoU also counts those that are only predicted,
+with an IoU of 0, as published scripts do (Long et al., arXiv 1411.4038). Pixels whose true class does not count are
+left out.
 """
 
 from collections.abc import Mapping

@@ -46,18 +46,20 @@ def texture_error(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (np.abs(mean_1 - mean_2) + np.abs(std_1 - std_2)).mean(-1)
 
 
-def errors_by_region(fake: np.ndarray, truth: np.ndarray, source: np.ndarray) -> dict[str, float]:
+def errors_by_region(
+    fake: np.ndarray, truth: np.ndarray, source: np.ndarray
+) -> dict[str, float | None]:
     """Errors of one picture, all (H,W,C) in [0,1].
 
     `error` is the one the score is made of; `object` and `background` are its means where `source`
-    and `truth` differ and where they agree; `l1` and `mse` are the plain differences of pixels,
-    which do punish a shifted texture.
+    and `truth` differ and where they agree, None where no pixel does; `l1` and `mse` are the plain
+    differences of pixels, which do punish a shifted texture.
     """
     error = texture_error(fake, truth)
     changed = (source != truth).any(-1)
 
-    def mean_where(chosen: np.ndarray) -> float:
-        return float(error[chosen].mean()) if chosen.any() else 0.0
+    def mean_where(chosen: np.ndarray) -> float | None:
+        return float(error[chosen].mean()) if chosen.any() else None
 
     return {
         "error": float(error.mean()),
