@@ -304,6 +304,7 @@ def measure_step(
         "counts": counts,
         "timings": {name: timing.summary() for name, timing in timings.items()},
         "first_step_s": contest.first,
+        "start_up_s": contest.start_up(timings),
         "ratios": contest.ratios(timings),
     }
 

@@ -20,12 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from scripts.experiments.cluster import run_on_cluster
-from scripts.experiments.collect import Table, as_csv, as_markdown, tables
 from scripts.experiments.figures import write_figures
 from scripts.experiments.grid import Grid, Job, check_data, read_grid
 from scripts.experiments.job import missing
 from scripts.experiments.launch import Launcher, Outcome, free_devices
 from scripts.experiments.page import write_grid_page
+from scripts.experiments.table import Table, as_csv, as_markdown, tables
 from util.errors import exit_status
 from util.files import atomic_path
 from util.hardware import provenance

@@ -85,6 +85,10 @@ def test_a_tiny_run_writes_figures_with_all_that_they_depend_on(tmp_path):
     ladder = found["step"]
     assert ladder["checks"]["nhwc"]["cosine"] > 0.9999 and ladder["checks"]["nhwc"]["loss"] < 1e-5
     assert ladder["ratios"]["nhwc"]["fp32"]["ratio"] > 0
+    assert ladder["first_step_s"].keys() == ladder["start_up_s"].keys() == {"fp32", "nhwc"}
+    assert all(ladder["first_step_s"].values()), (
+        "each row has its first step timed, the reference's too"
+    )
     assert 0 < ladder["density"] <= 1
     assert all(
         len(timing["rounds_ms"]) == 2 and timing["process_ms"] > 0
@@ -231,6 +235,23 @@ def test_a_ratio_needs_a_check(settings):
     contest.agreements.found["fp32"] = {}
     with pytest.raises(checks.Refused, match="nhwc was not compared"):
         contest.ratios({"fp32": timing, "nhwc": timing})
+
+
+def test_first_steps_are_counted_beyond_settled_ones_and_beside_those_of_the_reference(settings):
+    contest = step.Contest(settings, checks.Agreements(), first={"fp32": 3.0, "compile": 10.0})
+    timings = {
+        "fp32": Timing(wall=[2.0, 2.5], process=[1.0], setup=0.5),
+        "compile": Timing(wall=[1.5, 1.0], process=[1.0]),
+    }
+    start_up = contest.start_up(timings)
+    assert start_up == {"fp32": 1.5, "compile": 9.0}
+
+    shown = {"fp32": {"ms": 2000.0}, "compile": {"ms": 1000.0}, "slow": {"ms": 3000.0}}
+    start_up["slow"] = 0.0
+    paid = [report._break_even(name, start_up, shown) for name in shown]
+    assert paid == [None, 7.5, None]
+    start_up["compile"] = 1.0
+    assert report._break_even("compile", start_up, shown) == 0
 
 
 def test_a_head_that_mixes_pairs_is_found(monkeypatch, capsys):

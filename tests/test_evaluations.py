@@ -78,6 +78,8 @@ def test_held_out_images_are_spread_and_at_most_a_tenth():
     )
     with pytest.raises(UserError, match=r"x holds 3 images, too few .*--eval_split val"):
         split_held_out(paths[:3], 2, "x")
+    with pytest.raises(UserError, match=r"--max_dataset_size 3 takes 3 images of x, too few"):
+        split_held_out(paths[:3], 2, "x", limit=3)
     with pytest.raises(UserError, match=r"--eval_images 1: .*of 2 images at least"):
         split_held_out(paths, 1, "x")
 
@@ -237,6 +239,7 @@ class Measured:
         evaluator = lambda model: self.found  # noqa: E731  (it has attributes as well)
         evaluator.measures = find_measures([metric], "--eval_metrics")
         evaluator.title, evaluator.yardstick = (lambda measure: measure.title), (lambda: facts)
+        evaluator.scaled = Evaluator.scaled
         self.run = SimpleNamespace(
             opt=self.opt,
             progress=self.progress,
@@ -253,6 +256,7 @@ class Measured:
             visualizer=SimpleNamespace(
                 message=self.said.append, evaluation=lambda *args: self.said.append(args[-1])
             ),
+            not_saved=[],
         )
 
     def save(self, label):
@@ -300,9 +304,20 @@ def test_a_best_whose_weights_could_not_be_saved_is_none(tmp_path):
     assert [images for label, images, _ in measured.saved if label == "best"] == [1, 3]
 
     measured.disk_is_full = True
-    with pytest.raises(NotSaved):  # there is no next time
-        measured.found.figures = {"ssim": 0.9}
-        measured.at(3).measure(last=True)
+    measured.found.figures = {"ssim": 0.9}
+    measured.at(3).measure(last=True)
+    assert "could not write x" in str(measured.run.not_saved[0]), "raised once the run is saved"
+
+
+@pytest.mark.parametrize(
+    "line", [b"17", b"{}", b"\xff", b'{"images": 1}', b'{"images": 1, "best": true}']
+)
+def test_a_damaged_line_is_no_measurement(tmp_path, line):
+    Measured(tmp_path).at(0, 0.3)
+    with (tmp_path / "run" / "evaluation.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    assert Measured(tmp_path).at(1, 0.2).best["images"] == 1
+    assert best_of(tmp_path) == [(1, True), (2, False)]
 
 
 def test_a_line_that_does_not_fit_on_the_disk_waits(tmp_path, monkeypatch):
@@ -330,10 +345,19 @@ def test_a_line_that_does_not_fit_on_the_disk_waits(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"metric": "l1"}, {"split": "test"}, {"feature": "768"}, {"inception": "another"}, {"n": 5}],
+    [
+        {"metric": "l1"},
+        {"split": "test"},
+        {"feature": "768"},
+        {"inception": "another"},
+        {"scaled": "resize to 256"},
+        {"files": "others"},
+        {"n": 5},
+    ],
 )
 def test_a_best_that_was_measured_otherwise_is_none(tmp_path, changed):
     asked = {"metric": "ssim", "feature": "2048", "inception": "one"}
+    asked |= {"scaled": "resize to 128", "files": "some"}
     Measured(tmp_path, **asked).at(0, 0.9)
     count = changed.pop("n", 6)
     measured = Measured(tmp_path, **(asked | changed))
@@ -357,6 +381,39 @@ def test_lines_of_earlier_versions_count_as_measured_with_the_recorded_layer(tmp
     other = Measured(tmp_path, feature="768")
     assert other.at(1, 0.5).best["images"] == 2
     assert "feature 2048 -> 768" in other.said[0]
+
+
+def test_lines_of_earlier_versions_count_as_measured_on_images_of_the_recorded_size(tmp_path):
+    """And on the same images, of which nothing is known."""
+    sizes = {"preprocess": "resize_and_crop", "load_size": 143, "crop_size": 128}
+    Measured(tmp_path).at(0, 0.9)
+    record = {"options": sizes, "recipe": "", "versions": {}}
+    (tmp_path / "run" / "train_opt.json").write_text(json.dumps(record))
+    now = {"scaled": Evaluator.scaled(sizes), "files": "some"}
+    assert Measured(tmp_path, **now).at(1, 0.5).best["images"] == 1
+
+    larger = Measured(tmp_path, scaled=Evaluator.scaled(sizes | {"crop_size": 256}))
+    assert larger.at(1, 0.5).best["images"] == 2
+    assert "scaled resize to 128 -> resize to 256" in larger.said[0]
+
+
+def test_the_yardstick_knows_size_and_images(tmp_path):
+    make_dataset(tmp_path / "data", count=4)
+
+    def yardstick(*flags: str) -> dict:
+        opt = parse(TrainOptions(), train_flags(tmp_path, *EVAL, *flags, model="cut"))
+        return Evaluator(opt, Runtime("-1")).yardstick()
+
+    test = ["--eval_split", "test"]
+    before = yardstick(*test)
+    assert before == yardstick(*test, "--lr", "0.1")
+    larger = yardstick(*test, "--load_size", "72", "--crop_size", "64")
+    assert {name for name in before if before[name] != larger[name]} == {"scaled"}
+
+    for path in (tmp_path / "data" / "testA").iterdir():
+        path.write_bytes(path.read_bytes() + b"\0")
+    other = yardstick(*test)
+    assert {name for name in before if before[name] != other[name]} == {"files"}
 
 
 def test_a_run_may_go_on_with_another_measure(tmp_path, train, capsys):

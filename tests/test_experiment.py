@@ -10,32 +10,44 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from options import TrainOptions, parse
 from scripts.experiment import main
 from scripts.experiments.cluster import Task
 from scripts.experiments.collect import (
     COSTS,
+    Measured,
     RunRow,
-    as_csv,
     asked_row,
-    floor_rows,
     parameters,
     run_row,
-    table,
 )
 from scripts.experiments.grid import read_grid
-from scripts.experiments.job import RECORD, finished, missing, read_record
+from scripts.experiments.job import (
+    RECORD,
+    asked,
+    finished,
+    measured_file,
+    missing,
+    read_record,
+    run_job,
+    trained_as_asked,
+    translate_run,
+)
 from scripts.experiments.launch import Launcher, free_devices
 from scripts.experiments.page import best_rows
 from scripts.experiments.statistics import paired_test, summary
+from scripts.experiments.table import as_csv, floor_rows, table
 from tests.browser import BROWSER, Browser
 from tests.helpers import REPO, make_dataset, run_command, start_command
 from util.errors import UserError
+from util.run.folder import plain_options, without_infinity
+from util.run.state_file import PARTS
 
 GRID = """
 name = "small"
@@ -262,12 +274,25 @@ def test_no_gpu_is_a_cpu(monkeypatch, tmp_path):
 COSTLESS = dict.fromkeys(COSTS)
 
 
-def row_of(row: str, seed: int, value: float, floor: float = 1.0) -> RunRow:
-    """A run with one figure, FID."""
-    figures, floors = {"last": {"FID": value}}, {"doing nothing": {"FID": floor}}
-    return RunRow(
-        f"{row}-{seed}", row, "toy", seed, "", "", figures, {"FID": "low"}, floors, COSTLESS
-    )
+def row_of(row: str, seed: int, value: float, floor: float = 1.0, interval=None) -> RunRow:
+    """A run with one figure, FID, at its last checkpoint."""
+    intervals, floors = {"FID": interval} if interval else {}, {"doing nothing": {"FID": floor}}
+    measured = {"last": Measured({"FID": value}, intervals, floors)}
+    return RunRow(f"{row}-{seed}", row, "toy", seed, "", "", measured, {"FID": "low"}, COSTLESS)
+
+
+def write_measured(job, **values: float) -> None:
+    """A run's folder with measured files, FID by checkpoint, and a record that they are as the job asks."""
+    job.folder.mkdir(parents=True)
+    for column, value in values.items():
+        figure = {"title": "FID", "value": value, "interval": [value - 1, value + 1]}
+        figure |= {"n": {"fakes": 6, "reals": 6}, "better": "low"}
+        result = {"figures": {"fid": figure}, "warnings": [f"few at {column}"]}
+        measured_file(job.folder, column).write_text(json.dumps(result))
+
+    done = {"flags": [asked(job.test), asked(job.evaluate)], "weights": ""}
+    record = {"train": asked(job.train), "measured": dict.fromkeys(values, done)}
+    (job.folder / RECORD).write_text(json.dumps(record))
 
 
 def test_a_number_from_fewer_seeds_than_its_row_has_says_so(tmp_path):
@@ -285,15 +310,14 @@ def test_a_number_from_fewer_seeds_than_its_row_has_says_so(tmp_path):
     [cell, *_] = table(grid, "toy", runs).rows[other]
     assert cell.text().endswith("p 0.5 (n 2)")
 
-    del runs[0].figures["last"]["FID"]
+    del runs[0].measured["last"].figures["FID"]
     [cell, *_] = table(grid, "toy", runs).rows["one"]
     assert cell.text() == "40.000 (n 1)"
 
 
 def test_a_figure_of_one_seed_stands_with_its_interval_over_images(tmp_path):
     grid = read_grid(write(tmp_path))
-    first, second = (row_of("one", seed, 50 + seed) for seed in range(2))
-    first = replace(first, intervals={"last": {"FID": (48.0, 53.5)}})
+    first, second = row_of("one", 0, 50, interval=(48.0, 53.5)), row_of("one", 1, 51)
     [cell, *_] = table(grid, "toy", [first]).rows["one"]
     assert cell.text() == "50.000 (48.000 to 53.500)"
     [cell, *_] = table(grid, "toy", [first, second]).rows["one"]
@@ -304,6 +328,33 @@ def test_a_figure_of_one_seed_stands_with_its_interval_over_images(tmp_path):
     lines = list(csv.DictReader(as_csv([table(grid, "toy", [first, second])]).splitlines()))
     assert [line["FID low"] for line in lines] == ["48.0", ""]
     assert [line["FID high"] for line in lines] == ["53.5", ""]
+
+
+def test_the_interval_is_that_of_the_run_whose_figure_is_shown(tmp_path):
+    grid = read_grid(write(tmp_path))
+    first, second = (row_of("one", seed, 50 + seed, interval=(seed, 99)) for seed in range(2))
+    del first.measured["last"].figures["FID"]
+    [cell, *_] = table(grid, "toy", [first, second]).rows["one"]
+    assert cell.text() == "51.000 (1.000 to 99.000) (n 1)"
+
+
+def test_what_is_no_longer_current_leaves_nothing_behind(tmp_path):
+    """Figures, intervals, floors and warnings of a checkpoint go together."""
+    grid = read_grid(write(tmp_path), tmp_path / "out")
+    job = grid.jobs()[0]
+    write_measured(job, last=50.0, best=40.0)
+    row, old = asked_row(job)
+    assert not old and row.first.warnings == ["few at last"]
+    assert row.at("best").intervals == {"FID": (39.0, 41.0)}
+
+    record = read_record(job)
+    record["measured"]["last"]["flags"] = []
+    (job.folder / RECORD).write_text(json.dumps(record))
+    row, old = asked_row(job)
+    assert old == ["last"] and row.measured.keys() == {"best"}
+    assert row.first.warnings == ["few at best"]
+    [line] = csv.DictReader(as_csv([table(grid, "toy", [row])]).splitlines())
+    assert (line["checkpoint"], line["FID low"]) == ("best", "39.0")
 
 
 def test_rows_that_print_the_same_best_number_are_both_the_best(tmp_path):
@@ -327,11 +378,75 @@ def test_parameters_are_those_of_what_translates_one_way(tmp_path):
     sizes = {"E_c": 5, "G_A": 10, "G_B": 10, "norm_B": 1}
     for name, size in sizes.items():
         state = {"weight": torch.zeros(size), "norm.running_mean": torch.zeros(100)}
+        state["blur.filt"] = torch.zeros(9)
         torch.save(state, tmp_path / f"latest_net_{name}.pth")
     names = [f"latest_net_{name}.pth" for name in sizes]
-    assert parameters(tmp_path, names) == pytest.approx(16e-6)
-    assert parameters(tmp_path, []) is None
-    assert parameters(tmp_path, ["latest_net_G_A.pth", "gone.pth"]) is None
+    assert parameters(tmp_path, {"translated_with": names}) == pytest.approx(16e-6)
+    assert parameters(tmp_path, {}) is None
+    gone = {"translated_with": ["latest_net_G_A.pth", "gone.pth"]}
+    assert parameters(tmp_path, gone) is None
+    assert parameters(tmp_path, gone | {"parameters": 12_260_000}) == 12.26
+    assert parameters(tmp_path, gone | {"parameters": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("fact", "count"), [({"parameters": "12,260,000"}, 12_260_000), ({}, None)]
+)
+def test_a_job_notes_how_many_parameters_translate(tmp_path, monkeypatch, fact, count):
+    job = read_grid(write(tmp_path), tmp_path / "out").jobs()[0]
+    job.folder.mkdir(parents=True)
+    page = SimpleNamespace(description={"weights": "latest_net_G.pth", **fact})
+    monkeypatch.setattr("scripts.experiments.job.parse", lambda *_: None)
+    monkeypatch.setattr("scripts.experiments.job.translate", lambda _: page)
+    assert translate_run(job, job.test) == 0
+    assert read_record(job) == {"translated_with": ["latest_net_G.pth"], "parameters": count}
+
+
+def write_trained(job, steps: int, **changes) -> None:
+    """A run's folder as training left it after so many steps of an image each, four an epoch, all of them ended."""
+    progress = {"epoch": 1 + steps // 4, "step": steps % 4, "images": steps, "first_epoch": 1}
+    state = dict.fromkeys(PARTS) | {"progress": progress, "steps_per_epoch": 4}
+    job.folder.mkdir(parents=True)
+    torch.save(state | {"images_per_step": 1}, job.folder / "latest_state.pt")
+    options = plain_options(parse(TrainOptions(), job.train)) | changes
+    record = {"options": options, "recipe": "", "versions": {}}
+    (job.folder / "train_opt.json").write_text(json.dumps(without_infinity(record)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ("n_epochs = 9\nmax_steps = 4", "has done 7 steps, more than --max_steps 4: take the flag"),
+        ("n_epochs = 9\nmax_steps = 7\namp = 'bf16'", "trained with --amp off, not bf16, and has"),
+    ],
+)
+def test_a_run_is_not_shown_under_flags_it_was_not_trained_with(
+    tmp_path, monkeypatch, capsys, flags, complaint
+):
+    """train.py has nothing to do there, and ends well."""
+    [job, *_] = read_grid(
+        write(tmp_path, GRID.replace("n_epochs = 1\n", f"{flags}\n")), tmp_path / "out"
+    ).jobs()
+    write_trained(job, steps=7, amp="off")
+    monkeypatch.setattr("scripts.experiments.job.train_run", lambda argv: 0)
+    assert run_job(job) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert complaint in line and str(job.folder) in line
+    assert read_record(job) == {}, "nothing is noted"
+
+
+@pytest.mark.parametrize("flags", ["max_steps = 7", "max_steps = 7\nnum_threads = 3\ntf32 = false"])
+def test_a_run_whose_flags_change_nothing_of_what_was_trained_is_noted(
+    tmp_path, monkeypatch, flags
+):
+    text = GRID.replace("n_epochs = 1\n", f"n_epochs = 9\n{flags}\n")
+    [job, *_] = read_grid(
+        write(tmp_path, text.replace("num_threads = 0\n", "")), tmp_path / "out"
+    ).jobs()
+    write_trained(job, steps=7, tf32=True, num_threads=0)
+    monkeypatch.setattr("scripts.experiments.job.train_run", lambda argv: 0)
+    monkeypatch.setattr("scripts.experiments.job.measure", lambda job, column: 0)
+    assert run_job(job) == 0 and trained_as_asked(job)
 
 
 def test_an_error_of_the_launcher_is_a_failure_of_that_run_alone(tmp_path, monkeypatch):
@@ -440,6 +555,10 @@ def runs_job(number: str, run: str) -> bool:
         return False
 
 
+def figures_of(run: RunRow) -> dict[str, dict[str, float]]:
+    return {column: dict(one.figures) for column, one in run.measured.items()}
+
+
 def stamp(job) -> int:
     return (job.folder / "latest_state.pt").stat().st_mtime_ns
 
@@ -459,8 +578,8 @@ def test_a_killed_grid_goes_on_and_ends_with_the_table_of_an_uninterrupted_one(g
     result = run_command(["scripts/experiments/job.py", folder / "alone.json"])
     assert result.returncode == 0, result.stderr
     alone = run_row(job.folder)
-    assert dict(alone.figures) == dict(run_row(jobs[1].folder).figures)
-    assert {"last", "best"} == alone.figures.keys() and alone.figures["last"]["score"] != 0
+    assert figures_of(alone) == figures_of(run_row(jobs[1].folder))
+    assert {"last", "best"} == alone.measured.keys() and alone.at("last").figures["score"] != 0
 
 
 @pytest.mark.slow
@@ -530,7 +649,7 @@ def test_what_was_measured_of_other_weights_is_measured_again(grid, tmp_path):
     weights.write_bytes((job.folder / "latest_net_D.pth").read_bytes())
     assert missing(job) == ["last"]
     row, old = asked_row(job)
-    assert old == ["last"] and row.figures.keys() == {"best"}
+    assert old == ["last"] and row.measured.keys() == {"best"}
 
     weights.write_bytes(kept)
     for name in ("latest_state.pt", "previous_state.pt"):
@@ -549,14 +668,14 @@ def test_more_epochs_are_measured_anew(grid, tmp_path, capsys):
     folder, jobs, _ = grid
     shutil.copytree(jobs[0].folder, tmp_path / "out" / "checkpoints" / jobs[0].run)
     text = GRID.replace("n_epochs = 1", "n_epochs = 2").replace("seeds = [0, 1]", "seeds = [0]")
-    before = asked_row(read_grid(write(folder), tmp_path / "out").jobs()[0])[0].figures["last"]
+    before = asked_row(read_grid(write(folder), tmp_path / "out").jobs()[0])[0].at("last").figures
     path = write(folder, text.split('[rows."two')[0])
 
     assert main([str(path), "--out", str(tmp_path / "out")]) == 0
     grid_now = read_grid(path, tmp_path / "out")
     [job] = grid_now.jobs()
     row, old = asked_row(job)
-    assert not old and row.figures["last"] != before
+    assert not old and row.at("last").figures != before
     written = (tmp_path / "out" / "table.md").read_text()
     assert re.search(r"- toy-one-seed0: from image \d+ on: .*n_epochs 1 -> 2", written)
 

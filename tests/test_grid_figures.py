@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.experiments.collect import RunRow, Table
+from scripts.experiments.collect import Measured, RunRow
 from scripts.experiments.figures import (
     DPI,
     GAP,
@@ -20,12 +20,13 @@ from scripts.experiments.figures import (
     write_figures,
 )
 from scripts.experiments.grid import Grid
+from scripts.experiments.table import Table
 
 BETTER = {"FID-768": "low", "KID-768 x100": "low", "edges": "high"}
 
 
 def run_of(row: str, seed: int, fid: float, edges: float) -> RunRow:
-    figures = {"last": {"FID-768": fid, "KID-768 x100": 10 * fid, "edges": edges}}
+    figures = {"FID-768": fid, "KID-768 x100": 10 * fid, "edges": edges}
     floors = {"doing nothing": {"FID-768": 1.4, "edges": 1.0}}
     curves = {"eval/KID-768": [(100, fid + 1), (200, fid)], "G_GAN": [(100, 0.5), (200, 0.4)]}
     return RunRow(
@@ -35,9 +36,8 @@ def run_of(row: str, seed: int, fid: float, edges: float) -> RunRow:
         seed,
         "recipe",
         "commit",
-        figures,
+        {"last": Measured(figures, floors=floors)},
         BETTER,
-        floors,
         {},
         curves,
     )

@@ -1,8 +1,9 @@
 """How good the generator is in the middle of training: held-out images translated as test.py would, and measured."""
 
+import hashlib
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class Evaluator:
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         self.measures = find_measures(opt.eval_metrics, "--eval_metrics")
         self.runtime = runtime.alone()
-        self.split = opt.eval_split
+        self.opt, self.split = opt, opt.eval_split
 
         self.inception = None
         if any(measure.kind in OF_SETS for measure in self.measures):
@@ -72,6 +73,7 @@ class Evaluator:
             )
         if min(len(domain.paths) for domain in roles.values()) < 2:
             raise UserError(f"--eval_split {opt.eval_split} has one image; figures need at least 2")
+        self.files = checksum(self.loader.dataset.fingerprint())
         self._reals: np.ndarray | None = None
 
     def title(self, measure: Measure) -> str:
@@ -80,12 +82,25 @@ class Evaluator:
         return measure.title + suffix
 
     def yardstick(self) -> dict[str, str]:
-        """What the deciding figure must have in common with another one to be compared with it."""
+        """What the deciding figure must have in common with another one to be compared with it.
+
+        `scaled` and `files` say on which pixels it was measured: how images are scaled, and a checksum of their names
+        and sizes in bytes.
+        """
         first = self.measures[0]
         facts = {"decides": first.name, "split": self.split}
+        facts |= {"scaled": self.scaled(vars(self.opt)), "files": self.files}
         if first.kind in OF_SETS:
             facts |= {"feature": self.inception.layer, "inception": self.inception.sha256[:12]}
         return facts
+
+    @staticmethod
+    def scaled(options: Mapping[str, Any]) -> str:
+        """In words, how the images are scaled in a run with these options of training."""
+        found = scaled_as_trained(options)
+        mode = found["preprocess"]
+        words = mode if mode == "none" else f"{mode} to {found['load_size']}"
+        return f"{words}, {found['crop_size']} high at least" if mode == "scale_width" else words
 
     def __call__(self, model: Any) -> Evaluation:
         """Translate all images and measure them."""
@@ -154,6 +169,12 @@ def evaluation_options(opt: Namespace) -> Namespace:
 
     vars(found).update(scaled_as_trained(vars(opt)))
     return found
+
+
+def checksum(prints: Mapping[str, str]) -> str:
+    """Of what tells the images of each domain from others."""
+    text = "\n".join(f"{role} {prints[role]}" for role in sorted(prints))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def cut(images: Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:

@@ -125,21 +125,25 @@ def show_work(found: dict[str, Any], counts: dict, timings: dict, rates: dict[st
         reads = work.get("host_reads") if reads is None else reads
 
         # what its first steps cost, and what it computes
-        first = found["first_step_s"].get(name, 0.0) + row["setup_s"]
-        paid = _break_even(first, row, timings[REFERENCE]) if REFERENCE in timings else None
+        start_up = found["start_up_s"]
+        paid = _break_even(name, start_up, timings) if REFERENCE in timings else None
         cosine = f"{check['cosine']:.6f}" if "cosine" in check else None
 
         cells = [name, flops / 1e9, f"{share:.0%}", moved, work.get("operators")]
-        cells += [reads, work.get("kernels"), work.get("gpu_idle"), first, paid]
+        cells += [reads, work.get("kernels"), work.get("gpu_idle"), start_up[name], paid]
         cells += [check.get("loss"), cosine]
         rows.append(cells)
     return table(head, rows)
 
 
-def _break_even(first: float, row: dict[str, Any], reference: dict[str, Any]) -> float | None:
-    """Steps after which slow first steps have paid, beside the reference."""
-    gain = (reference["ms"] - row["ms"]) / 1e3
-    return first / gain if gain > 0 else None
+def _break_even(
+    name: str, start_up: dict[str, float], timings: dict[str, dict[str, Any]]
+) -> float | None:
+    """Steps after which first steps that are slower than the reference's have paid; None where they never do."""
+    gain = (timings[REFERENCE]["ms"] - timings[name]["ms"]) / 1e3
+    if gain <= 0:
+        return None
+    return max(0.0, start_up[name] - start_up[REFERENCE]) / gain
 
 
 def show_parts(parts: dict[str, dict[str, dict[str, float]]]) -> str:

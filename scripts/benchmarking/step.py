@@ -46,7 +46,8 @@ class Contest:
 
     Attributes:
         failed: contestant -> why it takes no part, where the contest goes on without it.
-        first: contestant -> seconds of its very first step, in which code is compiled (for later contestants too).
+        first: contestant -> seconds of its first step of full size, a whole one, in which code is compiled (for later
+            contestants too).
     """
 
     settings: Settings
@@ -70,7 +71,7 @@ class Contest:
         """Build and compare; raises Refused where a comparison fails, unless the contest keeps going without it."""
         self.contestants[REFERENCE] = Ours(REFERENCE, self.settings, batch)
         ids = self.reference.draw_positions()
-        wanted = checks.take_probe(self.reference, ids)
+        wanted = self._first_probe(self.reference, ids)
         self.agreements.compare(REFERENCE, wanted, wanted, "fp32")  # refuses NaN
 
         for name in variants:
@@ -90,9 +91,7 @@ class Contest:
     def _variant(self, name: str, batch: int, ids: list[Tensor], wanted: checks.Probe) -> Ours:
         contestant = Ours(name, self.settings, batch)
         checks.copy_weights(self.reference, contestant)
-        with self.settings.device.measure() as span:
-            probe = checks.take_probe(contestant, ids)
-        self.first[name] = span.wall
+        probe = self._first_probe(contestant, ids)
         self.agreements.compare(name, wanted, probe, contestant.precision)
 
         if contestant.runtime.capture:
@@ -114,9 +113,25 @@ class Contest:
             in_double = checks.probe_in_double(contestant, exact)
             self.agreements.compare_in_double(name, wanted_in_double, in_double)
 
-        probe = checks.take_probe(contestant, ids)
+        probe = self._first_probe(contestant, ids)
         self.agreements.compare(name, wanted, probe, contestant.precision)
         return contestant
+
+    def _first_probe(self, contestant: Contestant, ids: list[Tensor]) -> checks.Probe:
+        """The probe that is the first step of a contestant at full size, timed."""
+        with self.settings.device.measure() as span:
+            probe = checks.take_probe(contestant, ids)
+        self.first[contestant.name] = span.wall
+        return probe
+
+    def start_up(self, timings: dict[str, Timing]) -> dict[str, float]:
+        """Contestant -> seconds that its first steps took beyond as many settled ones: the very first, and those before
+        the timed rounds."""
+        found = {}
+        for name, timing in timings.items():
+            beyond = max(0.0, self.first[name] - min(timing.wall)) if name in self.first else 0.0
+            found[name] = beyond + timing.setup
+        return found
 
     def count(self) -> dict[str, dict[str, Any]]:
         """What each contestant does in a step; operators of compiled and recorded steps cannot be seen from Python."""

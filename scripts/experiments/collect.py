@@ -1,7 +1,5 @@
-"""From folders of runs to the table: a run's row comes from its folder alone, a grid's from those of its runs."""
+"""What is known of a run, from its folder alone: figures by checkpoint, costs and curves."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +10,8 @@ import numpy as np
 import torch
 
 from scripts.evaluating import floors
-from scripts.evaluating.words import scaled, title_of
-from scripts.experiments.grid import Grid, Job
+from scripts.evaluating.words import scaled, title_of, without_columns
+from scripts.experiments.grid import Job
 from scripts.experiments.job import (
     EPOCHS,
     RECORD,
@@ -21,20 +19,41 @@ from scripts.experiments.job import (
     measured_file,
     trained_as_asked,
 )
-from scripts.experiments.statistics import paired_test, summary
 from util.logs.sink import EVALUATION
 from util.run.folder import describe_history, saved_record
 
 COSTS = ("images/s", "hours", "memory GB", "M parameters")
-STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+# what files of weights hold beside parameters: statistics of batches, and fixed filters
+NO_PARAMETERS = (".running_mean", ".running_var", ".num_batches_tracked", ".filt", ".kernel")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one checkpoint of a run measured on the test images, by title, in the unit of tables.
+
+    Attributes:
+        intervals: of figures, over images.
+        floors: what figures must be read against: floor in words -> title -> value.
+        warnings: what scripts/evaluate.py warned of.
+    """
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    floors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
+NOTHING = Measured()
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run: figures by checkpoint ("last", "best") and title, what it cost, and its curves.
+    """One run: what was measured, what it cost, and its curves.
 
-    `intervals`: of the figures, over images, laid out as they are; `changes`: which flags changed while it was trained;
-    `warnings`: what scripts/evaluate.py warned of.
+    Attributes:
+        measured: by checkpoint, "last" and "best", those that there are.
+        better: title of a figure -> "low" or "high".
+        changes: which flags changed while it was trained.
     """
 
     name: str
@@ -43,29 +62,35 @@ class RunRow:
     seed: int
     recipe: str
     commit: str
-    figures: Mapping[str, Mapping[str, float]]
+    measured: Mapping[str, Measured]
     better: Mapping[str, str]
-    floors: Mapping[str, Mapping[str, float]]
     costs: Mapping[str, float | None]
     curves: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
     changes: Sequence[str] = ()
-    warnings: Sequence[str] = ()
-    intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+
+    def at(self, checkpoint: str) -> Measured:
+        """What a checkpoint measured; nothing where it was not."""
+        return self.measured.get(checkpoint, NOTHING)
+
+    @property
+    def first(self) -> Measured:
+        """What the first of its checkpoints measured."""
+        return next(iter(self.measured.values()), NOTHING)
 
 
 def run_row(folder: Path) -> RunRow | None:
     """The row of a run, from its folder; None where nothing was measured."""
-    measured = {}
+    results = {}
     for column in EPOCHS:
         path = measured_file(folder, column)
         if path.is_file():
-            measured[column] = json.loads(path.read_text(encoding="utf-8"))
-    if not measured:
+            results[column] = json.loads(path.read_text(encoding="utf-8"))
+    if not results:
         return None
 
     record, job = saved_record(folder), _json(folder / RECORD)
     options = record.get("options", {})
-    first = next(iter(measured.values()))
+    first = next(iter(results.values()))
     records = _records(folder / "metrics.jsonl")
     return RunRow(
         name=folder.name,
@@ -74,20 +99,18 @@ def run_row(folder: Path) -> RunRow | None:
         seed=options.get("seed", 0),
         recipe=record.get("recipe", "?"),
         commit=record.get("versions", {}).get("commit", "?"),
-        figures={column: values_of(result) for column, result in measured.items()},
+        measured={column: measured(result) for column, result in results.items()},
         better={title_of(n, e): e["better"] for n, e in first["figures"].items()}
         | {"score": "high"},
-        floors=floors_of(first),
         costs=costs(folder, records, job),
         curves=curves(records),
         changes=describe_history(record),
-        warnings=first.get("warnings", []),
-        intervals={column: intervals_of(result) for column, result in measured.items()},
     )
 
 
 def asked_row(job: Job) -> tuple[RunRow | None, list[str]]:
-    """The row of a job, with the figures that are those of its present flags and weights, and the columns that are not.
+    """The row of a job, with what was measured of its present weights under its present flags, and the columns that
+    were not.
 
     The job says where in the table they stand; the folder may be of a time when labels were others.
     """
@@ -95,14 +118,24 @@ def asked_row(job: Job) -> tuple[RunRow | None, list[str]]:
     if found is None:
         return None, []
     current = {
-        column: figures
-        for column, figures in found.figures.items()
+        column: one
+        for column, one in found.measured.items()
         if trained_as_asked(job) and measured_as_asked(job, column)
     }
-    old = [column for column in found.figures if column not in current]
+    old = [column for column in found.measured if column not in current]
     if not current:
         return None, old
-    return replace(found, figures=current, row=job.row, data=job.data, seed=job.seed), old
+    return replace(found, measured=current, row=job.row, data=job.data, seed=job.seed), old
+
+
+def measured(result: Mapping[str, Any]) -> Measured:
+    """One evaluation, as scripts/evaluate.py wrote it."""
+    return Measured(
+        figures=values_of(result),
+        intervals=intervals_of(result),
+        floors=floors_of(result),
+        warnings=[without_columns(text) for text in result.get("warnings", [])],
+    )
 
 
 def values_of(result: Mapping[str, Any]) -> dict[str, float]:
@@ -124,14 +157,17 @@ def intervals_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def floors_of(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """What figures must be read against: floor in words -> title -> value."""
+    """What figures must be read against: floor in words -> title -> value.
+
+    A floor of other numbers of images than its figure says of how many it is.
+    """
     found: dict[str, dict[str, float]] = {}
     for name, entry in result["figures"].items():
-        for floor, values in entry.get("floors", {}).items():
-            if values["value"] is not None:
-                found.setdefault(floors.WORDS[floor], {})[title_of(name, entry)] = scaled(
-                    name, values["value"]
-                )
+        for floor in entry.get("floors", {}):
+            value, of = floors.beside(entry, floor)
+            label = floors.WORDS[floor] + (f" ({of} images each)" if of else "")
+            if value is not None:
+                found.setdefault(label, {})[title_of(name, entry)] = scaled(name, value)
     return found
 
 
@@ -152,16 +188,21 @@ def costs(
         float(np.median(speeds)) if speeds else None,
         hours if steps else None,
         max(memory) if memory else host,
-        parameters(folder, job.get("translated_with", [])),
+        parameters(folder, job),
     )
     return dict(zip(COSTS, values, strict=True))
 
 
-def parameters(folder: Path, names: Sequence[str]) -> float | None:
-    """Millions of parameters in what translates, from the files of weights that test.py took.
+def parameters(folder: Path, job: Mapping[str, Any]) -> float | None:
+    """Millions of parameters that translate A to B, as test.py has counted them.
 
-    Where a method has networks for both directions, those of A -> B count.
+    Records of earlier versions do not say. There the files of weights count that test.py took, but for networks of
+    B -> A whose like for A -> B is there too.
     """
+    if "parameters" in job:
+        return job["parameters"] / 1e6 if job["parameters"] else None
+
+    names = job.get("translated_with", [])
     files = [folder / name for name in names if not is_way_back(name, names)]
     if not files or not all(path.is_file() for path in files):
         return None
@@ -169,7 +210,7 @@ def parameters(folder: Path, names: Sequence[str]) -> float | None:
     counted = 0
     for path in files:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        counted += sum(v.numel() for key, v in state.items() if not key.endswith(STATISTICS))
+        counted += sum(v.numel() for key, v in state.items() if not key.endswith(NO_PARAMETERS))
     return counted / 1e6
 
 
@@ -198,223 +239,3 @@ def _records(path: Path) -> list[dict]:
 
 def _json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure of one row: the seeds in short, and the paired test.
-
-    `seeds`: how many the row has; `over_images`: the interval over images, of a figure that comes from one seed.
-    """
-
-    stats: Mapping[str, Any]
-    test: Mapping[str, Any] | None = None
-    seeds: int = 1
-    over_images: tuple[float, float] | None = None
-
-    def text(self) -> str:
-        """As tables show it: mean, deviation, interval, p of the test against the baseline.
-
-        How many seeds a number is from is said where it is not all of the row.
-        """
-        stats = self.stats
-        words = self.mean()
-        if stats["sd"] is not None:
-            low, high = stats["interval"]
-            words += f" ± {stats['sd']:.3f} [{low:.3f}, {high:.3f}]"
-        elif self.over_images:
-            low, high = self.over_images
-            words += f" ({low:.3f} to {high:.3f})"
-        if stats["n"] != self.seeds:
-            words += f" (n {stats['n']})"
-        if self.test and self.test["n"] > 1:
-            words += f" p {self.test['p']:.2g}"
-            if self.test["n"] != stats["n"]:
-                words += f" (n {self.test['n']})"
-        return words
-
-    def mean(self) -> str:
-        """The mean as tables show it."""
-        return f"{self.stats['mean']:.3f}"
-
-
-@dataclass
-class Table:
-    """What is known of one data set: columns, and per row a cell each; None where nothing was measured.
-
-    `left_out`: runs with figures of other flags or weights than they have now, and of which checkpoints those are.
-    """
-
-    data: str
-    columns: list[str]
-    rows: dict[str, list[Cell | float | None]]
-    runs: list[RunRow]
-    seeds: dict[str, list[int]]
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-
-
-def tables(grid: Grid) -> list[Table]:
-    """A table per data set, from the folders of the runs."""
-    found = []
-    for data in grid.data:
-        rows = {job.run: asked_row(job) for job in grid.jobs() if job.data == data}
-        one = table(grid, data, [run for run, _ in rows.values() if run is not None])
-        one.left_out = {name: old for name, (_, old) in rows.items() if old}
-        found.append(one)
-    return found
-
-
-def table(grid: Grid, data: str, runs: Sequence[RunRow]) -> Table:
-    """The rows of one data set; the paper's figures stand beside ours."""
-    titles = list(dict.fromkeys(t for run in runs for t in next(iter(run.figures.values()))))
-    checkpoints = [column for column in EPOCHS if any(column in run.figures for run in runs)]
-    columns, rows = [], {row: [] for row in grid.rows}
-    seeds = {row: sorted(run.seed for run in runs if run.row == row) for row in rows}
-    for title in titles:
-        printed = grid.paper.get(title.removesuffix(" x100"), {}).get(data, {})
-        for checkpoint in checkpoints:
-            columns.append(f"{title} {checkpoint}")
-            base = by_seed(runs, grid.baseline, checkpoint, title)
-            for row, cells in rows.items():
-                values = by_seed(runs, row, checkpoint, title)
-                if not values:
-                    cells.append(None)
-                    continue
-                test = None if row == grid.baseline else paired_test(values, base)
-                stats, images = summary(list(values.values())), None
-                if len(values) == 1:
-                    images = over_images(runs, row, checkpoint, title)
-                cells.append(Cell(stats, test, len(seeds[row]), images))
-        if printed:
-            columns.append(f"{title} paper")
-            for row, cells in rows.items():
-                cells.append(printed.get(row))
-
-    for cost in COSTS:
-        columns.append(cost)
-        for row, cells in rows.items():
-            known = [
-                run.costs[cost] for run in runs if run.row == row and run.costs[cost] is not None
-            ]
-            cells.append(float(np.mean(known)) if known else None)
-    return Table(data, columns, rows, list(runs), seeds)
-
-
-def by_seed(runs: Sequence[RunRow], row: str, checkpoint: str, title: str) -> dict[int, float]:
-    """A figure of one row, by seed."""
-    values = {}
-    for run in runs:
-        value = run.figures.get(checkpoint, {}).get(title)
-        if run.row == row and value is not None:
-            values[run.seed] = value
-    return values
-
-
-def over_images(
-    runs: Sequence[RunRow], row: str, checkpoint: str, title: str
-) -> tuple[float, float] | None:
-    """The interval over images of a figure that one run of a row has."""
-    intervals = (run.intervals.get(checkpoint, {}).get(title) for run in runs if run.row == row)
-    return next((interval for interval in intervals if interval), None)
-
-
-def shown(cell: Cell | float | None) -> str:
-    """A cell as text."""
-    if cell is None:
-        return "-"
-    return cell.text() if isinstance(cell, Cell) else f"{cell:.3g}"
-
-
-def floor_rows(table: Table) -> dict[str, list[str]]:
-    """What the columns must be read against, in words -> a text per column; a range where runs differ."""
-    found: dict[str, list[str]] = {}
-    for floor in dict.fromkeys(floor for run in table.runs for floor in run.floors):
-        known = [run.floors.get(floor, {}) for run in table.runs]
-        cells = []
-        for column in table.columns:
-            title, _, checkpoint = column.rpartition(" ")
-            values = [one[title] for one in known if title in one]
-            cells.append(span(values) if values and checkpoint == "last" else "")
-        found[floor] = cells
-    return found
-
-
-def span(values: Sequence[float]) -> str:
-    """One number where all look alike in a table, else the least and the largest."""
-    low, high = f"{min(values):.3f}", f"{max(values):.3f}"
-    return low if low == high else f"{low} to {high}"
-
-
-def as_markdown(grid: Grid, found: Sequence[Table]) -> str:
-    """All tables, with what they must be read with."""
-    lines = [f"# {grid.name}", "", grid.about, ""]
-    for one in found:
-        lines += [f"## {one.data}", ""]
-        heads = ["", "seeds", *one.columns]
-        lines += [_line(heads), _line(["---"] * len(heads))]
-        for row, cells in one.rows.items():
-            name = f"{row} (baseline)" if row == grid.baseline else row
-            lines.append(_line([name, str(len(one.seeds[row])), *map(shown, cells)]))
-        lines += [_line([f"*{floor}*", "", *cells]) for floor, cells in floor_rows(one).items()]
-        lines += ["", *(f"- {text}" for text in remarks(one)), ""]
-    return "\n".join([*lines, *notes(grid), ""])
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-
-
-def remarks(table: Table) -> list[str]:
-    """What a reader must know of a table: figures left out, flags that changed, what evaluating warned of."""
-    found = []
-    for name, old in table.left_out.items():
-        found.append(
-            f"{name}: {' and '.join(old)} left out, measured under other flags or with other weights than it has now; "
-            "run the experiment again"
-        )
-    for run in table.runs:
-        found += [f"{run.name}: {change}" for change in run.changes]
-
-    runs_by_warning: dict[str, list[str]] = {}
-    for run in table.runs:
-        for warning in run.warnings:
-            runs_by_warning.setdefault(warning, []).append(run.name)
-    for warning, names in runs_by_warning.items():
-        whose = "all runs" if len(names) == len(table.runs) else ", ".join(names)
-        found.append(f"{whose}: {warning}")
-    return found
-
-
-def notes(grid: Grid) -> list[str]:
-    """How to read the tables."""
-    return [
-        "Mean ± standard deviation [95 % bootstrap interval of the mean] over seeds. p is a two-sided sign-flip test "
-        f"against {grid.baseline!r} at equal seeds; with N seeds it cannot fall below 2 / 2^N.",
-        "A figure of one seed stands with its 95 % bootstrap interval over images (low to high). It says nothing about "
-        "other seeds.",
-        "*last* is the end of training. *best* is the checkpoint that measured best on the images of --eval_split; "
-        "the figures of both are those of the test set.",
-    ]
-
-
-def as_csv(found: Sequence[Table]) -> str:
-    """One line per run and checkpoint; beside a figure the ends of its interval over images, where it has one."""
-    titles = list(
-        dict.fromkeys(t for one in found for r in one.runs for f in r.figures.values() for t in f)
-    )
-    heads = [head for title in titles for head in (title, f"{title} low", f"{title} high")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["data", "row", "seed", "checkpoint", *heads, *COSTS, "run", "recipe", "commit"]
-    )
-    for one in found:
-        for run in one.runs:
-            for checkpoint, figures in run.figures.items():
-                values, intervals = [], run.intervals.get(checkpoint, {})
-                for title in titles:
-                    values += [figures.get(title, ""), *intervals.get(title, ("", ""))]
-                cost = ["" if run.costs[name] is None else run.costs[name] for name in COSTS]
-                place = [run.data, run.row, run.seed, checkpoint]
-                writer.writerow([*place, *values, *cost, run.name, run.recipe, run.commit])
-    return text.getvalue()

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from scripts.evaluating import floors
-from scripts.experiments.collect import RunRow, Table, by_seed
+from scripts.experiments.collect import RunRow
 from scripts.experiments.grid import Grid, slug
+from scripts.experiments.table import Table, by_seed
 from util.files import atomic_path
 from util.logs.sink import EVALUATION
 
@@ -142,7 +143,7 @@ def mean_curve(seeds: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[int],
 
 def draw_trade_off(grid: Grid, table: Table) -> "Figure | None":
     """A panel per pair of a figure of realism and one of correspondence, of the last checkpoint on the test set."""
-    titles = list(dict.fromkeys(t for run in table.runs for t in run.figures.get("last", {})))
+    titles = list(dict.fromkeys(t for run in table.runs for t in run.at("last").figures))
     pairs = [
         (across, up)
         for up in titles
@@ -164,7 +165,7 @@ def draw_trade_off(grid: Grid, table: Table) -> "Figure | None":
                 ax.scatter(*np.transpose(points), s=14, color=colour_of(grid, row), alpha=0.45)
             middle = np.mean(points, axis=0)
             ax.scatter(*middle, s=70, color=colour_of(grid, row), label=row, zorder=3)
-        floor = table.runs[0].floors.get(DO_NOTHING, {})
+        floor = doing_nothing(table.runs)
         if up in floor and across in floor:
             ax.scatter(floor[across], floor[up], marker="x", color="#666", label=DO_NOTHING)
     add_legend(figure, axes[0])
@@ -175,6 +176,12 @@ def in_words(title: str, better: Mapping[str, str]) -> str:
     """A figure's title with the way that is better."""
     way = {"low": "lower is better", "high": "higher is better"}
     return f"{title} ({way[better[title]]})"
+
+
+def doing_nothing(runs: Sequence[RunRow]) -> Mapping[str, float]:
+    """Figures of the inputs themselves, by title, from the first run that has them at its last checkpoint."""
+    known = (run.at("last").floors.get(DO_NOTHING, {}) for run in runs)
+    return next((floor for floor in known if floor), {})
 
 
 def points_of(runs: Sequence[RunRow], row: str, across: str, up: str) -> list[tuple[float, float]]:

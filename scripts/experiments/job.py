@@ -12,7 +12,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,21 @@ from models.inference.translate import translate
 from options import TestOptions, TrainOptions, parse
 from scripts import evaluate
 from scripts.experiments.grid import Job
-from util.errors import exit_status
+from util.errors import UserError, exit_status
 from util.files import atomic_path
-from util.run.folder import weights_in
+from util.hardware.devices import planned_precision
+from util.parser import show_value
+from util.run.folder import saved_record, weights_in
 from util.run.progress import Progress
 from util.run.state_file import glance
 
 RECORD = "job.json"  # in the run's folder
 EPOCHS = {"last": "latest", "best": "best"}  # column of the table -> --epoch
 PLACES = ("--name", "--checkpoints_dir", "--results_dir")
+PRECISION = {
+    "amp": "auto",
+    "tf32": True,
+}  # flags that decide it, and what they were before they were recorded
 UNFINISHED = 75  # exit status (EX_TEMPFAIL): the time is over, the same job again goes on
 
 
@@ -43,14 +49,58 @@ def measured_file(folder: Path, column: str) -> Path:
 
 def finished(job: Job) -> bool:
     """Whether a run has done all the training steps that are asked for; not where no state can be read."""
+    progress = progress_of(job)
+    return progress is not None and progress.finished
+
+
+def progress_of(job: Job) -> Progress | None:
+    """How far a run is on the way to what is asked for; None where no state can be read."""
     state = glance(job.folder)
     if state is None:
-        return False  # train.py says what is damaged, and what can be done
+        return None  # train.py says what is damaged, and what can be done
     steps = range(state["steps_per_epoch"])
     opt = parse(TrainOptions(), job.train)
     progress = Progress.from_options(opt, steps, state["images_per_step"])
     progress.load_state_dict(state["progress"])
-    return progress.finished
+    return progress
+
+
+def check_trained(job: Job) -> None:
+    """See that a finished run is the one that its flags ask for.
+
+    Where nothing is left to train, train.py lets flags pass that say when to stop and how fast to compute: its user has
+    the run that was trained. A row of a table must not be called after flags that it was not trained with.
+
+    Raises:
+        UserError: it has done more steps than are asked for, or computed in another precision.
+    """
+    progress = progress_of(job)
+    if progress is None or not progress.finished:
+        return
+
+    ways_out = f"take the flag back, give its row another label, or move {job.folder} away"
+    if progress.images > progress.total_images:
+        raise UserError(
+            f"{job.run} has done {progress.images // progress.images_per_step} steps, more than "
+            f"--max_steps {progress.max_steps}: {ways_out}"
+        )
+
+    then = saved_record(job.folder).get("options", {})  # of the newest steps
+    opt = parse(TrainOptions(), job.train)
+    if then and precision(opt.gpu_ids, then) != precision(opt.gpu_ids, vars(opt)):
+        changes = [
+            f"--{name} {show_value(then[name])}, not {show_value(getattr(opt, name))}"
+            for name in PRECISION
+            if then[name] != getattr(opt, name)
+        ]
+        raise UserError(
+            f"{job.run} was trained with {' and '.join(changes)}, and has nothing left to train: {ways_out}"
+        )
+
+
+def precision(gpu_ids: str | None, options: Mapping[str, Any]) -> str:
+    """What a training with these options computes in, on this machine."""
+    return planned_precision(gpu_ids, options["amp"], options["tf32"], training=True)
 
 
 def missing(job: Job) -> list[str]:
@@ -113,6 +163,7 @@ def run_job(job: Job, minutes: float | None = None) -> int:
     if missing(job) == ["train"]:
         limit = ["--max_minutes", f"{minutes:g}"] if minutes else []
         status = as_command("train.py", [*job.train, *limit], train_run)
+        status = status or exit_status(lambda: check_trained(job))
         if status:
             return status
         note_training(job, time.monotonic() - began)
@@ -148,11 +199,17 @@ def train_run(argv: Sequence[str]) -> int:
 
 
 def translate_run(job: Job, argv: Sequence[str]) -> int:
-    """test.py in this process; notes which files of weights it took."""
+    """test.py in this process; notes which files of weights it took, and how many parameters translate A to B."""
 
     def work() -> None:
         gallery = translate(parse(TestOptions(), argv))
-        note(job, translated_with=gallery.description["weights"].split(", "))
+        facts = gallery.description
+        count = facts.get("parameters")  # none of a method that has no networks of its own
+        note(
+            job,
+            translated_with=facts["weights"].split(", "),
+            parameters=int(count.replace(",", "")) if count else None,
+        )
 
     return exit_status(work)
 

@@ -12,9 +12,10 @@ from PIL import Image
 
 from data.image_folder import list_images
 from data.result_names import unique_names
-from scripts.experiments.collect import Cell, RunRow, Table, floor_rows, notes, remarks, shown
+from scripts.experiments.collect import RunRow
 from scripts.experiments.figures import COLOURS, INPUT, colour_number, translations
 from scripts.experiments.grid import Grid, slug
+from scripts.experiments.table import Cell, Table, floor_rows, notes, remarks, shown
 from util.images import save_png
 from util.pages import html
 from util.pages.files import Picture, write_page

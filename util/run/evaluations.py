@@ -5,7 +5,7 @@ import time
 from collections import deque
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from util.logs.log_files import append, keep_until
 from util.run.folder import run_dir, saved_record
@@ -13,6 +13,7 @@ from util.run.report import Evaluator, Run, Writing
 from util.run.weights import or_not_saved
 
 VALUES = "evaluation.jsonl"  # in the run's folder: a line per measurement
+FIELDS = {"best": bool, "figures": dict}  # without which a line is none
 
 
 class Lines(Writing):
@@ -24,12 +25,12 @@ class Lines(Writing):
         self.waiting: deque[str] = deque()
 
     def add(self, line: str, last: bool) -> None:
-        """Write a line after those that wait; raises NotSaved where there is no next time."""
+        """Write a line after those that wait."""
         self.waiting.append(line)
         self.write_waiting(last)
 
     def write_waiting(self, last: bool) -> None:
-        """Write the lines that wait; raises NotSaved where there is no next time."""
+        """Write the lines that wait, see `Writing.write`."""
         if self.waiting:
             self.write(self._append, last)
 
@@ -38,6 +39,13 @@ class Lines(Writing):
             while self.waiting:
                 append(self.path, self.waiting[0])
                 self.waiting.popleft()
+
+
+class Verdict(NamedTuple):
+    """A measurement, None on a process that does not measure, and whether it is better than the best so far."""
+
+    row: dict[str, Any] | None
+    better: bool
 
 
 class Evaluations(Writing):
@@ -65,14 +73,23 @@ class Evaluations(Writing):
 
     def _read_back(self) -> None:
         """Take up what was measured before this start."""
-        for row in keep_until(self.path, self.run.progress.images):
+        for row in keep_until(self.path, self.run.progress.images, FIELDS):
             self.best = row if row["best"] else self.best
             self.measured_at = row["images"]
 
-        if self.best and "decides" not in self.best:  # a line of an earlier version of this program
-            options = saved_record(self.path.parent).get("options", {})
-            self.best["decides"] = next(iter(self.best["figures"]))
-            self.best["feature"] = options.get("eval_feature", self.run.opt.eval_feature)
+        if self.best:
+            self._complete(self.best)
+
+    def _complete(self, best: dict[str, Any]) -> None:
+        """Add what lines of earlier versions of this program do not say, from the record of the run.
+
+        Which images they were measured on is not to be had: they are taken for the same.
+        """
+        options = saved_record(self.path.parent).get("options", {})
+        best.setdefault("decides", next(iter(best["figures"])))
+        best.setdefault("feature", options.get("eval_feature", self.run.opt.eval_feature))
+        if "preprocess" in options:
+            best.setdefault("scaled", self.run.evaluator.scaled(options))
 
     def after_step(self, last: bool) -> None:
         """Measure where it is due; a run that is stopped before its end is not measured for that."""
@@ -102,27 +119,18 @@ class Evaluations(Writing):
         """Measure now; the other processes wait.
 
         Args:
-            last: the run ends here, and its state is saved next, by the report that does so.
-
-        Raises:
-            NotSaved: on the main process, where the run ends and the measurement cannot be kept.
+            last: the run ends here, and its state is saved next, by the report that does so. That report raises what
+                could not be kept of the measurement.
         """
         run = self.run
         run.model.check_finite(run.checkpoint.last_saved)
         began = time.perf_counter()
-        row = self._evaluate(run.evaluator) if run.evaluator else None
-        is_better = row is not None and self._is_better(run.evaluator, row)
-
-        # all processes save together
-        is_better = bool(run.runtime.agree(int(is_better), True))
-        is_kept = False
-        if is_better:
-            self.write(partial(run.checkpoint.save_weights, "best"), last)
-            is_kept = not self.failed
-        if row is not None:
-            self._note(row, is_kept, last)
-            self._show(run.evaluator, row, is_better)
-        if is_better and not last:
+        verdict = self._judge()
+        kept = verdict.better and self._keep(last)
+        if verdict.row is not None:
+            self._note(verdict.row, kept, last)
+            self._show(run.evaluator, verdict.row, self._rank(verdict))
+        if verdict.better and not last:
             self.write(run.checkpoint.save_latest, last)
         run.runtime.barrier()
 
@@ -130,6 +138,19 @@ class Evaluations(Writing):
         self.spent += seconds
         self.measured_at = run.progress.images
         run.progress.leave_out(seconds)
+
+    def _judge(self) -> Verdict:
+        """Measure; all processes learn the verdict, since they save together."""
+        run, row, better = self.run, None, False
+        if run.evaluator:
+            row = self._evaluate(run.evaluator)
+            better = self._is_better(run.evaluator, row)
+        return Verdict(row, bool(run.runtime.agree(int(better), True)))
+
+    def _keep(self, last: bool) -> bool:
+        """Save the weights as the best; returns whether they lie on the disk."""
+        self.write(partial(self.run.checkpoint.save_weights, "best"), last)
+        return not self.failed
 
     def _evaluate(self, evaluator: Evaluator) -> dict[str, Any]:
         """The figures, with all that they depend on."""
@@ -174,18 +195,20 @@ class Evaluations(Writing):
             self.best = row
         self.lines.add(json.dumps(row, allow_nan=False), last)
 
-    def _show(self, evaluator: Evaluator, row: dict[str, Any], is_better: bool) -> None:
+    def _rank(self, verdict: Verdict) -> str:
+        """How a measurement that is on record stands among the others, in words."""
+        if verdict.row["best"]:
+            return "the best so far"
+        if verdict.better:
+            return "the best so far, but its weights could not be saved"
+        value = self.best["figures"][self.best["decides"]]
+        return f"best {value:.4g} at image {self.best['images']}"
+
+    def _show(self, evaluator: Evaluator, row: dict[str, Any], rank: str) -> None:
+        """Tell the logs."""
         values = []
         for measure in evaluator.measures:
             values.append(f"{evaluator.title(measure)} {row['figures'][measure.name]:.4g}")
-
-        if row["best"]:
-            rank = "the best so far"
-        elif is_better:
-            rank = "the best so far, but its weights could not be saved"
-        else:
-            value = self.best["figures"][self.best["decides"]]
-            rank = f"best {value:.4g} at image {self.best['images']}"
         line = (
             f"(epoch: {row['epoch']}, iters: {row['images']}) {row['split']}, {in_words(row['n'])} images: "
             f"{', '.join(values)} ({rank}; {row['seconds']:.0f} s)"
