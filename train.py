@@ -44,7 +44,10 @@ def train(opt: Namespace) -> int:
         # begin, or go on
         notes = checkpoint.begin()
         model.prepare_once(loader.dataset)
-        visualizer = Visualizer(opt, run_dir(opt), progress.total_images, enabled=runtime.is_main)
+        versions = runtime.versions()
+        visualizer = Visualizer(
+            opt, run_dir(opt), progress.total_images, versions, enabled=runtime.is_main
+        )
         visualizer.start(progress.images)
         size = f"{len(loader.dataset)} images per epoch, on {runtime.describe()}"
         for line in (model.describe(), size, *notes):

@@ -60,7 +60,8 @@ class TestOptions(BaseOptions):
     def add_phase(self, parser: OptionParser) -> None:
         group = parser.group("results")
         group.add("--results_dir", "./results", "results go to RESULTS_DIR/NAME/PHASE_EPOCH")
-        group.add("--epoch", "latest", "which weights: latest, or the number of a saved epoch")
+        text = "which weights: latest, best (--eval_freq), the number of a saved epoch, or iter_N (--save_by_iter)"
+        group.add("--epoch", "latest", text)
         text = "translate only the first N images (of each domain, where both are translated)"
         group.add("--num_test", float("inf"), text, size_limit, metavar="N")
         text = "evaluation mode: batch norm uses its running statistics, dropout is off"

@@ -31,6 +31,9 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 torchrun=.venv/bin/torchrun
 [[ -x $torchrun ]] || torchrun=torchrun
 
+# So long torchrun's processes have to save and end, not 30 seconds: the step under way may compile or be measured.
+export PET_SHUTDOWN_TIMEOUT="${PET_SHUTDOWN_TIMEOUT:-150}"
+
 signals=0
 stop() {
     signals=$((signals + 1))

@@ -4,8 +4,10 @@ import copy
 import gzip
 import json
 import re
+import weakref
 from functools import partial
 from itertools import cycle, islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from models.networks import graph as graph_module
 from models.networks.chain import Chain, run_layers
 from models.step.cuda_graph import WARM_UP, RecordedStep
 from models.step.runners import CompiledStep, PlainStep, Step, create_step
+from models.step.trial import NO_ROOM, UNTOLD
 from options import TestOptions, TrainOptions, parse
 from scripts.on_gpu.recorded import compare
 from tests.helpers import run_command, train_flags
@@ -158,13 +161,20 @@ def test_each_shape_is_recorded_for_itself_and_shows_its_own_pictures(tmp_path, 
     assert model.get_current_visuals()["fake_B"].shape[-1] == 24
 
 
-def test_where_recording_fails_training_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("operation not permitted\nmore"), "operation not permitted"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), NO_ROOM),
+    ],
+)
+def test_where_recording_fails_training_goes_on(tmp_path, monkeypatch, error, reason):
     capturing(monkeypatch)
     _, _, loader, model = build(tmp_path, "patchgcl", None)
     recorder, said = CpuRecorder(model.changing_tensors), []
 
     def fail(work):
-        raise RuntimeError("operation not permitted\nmore")
+        raise error
 
     recorder.record = fail
     step = RecordedStep(PlainStep(model), recorder, said.append)
@@ -174,7 +184,7 @@ def test_where_recording_fails_training_goes_on(tmp_path, monkeypatch):
             step(batch)
             assert any(not torch.equal(value, before[key]) for key, value in weights(model).items())
     [line] = said
-    assert "--cuda_graph" in line and line.endswith("operation not permitted")
+    assert "--cuda_graph" in line and line.endswith(f"recording failed: {reason}")
 
 
 def test_pictures_are_cut_within_recorded_steps_also_when_the_cache_is_made_anew(
@@ -209,7 +219,14 @@ def test_pictures_are_cut_within_recorded_steps_also_when_the_cache_is_made_anew
 
 
 @pytest.mark.parametrize(
-    "defect", ["does nothing", "forgets the batch", "draws nothing new", "spoils a weight"]
+    "defect",
+    [
+        "does nothing",
+        "forgets the batch",
+        "draws nothing new",
+        "spoils a weight",
+        "makes a weight NaN",
+    ],
 )
 def test_a_recording_that_is_not_the_step_is_found_and_not_used(tmp_path, monkeypatch, defect):
     """Training is then that of plain steps to the bit, and one line says why."""
@@ -229,6 +246,9 @@ def test_a_recording_that_is_not_the_step_is_found_and_not_used(tmp_path, monkey
                 if defect == "spoils a weight":
                     with torch.no_grad():
                         model.netG.model[1].weight.neg_()
+                if defect == "makes a weight NaN":
+                    with torch.no_grad():
+                        model.netG.model[1].weight[0, 0].fill_(torch.nan)
 
             return spoiled
 
@@ -252,6 +272,145 @@ def test_a_recording_that_is_not_the_step_is_found_and_not_used(tmp_path, monkey
         "--cuda_graph: steps are run one by one, since a recorded step failed its trial: "
     )
     assert all(torch.equal(results[1][key], value) for key, value in results[0].items())
+
+
+class Full(CpuRecorder):
+    """Steps that Python runs find too little memory as long as a recording is kept; they notice in their middle."""
+
+    def __init__(self, model) -> None:
+        super().__init__(model.changing_tensors)
+        self.kept: dict | None = None
+        self.held = lambda: None
+
+    def run(self, work):
+        assert self.held() is None, "what an earlier try has kept is gone"
+        work()
+        if self.kept:
+            computed = torch.nn.Linear(1, 1)
+            self.held = weakref.ref(computed)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("tried", [False, True], ids=["at the trial", "at another shape"])
+def test_a_plain_step_that_does_not_fit_beside_a_recording_ends_the_recording(
+    tmp_path, monkeypatch, tried
+):
+    """Training goes on without it, with the weights of plain steps to the bit, and one line says why."""
+    capturing(monkeypatch)
+    results = []
+    for recorded in (False, True):
+        _, _, loader, model = build(tmp_path, "patchgcl", None, *drawing("patchgcl"))
+        batch, said = next(iter(loader.epoch(1))), []
+        small = {
+            key: value[..., :24] if isinstance(value, torch.Tensor) else value
+            for key, value in batch.items()
+        }
+        recorder = Full(model)
+        step = (
+            RecordedStep(PlainStep(model), recorder, said.append) if recorded else PlainStep(model)
+        )
+        torch.manual_seed(5)
+        for number in range(WARM_UP + 5):
+            step(small if tried and number == WARM_UP + 2 else batch)
+            fits = tried and number <= WARM_UP
+            recorder.kept = step.recordings if recorded and not fits else None
+        results.append(weights(model))
+    assert recorder.recorded == 1 and not step.recordings
+    reason = "other steps do not fit into memory beside what a recorded one keeps"
+    if not tried:
+        reason = f"a recorded step failed its trial: {NO_ROOM}"
+    assert said == [f"--cuda_graph: steps are run one by one, since {reason}"]
+    assert all(torch.equal(results[1][key], value) for key, value in results[0].items())
+
+
+def scaling_losses(monkeypatch) -> None:
+    """Scale losses as float16 needs it, in float32."""
+    scale = DynamicLossScale()
+    monkeypatch.setattr(
+        "models.step.training_step.create_loss_scale", lambda *_: copy.deepcopy(scale)
+    )
+
+
+def overflow(model, on: bool) -> None:
+    """Let the gradients of further steps overflow, so that no weight moves, or not."""
+    model._loss_scale.factor.fill_(torch.finfo(torch.float32).max / 2 if on else 1024.0)
+
+
+def test_a_recorded_step_is_relied_on_only_after_a_step_that_moves_weights(tmp_path, monkeypatch):
+    capturing(monkeypatch)
+    scaling_losses(monkeypatch)
+    _, _, loader, model = build(tmp_path, "patchgcl", None)
+    step = RecordedStep(PlainStep(model), CpuRecorder(model.changing_tensors), pytest.fail)
+    batch = next(iter(loader.epoch(1)))
+    overflow(model, False)
+    for _ in range(WARM_UP):
+        step(batch)
+    [recording] = step.recordings.values()
+
+    before = weights(model)
+    for tried in (False, False, True):
+        overflow(model, not tried)
+        step(batch)
+        assert recording.tried == tried
+        moved = any(not torch.equal(value, before[key]) for key, value in weights(model).items())
+        assert moved == tried
+
+
+def test_compiled_code_is_relied_on_only_after_a_step_that_moves_weights(tmp_path, monkeypatch):
+    """Until then networks run as they are; where none comes, they go on so."""
+    pretend_to_compile(monkeypatch, run_layers)
+    scaling_losses(monkeypatch)
+    for comes in (True, False):
+        _, runtime, loader, model = build(tmp_path, "patchgcl", None, "--compile")
+        said = []
+        step = create_step(model, runtime, said.append)
+        batch = next(iter(loader.epoch(1)))
+        overflow(model, True)
+        step(batch)
+        assert not step.work.tried and not any(part.compiled for part in runtime.compiled)
+
+        overflow(model, not comes)
+        monkeypatch.setattr("models.step.runners.TRIALS", 2)
+        step(batch)
+        assert step.work.tried and all(part.compiled == comes for part in runtime.compiled)
+        assert len(said) == (not comes) and all(line.endswith(UNTOLD) for line in said)
+
+
+def one_of(processes: int, fault: Exception) -> CompiledStep:
+    """A compiled step of one weight, on the second of so many processes: compiled code raises this."""
+    net = torch.nn.Linear(1, 1)
+    runtime = SimpleNamespace(
+        rank=1, world_size=processes, compiled=False, rng_state=list, mean=lambda losses: losses
+    )
+    runtime.run_compiled = lambda on: setattr(runtime, "compiled", on)
+
+    def optimize() -> None:
+        if runtime.compiled:
+            raise fault
+
+    model = SimpleNamespace(
+        runtime=runtime, networks={"G": net}, optimizers={}, get_current_losses=dict,
+        remember=lambda: lambda: None, set_input=lambda batch: None, optimize_parameters=optimize,
+    )  # fmt: skip
+    return CompiledStep(model, lambda line: None)
+
+
+def test_compiling_that_fails_on_one_of_several_processes_ends_all():
+    """That one cannot go on by itself, as the others are within the step that it has left."""
+    fault = RuntimeError("no compiler was found")
+    alone = one_of(1, fault)
+    alone({})
+    assert alone.failure == str(fault)
+    message = "--compile failed on process 1 of 2: no compiler was found; give --compile off"
+    with pytest.raises(UserError, match=message):
+        one_of(2, fault)({})
+
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        one_of(2, full)({})
+    alone = one_of(1, full)
+    alone({})
+    assert alone.failure == NO_ROOM
 
 
 @pytest.mark.parametrize("name", TRAINED)

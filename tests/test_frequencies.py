@@ -23,7 +23,7 @@ def run(tmp_path_factory):
     """The folder of the run, and a sink that saw it."""
     root, sink = tmp_path_factory.mktemp("frequencies"), RecordingSink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(visualizer, "make_sinks", lambda opt, run_dir: [sink])
+        patch.setattr(visualizer, "make_sinks", lambda *_: [sink])
         flags = train_flags(root, *FLAGS.split(), *KEPT.split(), model="cut")
         patch.setattr(sys, "argv", ["train.py", *flags])
         assert exit_status(main) == 0

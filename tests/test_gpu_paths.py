@@ -77,6 +77,8 @@ def test_the_memory_of_recorded_steps_counts(monkeypatch):
         {"segment_pool_id": (0, 1), "total_size": 700, "allocated_size": 100},
         {"segment_pool_id": (1, 2), "total_size": 50, "allocated_size": 50},
     ]
+    assert recorded_memory() == 0, "without a GPU"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
     assert recorded_memory() == 600
 

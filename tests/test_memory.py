@@ -10,6 +10,7 @@ from options import TrainOptions
 from tests.helpers import train_options
 from tests.test_models import build
 from util.errors import UserError
+from util.hardware import out_of_memory
 from util.hardware.out_of_memory import IN_TRAINING, OutOfMemory
 from util.hardware.runtime import Runtime
 
@@ -27,6 +28,18 @@ def test_memory_that_cannot_be_had_is_explained(tmp_path):
     assert "a smaller --batch_size (now 4), a smaller --crop_size (now 128)" in text
     assert "--grad_checkpoint true" in text and "--ngf" not in text
     assert "\n" not in text
+
+
+def test_what_recorded_steps_keep_is_told_with_its_remedy(tmp_path, monkeypatch):
+    """Only where there are any: not on a CPU, nor once they are given up."""
+    opt = train_options(tmp_path, "--cache", "none")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: int(3e9))
+    for kept in (0, int(2e9)):
+        monkeypatch.setattr(out_of_memory, "recorded_memory", lambda kept=kept: kept)
+        text = OutOfMemory(opt, torch.device("cuda")).explain(RuntimeError("CUDA out of memory"))
+        assert "what a step computes on its way 3.00 GB" in text
+        assert ("what recorded steps keep 2.00 GB" in text) == bool(kept)
+        assert ("--cuda_graph off" in text) == bool(kept)
 
 
 def test_other_errors_pass(tmp_path):

@@ -28,7 +28,7 @@ from util.run.checkpoint import Checkpoint, remove_older
 from util.run.folder import weights_file
 from util.run.profiler import StepProfiler
 from util.run.progress import Progress
-from util.run.reports import Saves
+from util.run.reports import Record, Saves, Trace
 from util.run.state_file import find_state
 from util.run.stop import SIGNALS, NoBatch, Stop
 from util.run.weights import NotSaved, atomic_save, read_file, write_file
@@ -131,6 +131,18 @@ def test_a_state_of_another_shape_is_one_line_with_the_ways_out(tmp_path, change
     ) as caught:
         checkpoint(tmp_path).resume()
     assert "\n" not in str(caught.value)
+
+
+def test_too_little_memory_to_go_on_with_a_state_is_no_fault_of_the_state(tmp_path, monkeypatch):
+    checkpoint(tmp_path).save_latest()
+    again = checkpoint(tmp_path)
+
+    def no_room(state):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(again.model, "load_state_dict", no_room)
+    with pytest.raises(torch.OutOfMemoryError, match=r"2\.00 GiB"):
+        again.resume()
 
 
 @pytest.mark.parametrize("spoil", [lambda p: p.write_bytes(p.read_bytes()[:500]), os.remove])
@@ -261,6 +273,7 @@ def test_training_goes_on_when_a_save_fails_and_tries_again():
         visualizer=SimpleNamespace(message=said.append),
         progress=SimpleNamespace(due=lambda frequency: True),
         opt=SimpleNamespace(save_latest_freq=1),
+        not_saved=[],
     )
     saves = Saves(run)
     for _ in range(3):
@@ -270,6 +283,22 @@ def test_training_goes_on_when_a_save_fails_and_tries_again():
     fail.append(True)
     with pytest.raises(NotSaved):
         saves.after_step(last=True)
+
+
+def test_where_a_run_ends_it_is_saved_although_another_file_cannot_be_written():
+    saved = []
+
+    def record():
+        raise NotSaved("could not write train_opt.json")
+
+    run = SimpleNamespace(
+        checkpoint=SimpleNamespace(record=record, save_latest=lambda: saved.append("state")),
+        not_saved=[],
+    )
+    with pytest.raises(NotSaved, match=r"train_opt\.json"):
+        for report in (Record(run), Saves(run)):
+            report.after_step(last=True)
+    assert saved == ["state"]
 
 
 def test_a_run_whose_folder_was_deleted_writes_its_options_again(tmp_path):
@@ -394,6 +423,20 @@ def test_a_signal_is_answered_after_the_step(number):
     assert ending.status == 128 + number and "the same command continues" in ending.text
 
 
+def test_only_a_later_ctrl_c_interrupts(monkeypatch):
+    """What reaches a launcher and its processes comes twice within a moment; a scheduler may ask again and again."""
+    handler = signal.getsignal(signal.SIGINT)
+    asked = stop()
+    asked._note(signal.SIGINT, None)
+    asked._note(signal.SIGINT, None)
+    monkeypatch.setattr("util.run.stop.INSIST", 0)
+    asked._note(signal.SIGTERM, None)
+    assert asked.asked().status == 128 + signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        asked._note(signal.SIGINT, None)
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
 def test_with_from_scratch_another_command_continues():
     with stop() as asked:
         assert asked.asked().text.endswith("; the same command continues")
@@ -418,6 +461,15 @@ def test_a_trace_that_cannot_be_written_does_not_end_training(tmp_path):
     )
     StepProfiler(0, tmp_path, said.append)._write(traced)
     assert said[0] == "a table" and "trace.json.gz: No space left on device (" in said[1]
+
+
+def test_one_of_several_processes_writes_the_trace(tmp_path):
+    opt = SimpleNamespace(profile=1, checkpoints_dir=tmp_path, name="run")
+    for is_main in (True, False):
+        runtime, visualizer = SimpleNamespace(is_main=is_main), SimpleNamespace(message=print)
+        report = Trace(SimpleNamespace(opt=opt, runtime=runtime, visualizer=visualizer))
+        assert (report.profiler.profile is not None) == is_main
+        report.close()
 
 
 def test_a_signal_is_answered_while_data_are_waited_for():
@@ -475,7 +527,9 @@ def test_the_image_pool_of_every_process_is_saved(tmp_path):
     for rank in range(2):
         kept = {"images": torch.full((50, 3, 32, 32), float(rank)), "filled": torch.tensor([7])}
         pools.append({**own[0], "pool_A": {"_extra_state": kept}})
+    state = {**model.state_dict(), "memories": pools}
+    runtime.world_size = 3
     for rank, expected in ((0, 0.0), (1, 1.0), (2, 0.0)):
         runtime.rank = rank
-        model.load_state_dict({**model.state_dict(), "memories": pools})
+        model.load_state_dict(state)
         assert model.pool_A.images[0].mean() == expected

@@ -1,19 +1,26 @@
 """Several processes: started by --gpu_ids, sharing what test.py translates, killed, resumed on another number."""
 
+import copy
+import os
 import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from tests.helpers import REPO, run_command, run_together, train_flags
-from tests.test_commands import flat, state
-from util.errors import UserError
-from util.hardware.launch import check_numbers
+from models.inference import translate
+from tests.helpers import REPO, run_command, run_together, start_command, train_flags
+from tests.test_commands import flat, state, wait_for_records
+from tests.test_models import build
+from util.errors import UnfitImage, UserError
+from util.hardware.launch import check_numbers, set_signals
 from util.hardware.watch import Watch
 from util.run.progress import Progress
-from util.run.stop import Stop
+from util.run.stop import SIGNALS, Stop
 
 QUICK = ["--n_epochs", "2", "--n_epochs_decay", "0", "--batch_size", "2", "--print_freq", "2"]
 
@@ -35,7 +42,43 @@ def test_several_devices_start_several_processes(pair):
     assert launched.returncode == 0, launched.stderr
     assert "CPU, 2 processes, float32)" in launched.stdout
     assert launched.stdout.count("training is complete") == 1
-    assert len(state(root)["rng"]) == len(state(root)["model"]["memories"]) == 2
+    saved = state(root)
+    per_process = (saved["rng"], saved["model"]["memories"], saved["model"]["epoch_loss"])
+    assert [len(parts) for parts in per_process] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_reaches_its_processes(tmp_path, number):
+    """They save and say so; it ends as one process does."""
+    flags = train_flags(tmp_path, *QUICK, "--n_epochs", "900", "--gpu_ids=-1,-1", model="cycle_gan")
+    process = start_command(["train.py", *flags])
+    wait_for_records(tmp_path, 1, process)
+    process.send_signal(number)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + number, output
+    assert output.count("stopped at epoch") == 1 and "Traceback" not in output
+    assert len(state(tmp_path)["rng"]) == 2
+
+
+def test_the_launcher_passes_on_what_a_run_answers(monkeypatch):
+    for name in ("PET_SIGNALS_TO_HANDLE", "PET_SHUTDOWN_TIMEOUT"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+    ignored = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler in (signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(signal.SIGHUP, handler)
+            del os.environ["PET_SIGNALS_TO_HANDLE"]
+            set_signals()
+            names = os.environ["PET_SIGNALS_TO_HANDLE"].split(",")
+            answered = {number.name for number in SIGNALS}
+            nohup = {"SIGHUP"} if handler == signal.SIG_IGN else set()
+            assert answered - set(names) == nohup
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+
+    monkeypatch.setenv("PET_SHUTDOWN_TIMEOUT", "7")
+    set_signals()
+    assert os.environ["PET_SHUTDOWN_TIMEOUT"] == "7", "as the user has it"
 
 
 def test_an_error_of_several_processes_is_one_line(pair):
@@ -60,6 +103,55 @@ def test_several_processes_share_what_is_translated(pair):
         for folder in (one, two)
     ]
     assert pages[0] == pages[1] and len(pages[0]) >= 24
+
+
+def test_a_process_whose_images_are_all_unfit_leaves_the_rest_to_the_others():
+    """All end with one error only where no process has made a picture."""
+
+    def show(batch):
+        raise UnfitImage("too small")
+
+    loader = SimpleNamespace(
+        dataset=SimpleNamespace(result_names=lambda: ["a"]), epoch=lambda _: [{"index": [0]}]
+    )
+    model = SimpleNamespace(sources=lambda batch, k: ("a.png",), show=show)
+    bar = SimpleNamespace(tell=None, told={}, join=dict, leave_out=lambda *_: None)
+    for others, fails in (([("b", [])], False), ([], True)):
+        gallery = SimpleNamespace(rows=[], files=set(), flush=lambda: None)
+        further = (others, set(), {}, [])
+        runtime = SimpleNamespace(
+            autocast=torch.no_grad, gather=lambda own, f=further: [own, f], tell=lambda text: text
+        )
+        left_out = translate.translate_all(loader, model, runtime, gallery, bar, None)
+        left_out += translate.bring_together(runtime, gallery, bar, left_out)
+        assert left_out == ["a.png: too small"]
+        if fails:
+            with pytest.raises(UserError, match=r"a\.png: too small"):
+                translate.refuse_if_empty(runtime, gallery, left_out)
+        else:
+            translate.refuse_if_empty(runtime, gallery, left_out)
+
+
+def test_each_process_goes_on_with_the_losses_that_it_has_added_up(tmp_path, monkeypatch):
+    """For --lr_policy plateau; on another number of processes with their mean, from an old state with what is there."""
+    _, runtime, _, model = build(tmp_path, "cycle_gan", None)
+    one, two = torch.tensor([[3.0, 2.0], [5.0, 2.0]], dtype=torch.float64)
+    others = {Tensor: two}
+    monkeypatch.setattr(runtime, "gather", lambda own: [own, others.get(type(own), own)])
+    model._epoch_loss.copy_(one)
+    saved = copy.deepcopy(model.state_dict())
+    old = {**saved, "epoch_loss": one}
+    for state_of, count, rank, expected in (
+        (saved, 2, 0, one),
+        (saved, 2, 1, two),
+        (saved, 1, 0, (one + two) / 2),
+        (saved, 3, 2, (one + two) / 2),
+        (old, 2, 1, one),
+        (old, 1, 0, one),
+    ):
+        runtime.world_size, runtime.rank = count, rank
+        model.load_state_dict(state_of)
+        assert torch.equal(model._epoch_loss, expected)
 
 
 def adam_steps(model: dict) -> set[int]:

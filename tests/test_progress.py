@@ -67,6 +67,15 @@ def test_late_first_epoch_counts_what_is_left():
     assert Progress(5, 6, steps_per_epoch=10, images_per_step=1).total_images == 20
 
 
+def test_what_went_before_the_first_epoch_is_no_time_of_steps():
+    progress = Progress(1, 1, steps_per_epoch=1, images_per_step=1)
+    progress._since -= 10  # of loading
+    for _ in progress.epochs():
+        progress.advance()
+        assert progress.times()["time"] < 5
+        progress.finish_epoch()
+
+
 def test_times_are_per_image_and_reset():
     progress = Progress(1, 1, steps_per_epoch=2, images_per_step=2)
 

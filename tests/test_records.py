@@ -15,7 +15,7 @@ from tests.helpers import make_dataset, make_image_folder, train_flags
 from tests.test_commands import assert_same_run, state
 from train import train
 from util.errors import UserError, exit_status
-from util.run.folder import data_label
+from util.run.folder import data_label, describe_history
 from util.run.same_data import changed_parts, data_print
 from util.run.weights import read_file
 
@@ -81,7 +81,16 @@ def test_the_same_command_on_a_finished_run_says_that_it_did_nothing(tmp_path, t
         "no effect on what is learned"
     )
     assert run(tmp_path, "--max_steps", "1", "--max_minutes", "5") == 0, "it has come to its end"
+    assert run(tmp_path, "--num_threads", "1", "--cache", "ram", "--skip_bad_images") == 0
     assert weights == (trained / "latest_net_G.pth").read_bytes()
+
+
+def test_a_run_that_is_past_its_new_end_is_not_called_complete(tmp_path, capsys):
+    assert run(tmp_path, "--n_epochs", "3", "--max_steps", "4") == 0
+    assert run(tmp_path, "--n_epochs", "1") == 2
+    error = capsys.readouterr().err
+    assert "has already come to the end that --n_epochs 1 (then 3) would give it" in error
+    assert "complete" not in error and error.count("\n") == 1
 
 
 def test_a_finished_run_can_be_trained_on(tmp_path, trained, capsys):
@@ -104,6 +113,10 @@ def test_a_finished_run_can_be_trained_on(tmp_path, trained, capsys):
         (["--init_gain", "0.5"], "--init_gain 0.5 contradicts the run in"),
         (["--init_type", "normal"], "--init_type normal contradicts the run in"),
         (["--epoch_count", "2", "--n_epochs", "3"], "--epoch_count 2 contradicts the run in"),
+        (
+            ["--continue_train", "--epoch_count", "201", "--n_epochs", "300"],
+            "leave --continue_train and --epoch_count out",
+        ),
         (["--model", "negcut"], "--model negcut contradicts the run in"),
         (["--batch_size", "2"], "use the same images, --batch_size and --accumulate, or another"),
     ],
@@ -125,10 +138,14 @@ def test_other_data_under_the_same_name_are_refused_by_their_images(tmp_path, tr
     assert before == (trained / "train_opt.json").read_bytes()
 
 
-def test_the_same_data_at_another_place_go_on(tmp_path, trained):
-    (tmp_path / "data").rename(tmp_path / "moved")
+def test_the_same_data_at_another_place_go_on(tmp_path, trained, capsys):
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    assert run(tmp_path, "--dataroot", str(moved)) == 0, "a finished run"
+    line = f"the same images, at another place: {tmp_path / 'data'} -> {moved}"
+    assert line in capsys.readouterr().out
     assert run(tmp_path, "--dataroot", str(tmp_path / "moved"), "--n_epochs", "2") == 0
     assert record(trained)["options"]["dataroot"] == str(tmp_path / "moved")
+    assert line in capsys.readouterr().out
 
 
 def test_a_mended_file_is_no_other_data(tmp_path, capsys):
@@ -194,6 +211,45 @@ def test_a_continued_run_lists_its_history(tmp_path):
     assert line in (folder / "train_opt.txt").read_text()
     gallery = translate(test_options(tmp_path))
     assert line.replace(">", "&gt;") in (gallery.folder / "index.html").read_text()
+
+
+def test_a_run_that_goes_on_under_another_commit_says_so_everywhere(tmp_path, monkeypatch, capsys):
+    def under(commit: str) -> None:
+        monkeypatch.setattr("util.hardware.provenance.git_commit", lambda: commit)
+
+    under("first")
+    assert run(tmp_path, "--max_steps", "1") == 0
+    assert run(tmp_path, "--max_steps", "1") == 0
+    assert "changed since" not in capsys.readouterr().out
+    under("second")
+    assert run(tmp_path, "--max_steps", "2") == 0
+    assert "changed since the last start: commit first -> second\n" in capsys.readouterr().out
+
+    [recipe, versions, line, *_] = (
+        (tmp_path / "checkpoints" / "run" / "train_opt.txt").read_text().splitlines()
+    )
+    assert recipe.startswith("recipe: cut") and versions.startswith("with: commit second, python")
+    assert line == "from image 1 on: max_steps 1 -> 2, commit first -> second"
+
+    under("third")
+    gallery = translate(test_options(tmp_path))
+    facts = json.loads((gallery.folder / "facts.json").read_text())["facts"]
+    assert facts["trained"] == line and facts["trained with"] == versions.removeprefix("with: ")
+    assert facts["commit"] == "third", "what translated"
+    assert "commit second, python" in (gallery.folder / "index.html").read_text()
+
+
+def test_a_history_without_versions_tells_its_options():
+    """As a record may have that was changed by hand."""
+    chapters = [
+        {"from_image": 0, "changes": {}, "versions": {"torch": "1"}},
+        {"from_image": 4, "changes": {"lr": [1, 2]}},
+        {"from_image": 8, "changes": {}, "versions": {"torch": "2", "new": "3"}},
+    ]
+    assert describe_history({"history": chapters}) == [
+        "from image 4 on: lr 1 -> 2",
+        "from image 8 on: torch 1 -> 2",
+    ]
 
 
 def test_a_limit_is_named_as_what_ended_the_run(tmp_path, capsys):

@@ -2,15 +2,18 @@
 
 import subprocess
 import textwrap
+from datetime import timedelta
 
 import pytest
 import torch
 
 from tests.helpers import REPO, run_together
 from util.errors import UserError
+from util.hardware import team, watch
 from util.hardware.devices import choose_device
 from util.hardware.provenance import git_commit
 from util.hardware.runtime import Runtime
+from util.hardware.team import Team
 
 
 def test_device_choice_without_a_gpu(monkeypatch):
@@ -57,6 +60,48 @@ def test_seeds_and_random_states():
     assert torch.equal(torch.rand(2), first)
     runtime.set_rng_state(state)
     assert torch.equal(torch.rand(2), second)
+
+
+def test_runs_with_neighbouring_seeds_share_no_process(monkeypatch):
+    """One process has --seed itself."""
+    drawn = []
+    for seed in range(3):
+        for rank in range(3):
+            monkeypatch.setenv("RANK", str(rank))
+            Runtime("-1", seed=seed)
+            drawn.append(torch.rand(1).item())
+        assert drawn[-3] == torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()
+    assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "nccl")])
+def test_processes_wait_long_for_each_other(monkeypatch, device, backend):
+    """One measures or translates while the others wait; whether it lives is looked after all the time."""
+    met = {}
+
+    def init_process_group(backend, **arguments):
+        assert looking == [1]
+        met.update(arguments, backend=backend)
+
+    looking = []
+    watching = type("Watching", (), {"start": lambda self: looking.append(1)})
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(team, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    monkeypatch.setattr(team, "Watch", lambda rank, world_size: watching())
+    monkeypatch.setattr(team.dist, "init_process_group", init_process_group)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    Team().meet(torch.device(device))
+    assert met["backend"] == backend and met["timeout"] >= timedelta(days=1)
+    assert met["device_id"] == (torch.device(device) if backend == "nccl" else None)
+
+
+def test_a_process_that_never_comes_is_missed(monkeypatch):
+    server = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(server.port))
+    monkeypatch.setattr(watch, "MEETING", timedelta(seconds=0.2))
+    with pytest.raises(UserError, match="not all 2 processes have come"):
+        watch.Watch(0, 2).start()
 
 
 def test_means_are_read_together():
@@ -121,6 +166,21 @@ torch.testing.assert_close(part.grad / 2, image.grad[2 * rank : 2 * rank + 2])
 torch.testing.assert_close(shared.weight.grad, plain.weight.grad)
 for a, b in zip(shared.state_dict().values(), plain.state_dict().values(), strict=True):
     torch.testing.assert_close(a, b)
+
+def penalized(norm, images):
+    images = images.double().requires_grad_()
+    hidden = norm.double()(images).sin()
+    [slope] = torch.autograd.grad(hidden.square().sum(), images, create_graph=True)
+    norm.zero_grad()
+    slope.square().mean().backward()
+    return slope.detach(), norm
+
+all_slope, plain = penalized(plain, whole)
+own_slope, shared = penalized(shared, whole[2 * rank : 2 * rank + 2])
+runtime.average_gradients(shared.parameters())
+torch.testing.assert_close(own_slope, all_slope[2 * rank : 2 * rank + 2])
+torch.testing.assert_close(shared.weight.grad, plain.weight.grad)
+torch.testing.assert_close(shared.bias.grad, plain.bias.grad)
 
 said = []
 try:

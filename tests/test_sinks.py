@@ -26,7 +26,6 @@ from util.logs.wandb_display import WandbDisplay
 TIMES = {"time": 0.25, "data": 0.125}
 RECORD = {
     "options": {
-        "name": "run",
         "lr": 0.0002,
         "max_dataset_size": float("inf"),
         "attn_layers": [4, 7],
@@ -44,10 +43,10 @@ def visualizer(folder, **changes) -> Visualizer:
         "display_winsize": 256,
         "wandb_project_name": "mine",
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train_opt.json").write_text(json.dumps(RECORD))
-    opt = Namespace(**{**quiet, "use_tensorboard": False, "use_wandb": False, **changes})
-    return Visualizer(opt, folder, total_images=1000)
+    made = {**RECORD["options"], "groups": {"training": RECORD["options"]}}
+    made |= {"recipe": RECORD["recipe"], "checkpoints_dir": folder.parent}
+    opt = Namespace(**{**made, **quiet, "use_tensorboard": False, "use_wandb": False, **changes})
+    return Visualizer(opt, folder, total_images=1000, versions=RECORD["versions"])
 
 
 def train(log: Visualizer, first: int, last: int, resume_at: int = 0, scale: float = 1.0) -> None:
@@ -68,6 +67,13 @@ def run_train(monkeypatch, root, *flags: str) -> int:
     """train.py in this process; returns its exit status."""
     monkeypatch.setattr(sys, "argv", ["train.py", *train_flags(root, *flags, model="cut")])
     return exit_status(main)
+
+
+def sinks(folder) -> tuple[WandbDisplay, TensorBoardDisplay]:
+    """Both, for a run of this folder."""
+    record = RECORD.copy  # the sink may take it apart
+    shown = lambda images: record()  # noqa: E731
+    return WandbDisplay("project", "run", folder, shown), TensorBoardDisplay(folder, shown)
 
 
 def no_warnings(folder) -> str:
@@ -206,6 +212,7 @@ def test_wandb_gets_losses_pictures_and_options(tmp_path, monkeypatch):
     assert begun["config"] == RECORD["options"] | {
         "recipe": RECORD["recipe"],
         "versions": RECORD["versions"],
+        "history": [{"from_image": 0, "changes": {}, "versions": RECORD["versions"]}],
     }
     assert begun["settings"]["silent"] and begun["settings"]["console"] == "off"
     assert begun["settings"]["init_timeout"] <= 30
@@ -243,6 +250,25 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
     wandb = recorded(monkeypatch)
     train(visualizer(tmp_path / "other", use_wandb=True), 100, 100)
     assert wandb.only("init")["id"] != ids[0]
+
+
+def test_a_resumed_run_shows_its_own_options_and_not_those_of_the_start_before(
+    tmp_path, monkeypatch
+):
+    """The record on the disk is that of the start before until a step is done with the new options."""
+    earlier = RECORD | {"options": RECORD["options"] | {"lr": 0.1}, "history": []}
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / "train_opt.json").write_text(json.dumps(earlier))
+    wandb = recorded(monkeypatch)
+    train(visualizer(folder, use_wandb=True, use_tensorboard=True), 500, 500, resume_at=400)
+    no_warnings(folder)
+
+    config = wandb.only("init")["config"]
+    assert config["lr"] == 0.0002
+    assert config["history"][-1]["changes"] == {"lr": [0.1, 0.0002]}
+    [text] = events(folder).Tensors("options/text_summary")
+    assert b"| lr | `0.0002` |" in text.tensor_proto.string_val[0]
 
 
 def test_wandb_switched_on_late_gets_the_earlier_losses(tmp_path, monkeypatch):
@@ -330,7 +356,7 @@ def test_frames_that_are_not_kept_are_left_out(tmp_path, monkeypatch):
     """A live log such as visdom beside them has such frames pass through."""
     wandb = recorded(monkeypatch)
     frame = Frame(1, 100, {"fake_B": np.zeros((6, 8, 3), np.uint8)}, save=False)
-    for sink in (WandbDisplay("project", "run", tmp_path), TensorBoardDisplay(tmp_path)):
+    for sink in sinks(tmp_path):
         sink.start([], 0)
         sink.pictures(frame)
         sink.close()
@@ -360,14 +386,12 @@ def test_a_missing_package_is_one_line_before_training(
 def test_a_folder_named_wandb_is_no_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
     with pytest.raises(UserError, match="pip install wandb"):
-        WandbDisplay("project", "run", tmp_path)
+        WandbDisplay("project", "run", tmp_path, RECORD.get)
 
 
 def test_sinks_write_nothing_before_they_start(tmp_path, monkeypatch):
     recorded(monkeypatch)
-    WandbDisplay("project", "run", tmp_path)
-    if "torch.utils.tensorboard" in sys.modules:
-        TensorBoardDisplay(tmp_path)
+    sinks(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ from tests.helpers import REPO
 
 SRUN = """#!/usr/bin/env bash
 trap 'echo stopped >>"$LOG"; exit 143' TERM
-echo "srun $*" >>"$LOG"
+echo "srun $* within ${PET_SHUTDOWN_TIMEOUT:-30} s" >>"$LOG"
 [[ -z ${QUICK:-} ]] || exit "$QUICK"
 sleep 30 &
 wait
@@ -54,6 +54,7 @@ def test_a_job_that_is_asked_to_end_saves_and_is_queued_again(slurm):
     nodes, called, stopped, queued = log.read_text().splitlines()
     assert nodes == "scontrol show hostnames node[1-2]"
     assert "torchrun --nnodes 2 --nproc_per_node 8" in called
+    assert called.endswith(" within 150 s"), "less than the time of the warning, more than 30 s"
     assert "--rdzv_endpoint node1:20007 train.py --name a b" in called, "a port of this job alone"
     assert (stopped, queued) == ("stopped", "scontrol requeue 7")
 

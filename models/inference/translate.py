@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data import Loader, create_loader
+from data.loader import Batch
 from models import create_model
 from models.base_model import BaseModel
 from models.inference.bar import Bar
@@ -22,7 +23,14 @@ from util.hardware.team import print_once
 from util.pages.finished import Finished
 from util.pages.gallery import Gallery
 from util.run.checkpoint import load_for_inference
-from util.run.folder import describe_history, plain_options, result_dir, run_dir, saved_record
+from util.run.folder import (
+    describe_history,
+    describe_versions,
+    plain_options,
+    result_dir,
+    run_dir,
+    saved_record,
+)
 
 # Options and facts without a part in what a picture looks like: where things lie, and which images are asked for. The
 # files that a picture is made of count by their content.
@@ -30,7 +38,7 @@ NO_PART = {
     *("name", "suffix", "checkpoints_dir", "results_dir", "easy_label", "verbose"),
     *("dataroot", "phase", "style", "pair_by", "content_labels", "style_labels", "vgg_weights"),
     *("max_dataset_size", "num_test", "num_threads", "cache", "skip_bad_images", "batch_size"),
-    *("command", "data", "device", "gpu_ids"),
+    *("command", "data", "device", "gpu_ids", "parameters"),
 }
 
 
@@ -38,6 +46,9 @@ def translate(opt: Namespace) -> Gallery:
     """Translate every image of the phase, at the sizes that the options ask for; returns the gallery, written.
 
     Several processes share the images, and the first one writes the pages.
+
+    Raises:
+        UserError: no image could be translated, on any process.
     """
     with Runtime.from_options(opt) as runtime:
         return translate_on(runtime, opt)
@@ -52,11 +63,14 @@ def translate_on(runtime: Runtime, opt: Namespace) -> Gallery:
         model.eval()
 
     record = saved_record(run_dir(opt)) if model.USES_RUN else {}
+    parameters = model.count_parameters()
     facts = {
         "command": shlex.join(["python", *sys.argv]),
         "recipe": opt.recipe,
         "trained": "; ".join(describe_history(record)),
+        "trained with": describe_versions(record.get("versions", {})),
         "weights": ", ".join(weights) or "none",
+        "parameters": f"{parameters:,}" if parameters else "",
         "data": f"{opt.dataroot}, phase {opt.phase}, {opt.direction}",
         "preprocess": opt.preprocess,
         "sizes": opt.sizes,
@@ -79,6 +93,7 @@ def translate_on(runtime: Runtime, opt: Namespace) -> Gallery:
         finished = Finished(gallery, known, runtime.rank) if model.COSTLY else None
         left_out = translate_all(loader, model, runtime, gallery, bar, finished)
         left_out += bring_together(runtime, gallery, bar, left_out)
+        refuse_if_empty(runtime, gallery, left_out)
         if left_out:
             gallery.description["left out"] = "; ".join(left_out)
         gallery.description |= {f"mean {name}": f"{value:.4g}" for name, value in bar.means.items()}
@@ -103,43 +118,64 @@ def translate_all(
 
     Returns:
         What could not be translated, a line for each image.
-
-    Raises:
-        UserError: no image could be.
     """
     names, left_out = loader.dataset.result_names(), []
     model.tell = bar.tell
-    for batch in loader.epoch(1):
-        rows = [(names[index], model.sources(batch, k)) for k, index in enumerate(batch["index"])]
+    for whole in loader.epoch(1):
         if finished:
-            kept = [finished.take_up(name, sources) for name, sources in rows]
+            kept = [finished.take_up(*row) for row in rows_of(model, whole, names)]
             if None not in kept:
                 for figures in kept:
                     bar.skip(figures)
                 continue
 
-        try:
-            with runtime.autocast():
-                pictures = show(model, batch)
-        except UnfitImage as error:
-            lines = [f"{path}: {error}" for _, (path, *_) in rows]
-            bar.leave_out(len(rows), "\n".join(f"warning: left out {line}" for line in lines))
-            left_out += lines
-            continue
+        for batch, pictures in show_what_fits(model, whole, runtime):
+            rows = rows_of(model, batch, names)
+            if isinstance(pictures, UnfitImage):
+                lines = [f"{path}: {pictures}" for _, (path, *_) in rows]
+                bar.leave_out(len(rows), "\n".join(f"warning: left out {line}" for line in lines))
+                left_out += lines
+                continue
 
-        for place, (name, sources) in enumerate(rows):
-            row = cut_row(pictures, batch, place)
-            gallery.add(name, row, *model.explain(row))
-            if finished:
-                finished.note(name, sources, bar.figures)
-        bar.finish(len(rows))
+            for place, (name, sources) in enumerate(rows):
+                row = cut_row(pictures, batch, place)
+                gallery.add(name, row, *model.explain(row))
+                figures = bar.figures | model.measure(row)
+                bar.note(figures)
+                if finished:
+                    finished.note(name, sources, figures)
+            bar.finish(len(rows))
 
-    if not gallery.rows and left_out:
-        raise UserError(left_out[0])
     return left_out
 
 
-def show(model: BaseModel, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+def rows_of(model: BaseModel, batch: Batch, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Of each sample of a batch, the name of its row and the files that its pictures are made from."""
+    return [(names[index], model.sources(batch, k)) for k, index in enumerate(batch["index"])]
+
+
+def show_what_fits(
+    model: BaseModel, batch: Batch, runtime: Runtime
+) -> Iterator[tuple[Batch, dict[str, Tensor] | UnfitImage]]:
+    """A batch and the model's pictures of it; where they cannot be made, image by image, with the error of those unfit.
+
+    Whether an image is unfit may lie in more than its size, which is that of its batch: in its label map, say.
+    """
+    try:
+        with runtime.autocast():
+            pictures = show(model, batch)
+    except UnfitImage as error:
+        pictures = error
+
+    count = len(batch["index"])
+    if count == 1 or not isinstance(pictures, UnfitImage):
+        yield batch, pictures
+        return
+    for place in range(count):
+        yield from show_what_fits(model, cut_batch(batch, slice(place, place + 1)), runtime)
+
+
+def show(model: BaseModel, batch: Batch) -> dict[str, Tensor]:
     """The model's pictures of a batch, half by half where it does not fit into memory as a whole.
 
     Raises:
@@ -157,8 +193,13 @@ def show(model: BaseModel, batch: Mapping[str, Any]) -> dict[str, Tensor]:
     torch.cuda.empty_cache()
     halves = []
     for part in (slice(0, count // 2), slice(count // 2, count)):
-        halves.append(show(model, {key: entry[part] for key, entry in batch.items()}))
+        halves.append(show(model, cut_batch(batch, part)))
     return {label: torch.cat([half[label] for half in halves]) for label in halves[0]}
+
+
+def cut_batch(batch: Batch, part: slice) -> Batch:
+    """Some samples of a batch."""
+    return {key: entry[part] for key, entry in batch.items()}
 
 
 def bring_together(runtime: Runtime, gallery: Gallery, bar: Bar, left_out: list[str]) -> list[str]:
@@ -177,6 +218,13 @@ def bring_together(runtime: Runtime, gallery: Gallery, bar: Bar, left_out: list[
     return further
 
 
+def refuse_if_empty(runtime: Runtime, gallery: Gallery, left_out: list[str]) -> None:
+    """Raise UserError, on all processes, where the main one has no row of any and knows why."""
+    nothing = runtime.tell(left_out[0] if left_out and not gallery.rows else None)
+    if nothing:
+        raise UserError(nothing)
+
+
 def depends(opt: Namespace, facts: Mapping[str, str]) -> dict[str, Any]:
     """What pictures depend on beside the files they are made of: options and facts."""
     options = {name: value for name, value in plain_options(opt).items() if name not in NO_PART}
@@ -188,9 +236,7 @@ def gradients(model: BaseModel) -> AbstractContextManager:
     return torch.enable_grad() if model.WITH_GRADIENTS else torch.inference_mode()
 
 
-def cut_row(
-    pictures: Mapping[str, Tensor], batch: Mapping[str, Any], place: int
-) -> dict[str, Tensor]:
+def cut_row(pictures: Mapping[str, Tensor], batch: Batch, place: int) -> dict[str, Tensor]:
     """The pictures (C,H,W) of one sample of a batch, without what its image was filled up with.
 
     A picture of a domain's real image has that image's size, every other one the size of the

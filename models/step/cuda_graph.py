@@ -1,5 +1,6 @@
 """Training steps recorded once and replayed: the host then launches one graph instead of thousands of kernels."""
 
+import gc
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -8,8 +9,8 @@ from typing import Any
 import torch
 
 from data.deferred import Deferred, held_by, kind_of
-from models.step.trial import REORDERED, difference
-from util.errors import first_line
+from models.step.trial import NO_ROOM, REORDERED, TRIALS, UNTOLD, difference
+from util.errors import first_line, is_out_of_memory
 
 WARM_UP = 3  # steps of a kind of batch that run as they are: libraries choose algorithms, optimisers get their states
 SHAPES = 4  # kinds of batches that are recorded for each turn; each keeps its memory, so further ones run as they are
@@ -64,7 +65,8 @@ class RecordedStep:
 
     Every step counts, those of the warm-up too. Random numbers go on as they would; learning rates, losses and
     pictures are read from and written to tensors that stay in place. Where recording fails, or a replay is not the
-    step that Python would have run, training goes on without it, after one line with the reason.
+    step that Python would have run, training goes on without it, after one line with the reason. So it does where steps
+    run by Python do not fit into memory beside what recordings keep.
 
     Args:
         step: runs a step of its `model`, a BaseModel whose optimisers were made for `runtime.capture`.
@@ -86,13 +88,13 @@ class RecordedStep:
 
         if kind in self.recordings and not self.recordings[kind].tried:
             self._try(kind, batch)
-        if kind in self.recordings:
+        if kind in self.recordings and self.recordings[kind].tried:
             self.recordings[kind].replay(batch)
             return
 
-        self._run(batch)
+        self._run_beside_recordings(batch)
         self.warm[kind] = self.warm.get(kind, 0) + 1
-        room = len(self.recordings) < SHAPES * self.model.CYCLE
+        room = len(self.recordings) < SHAPES * self.model.CYCLE and kind not in self.recordings
         if self.warm[kind] >= WARM_UP and room and not self.failure:
             self._record(kind, batch)
 
@@ -103,6 +105,34 @@ class RecordedStep:
 
     def _run(self, batch: Batch) -> None:
         self.recorder.run(partial(self.step, batch))
+
+    def _run_beside_recordings(self, batch: Batch) -> None:
+        """A plain step; where it does not fit beside what recordings keep, they are let go and it is done anew."""
+        restore = None
+        try:
+            if self.recordings:
+                restore = self.model.remember()
+            self._run(batch)
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not (self.recordings and is_out_of_memory(error)):
+                raise
+
+        # The error, and what it kept alive, is gone by now.
+        if restore:
+            restore()
+            del restore
+        self._let_go(*self.recordings)
+        self._give_up("other steps do not fit into memory beside what a recorded one keeps")
+        self._run(batch)
+
+    def _let_go(self, *kinds: tuple) -> None:
+        """Delete recordings, and give their memory back."""
+        for kind in kinds:
+            del self.recordings[kind]
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _record(self, kind: tuple, batch: Batch) -> None:
         before = Shown(self.model)
@@ -118,7 +148,8 @@ class RecordedStep:
         try:
             replay = self.recorder.record(partial(self.step, inputs))
         except Exception as error:  # of a driver or a compiler: a plain step may still do
-            self._give_up(f"recording failed: {first_line(error)}")
+            reason = NO_ROOM if is_out_of_memory(error) else first_line(error)
+            self._give_up(f"recording failed: {reason}")
         else:
             shown = Shown(self.model).since(before)
             self.recordings[kind] = Recording(self.model, inputs, replay, shown)
@@ -127,11 +158,16 @@ class RecordedStep:
 
     def _try(self, kind: tuple, batch: Batch) -> None:
         recording = self.recordings[kind]
-        recording.tried = True
+        recording.trials += 1
 
         unlike = difference(self.model, batch, self._run, recording.replay, REORDERED)
+        if unlike == UNTOLD and recording.trials < TRIALS:
+            return
+
+        recording.tried = True
         if unlike:
-            del self.recordings[kind]
+            del recording
+            self._let_go(kind)
             self._give_up(f"a recorded step failed its trial: {unlike}")
 
     def _give_up(self, reason: str) -> None:
@@ -150,7 +186,7 @@ class Recording:
         self, model: Any, inputs: Batch, replay: Callable[[], None], shown: "Shown"
     ) -> None:
         self.model, self.run, self.shown = model, replay, shown
-        self.tried = False
+        self.tried, self.trials = False, 0
 
         self.places, self._sources = {}, []
         for key, entry in inputs.items():

@@ -177,7 +177,7 @@ class Parts(TrainingStep):
             "schedulers": {
                 name: scheduler.state_dict() for name, scheduler in self.schedulers.items()
             },
-            "epoch_loss": self._epoch_loss,
+            "epoch_loss": self.runtime.gather(self._epoch_loss.cpu()),
             "skipped": self._skipped,
             "steps": self.steps,
             "prepared": self._prepared,
@@ -218,9 +218,19 @@ class Parts(TrainingStep):
         for name, asked in self._adam.items():
             self._renew_optimizer(name, asked)
 
-        self._epoch_loss.copy_(state["epoch_loss"])
+        self._epoch_loss.copy_(self._own_epoch_loss(state["epoch_loss"]))
         self._skipped.copy_(state["skipped"])
         self.steps, self._prepared = state["steps"], state["prepared"]
+
+    def _own_epoch_loss(self, saved: Tensor | list[Tensor]) -> Tensor:
+        """What this process has added up of the epoch (2,); the mean of all where their number was another.
+
+        Earlier versions saved that of the main process alone.
+        """
+        parts = [saved] if isinstance(saved, Tensor) else saved
+        if len(parts) == self.runtime.world_size:
+            return parts[self.runtime.rank]
+        return torch.stack(parts).mean(0)
 
     def _renew_optimizer(self, name: str, asked: dict[str, Any]) -> None:
         """What the options ask for wins over a loaded state; moments take the layout that the weights have here.

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from models.step.cuda_graph import Batch, CudaRecorder, RecordedStep
-from models.step.trial import REROUNDED, difference
+from models.step.trial import REROUNDED, TRIALS, UNTOLD, difference
+from util.errors import UserError, first_line, is_out_of_memory
 from util.hardware.runtime import Runtime
 
 Say = Callable[[str], None]
@@ -25,6 +26,9 @@ class PlainStep:
 class CompiledStep(PlainStep):
     """The work of a step with compiled networks, unless the first batch shows that they do not compute the same.
 
+    Where that batch moves no weight, as where float16 overflows, a later one shows it, and until then they run as
+    they are.
+
     Args:
         model: a BaseModel, its networks placed by a runtime that compiles.
         say: prints a line.
@@ -33,27 +37,46 @@ class CompiledStep(PlainStep):
     def __init__(self, model: Any, say: Say) -> None:
         super().__init__(model)
         self.say = say
+        self.trials = 0
         self.tried = False
         self.failure: str | None = None
 
     def __call__(self, batch: Batch) -> None:
         if not self.tried:
-            self.tried = True
-            self.failure = difference(self.model, batch, self._plain, self._compiled, REROUNDED)
-            self.model.runtime.run_compiled(self.failure is None)
-            if self.failure:
-                reason = f"since compiling failed its trial: {self.failure}"
-                self.say(f"--compile: networks run as they are, {reason}")
+            self._try(batch)
 
         super().__call__(batch)
+
+    def _try(self, batch: Batch) -> None:
+        self.trials += 1
+        unlike = difference(self.model, batch, self._plain, self._compiled, REROUNDED)
+        self.model.runtime.run_compiled(unlike is None)
+        if unlike == UNTOLD and self.trials < TRIALS:
+            return
+
+        self.tried, self.failure = True, unlike
+        if unlike:
+            reason = f"since compiling failed its trial: {unlike}"
+            self.say(f"--compile: networks run as they are, {reason}")
 
     def _plain(self, batch: Batch) -> None:
         self.model.runtime.run_compiled(False)
         super().__call__(batch)
 
     def _compiled(self, batch: Batch) -> None:
-        self.model.runtime.run_compiled(True)
-        super().__call__(batch)
+        runtime = self.model.runtime
+        runtime.run_compiled(True)
+        try:
+            super().__call__(batch)
+        except UserError:
+            raise
+        except Exception as error:  # of a compiler; memory has advice of its own
+            if runtime.world_size == 1 or is_out_of_memory(error):
+                raise
+            who = f"process {runtime.rank} of {runtime.world_size}"
+            raise UserError(
+                f"--compile failed on {who}: {first_line(error)}; give --compile off"
+            ) from error
 
 
 class Step:

@@ -155,8 +155,10 @@ class TrainingStep:
         if len(self._micro_batches) == 1:
             self.losses[name] = value.detach()
             return
-        earlier = self.losses[name] if self._loaded else 0  # of this step's earlier micro-batches
-        self.losses[name] = earlier + value.detach() / len(self._micro_batches)
+
+        share = value.detach() / len(self._micro_batches)
+        is_first = self._loaded in (None, 0)  # else `losses` holds the step's earlier micro-batches
+        self.losses[name] = share if is_first else self.losses[name] + share
 
     def finish_step(self) -> None:
         """Count a step that is done; whoever runs steps calls this after each, recorded or not."""

@@ -12,7 +12,10 @@ from util.hardware.precision import full_precision
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sums a tensor over all processes. Each contributes to every sum, so a gradient is the sum of their gradients."""
+    """Sums a tensor over all processes. Each contributes to every sum, so a gradient is the sum of their gradients.
+
+    That sum is differentiable in turn, as a gradient penalty needs it.
+    """
 
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:
@@ -22,9 +25,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        return _SumOverProcesses.apply(gradient.contiguous())
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

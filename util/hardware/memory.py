@@ -24,11 +24,14 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def recorded_memory() -> int:
-    """Bytes that recorded steps keep for their next replay, which torch does not count as allocated.
+    """Bytes that recorded steps keep for their next replay, which torch does not count as allocated; 0 without a GPU.
 
     Each recording has a pool of its own. What its tensors need stays reserved there, although torch calls most of it
     free once the step is recorded.
     """
+    if not torch.cuda.is_initialized():
+        return 0
+
     kept = 0
     for segment in torch.cuda.memory_snapshot():
         if tuple(segment["segment_pool_id"]) != (0, 0):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from util.errors import UserError, asked_for, is_out_of_memory
+from util.hardware.memory import recorded_memory
 from util.parser import show_value
 
 GB = 1e9
@@ -20,6 +21,7 @@ IN_TRAINING: dict[str, Callable[[Namespace], bool]] = {
     "grad_checkpoint true": lambda opt: not opt.grad_checkpoint,
     "amp bf16": lambda opt: opt.amp == "off",
     "cache none": lambda opt: opt.cache != "none",
+    "cuda_graph off": lambda opt: opt.cuda_graph != "off" and recorded_memory() > 0,
 }
 
 
@@ -58,6 +60,7 @@ class OutOfMemory:
         if self.device.type == "cuda":
             rest = torch.cuda.max_memory_allocated(self.device) - sum(found.values())
             found["what a step computes on its way"] = max(rest, 0)
+            found["what recorded steps keep"] = recorded_memory()
         sizes = sorted(found.items(), key=lambda pair: -pair[1])[:SHOWN]
         parts = [f"{name} {size / GB:.2f} GB" for name, size in sizes if size]
         return f" Largest: {', '.join(parts)}." if parts else ""

@@ -22,6 +22,9 @@ from util.hardware.devices import choose_device, choose_precision, precision_nam
 from util.hardware.memory import recorded_memory
 from util.hardware.team import Team
 
+# between the seeds of two processes: runs with the seeds 0, 1, 2 ... share no random numbers
+SEEDS_APART = 1_000_003
+
 
 @runtime_checkable
 class Compilable(Protocol):
@@ -45,7 +48,7 @@ class Runtime(Team):
 
     Args:
         gpu_ids: value of --gpu_ids, None for the best device.
-        seed: seeds torch on this process; further processes add their rank.
+        seed: seeds torch on this process; further processes add SEEDS_APART each.
         deterministic: ask for bit-identical reruns on a GPU.
         amp: auto, bf16, fp16 or off; see `choose_precision`.
         tf32: let a GPU's convolutions round float32 factors to 10 bits. Matrix products, those of graphs and
@@ -100,8 +103,8 @@ class Runtime(Team):
             # ours have none of these.
             torch.use_deterministic_algorithms(True, warn_only=True)
 
-        self.meet("nccl" if on_gpu else "gloo")
-        torch.manual_seed(seed + self.rank)
+        self.meet(self.device)
+        torch.manual_seed(seed + self.rank * SEEDS_APART)
 
     @classmethod
     def from_options(cls, opt: Namespace) -> "Runtime":

@@ -4,15 +4,21 @@ import contextlib
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from itertools import chain
 from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from util.errors import UserError, is_main_process
-from util.hardware.watch import LostProcess, Watch, lost_text
+from util.hardware.watch import MEETING, LostProcess, Watch, lost_text
+
+# How long a process waits for another within a collective: one may measure or translate for hours while the others
+# wait, and those that are gone are found by `Watch`.
+PATIENCE = timedelta(days=7)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,14 +45,28 @@ class Team:
         self.is_main = is_main_process()
         self.watch: Watch | None = None
 
-    def meet(self, backend: str) -> None:
-        """Wait for the other processes, and look after each other from here on; `backend`: nccl or gloo."""
+    def meet(self, device: torch.device) -> None:
+        """Wait for the other processes, and look after each other from here on; `device`: where this one computes.
+
+        Raises:
+            UserError: not all have come.
+        """
         if self.world_size == 1 or dist.is_initialized():
             return
-        dist.init_process_group(backend)
-        self.watch = Watch(self.rank, self.world_size)
-        dist.barrier()
+
+        store, rank, count = next(rendezvous("env://", timeout=MEETING))
+        self.watch = Watch(rank, count)
         self.watch.start()
+
+        on_gpu = device.type == "cuda"
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=count,
+            timeout=PATIENCE,
+            device_id=device if on_gpu else None,
+        )
 
     def __enter__(self) -> Self:
         return self

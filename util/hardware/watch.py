@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from util.errors import BAD_INPUT, UserError, first_line
 
+MEETING = timedelta(minutes=30)  # in which all processes of a run have to come
 BEAT = 1.0  # seconds between two signs of life
 SILENCE = 30.0  # seconds without one after which a process counts as dead
 GRACE = 15.0  # seconds in which the main thread may end by itself, once another process is gone
@@ -42,7 +43,19 @@ class Watch:
         self._thread = Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Begin; all processes have been heard of by now."""
+        """Begin, once all processes have been heard of.
+
+        Raises:
+            UserError: not all have come.
+        """
+        try:
+            self._store.wait([self._key(rank) for rank in range(self.world_size)], MEETING)
+        except RuntimeError as error:
+            minutes = MEETING.total_seconds() / 60
+            raise UserError(
+                f"not all {self.world_size} processes have come within {minutes:.3g} minutes "
+                f"({first_line(error)}); look at what those say that are missing, and start all again"
+            ) from error
         self._thread.start()
 
     def leave(self) -> None:

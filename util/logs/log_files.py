@@ -1,28 +1,37 @@
 """The text files of a run: loss_log.txt for people, metrics.jsonl for programs."""
 
 import json
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from util.files import append, atomic_path
 
 WAITING_LINES = 100_000  # that could not be written; further ones push out the oldest
+RULE = "================"
+BEGINNING = f"{RULE} training started"  # of a run, in loss_log.txt
+COUNTERS = re.compile(rb"\(epoch: \d+, iters: (\d+)[,)]")  # at the head of a line of losses
+FIELDS = {"losses": dict}  # of a line of metrics.jsonl
 
 
-def keep_until(path: Path, images_done: int) -> list[dict]:
-    """Return the records of a JSON-lines file up to `images_done` images; later and half-written lines are removed."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+def keep_until(path: Path, images_done: int, fields: Mapping[str, type]) -> list[dict]:
+    """Return the records of a JSON-lines file up to `images_done` images; later and damaged lines are removed.
+
+    `fields`: what a record has beside its number of images, with the types of the values.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     records = []
     for line in text.splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # the process was killed while it wrote this line
-        if record["images"] <= images_done:
+        if is_record(record, {"images": int, **fields}) and record["images"] <= images_done:
             records.append(record)
 
     kept = "".join(json.dumps(record) + "\n" for record in records)
@@ -30,6 +39,36 @@ def keep_until(path: Path, images_done: int) -> list[dict]:
         with atomic_path(path) as temporary:
             temporary.write_text(kept, encoding="utf-8")
     return records
+
+
+def is_record(record: Any, fields: Mapping[str, type]) -> bool:
+    """Whether a value of JSON is an object that has these fields, with values of these types."""
+    return isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in fields.items()
+    )
+
+
+def keep_lines_until(path: Path, images_done: int) -> None:
+    """Remove lines of losses beyond `images_done` images from a loss_log.txt; they will come again.
+
+    Only those since the run began: another run's may stand before. Messages stay, they tell what happened.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    before, beginning, rest = content.rpartition(BEGINNING.encode())
+    if not beginning:
+        return
+
+    lines = rest.splitlines(keepends=True)
+    kept = [line for line in lines if images_of(line) <= images_done]
+    if len(kept) < len(lines):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"".join([before, beginning, *kept]))
+
+
+def images_of(line: bytes) -> int:
+    """The images that a line of losses stands at; 0 for any other line."""
+    found = COUNTERS.match(line)
+    return int(found[1]) if found else 0
 
 
 def numbers_of(record: Mapping) -> dict[str, float | None]:
@@ -60,11 +99,14 @@ class RunLog:
     def start(self, images_done: int) -> list[dict]:
         """Make the folder, open the chapter in loss_log.txt, and return the records that a resumed run goes on from."""
         self.text_path.parent.mkdir(parents=True, exist_ok=True)
+        records = keep_until(self.metrics_path, images_done, FIELDS)
+        if images_done:
+            keep_lines_until(self.text_path, images_done)
 
-        what = f"resumed at {images_done} images" if images_done else "training started"
+        head = f"{RULE} resumed at {images_done} images" if images_done else BEGINNING
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        self.message(f"================ {what} ({now}) ================")
-        return keep_until(self.metrics_path, images_done)
+        self.message(f"{head} ({now}) {RULE}")
+        return records
 
     def losses(self, line: str, record: Mapping) -> None:
         """Add one line of text and one JSON object; raises OSError where they have to wait."""

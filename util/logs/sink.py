@@ -1,12 +1,14 @@
 """What a log is to the visualizer: a sink of losses and of frames."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 EVALUATION = "eval/"  # how the names of figures begin that are no losses
+
+RecordFrom = Callable[[int], dict[str, Any]]  # what trains from an image on, see `record_of`
 
 
 @dataclass(frozen=True)

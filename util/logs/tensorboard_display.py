@@ -6,8 +6,7 @@ from pathlib import Path
 
 from util.errors import UserError
 from util.logs.log_files import numbers_of
-from util.logs.sink import Frame
-from util.run.folder import saved_record
+from util.logs.sink import Frame, RecordFrom
 
 
 class TensorBoardDisplay:
@@ -19,8 +18,11 @@ class TensorBoardDisplay:
     name = "TensorBoard"
     live = False
 
-    def __init__(self, run_dir: Path) -> None:
-        """Raises UserError where the package is missing, before anything is trained. Nothing is written yet."""
+    def __init__(self, run_dir: Path, record: RecordFrom) -> None:
+        """`record`: what trains the run. Nothing is written yet.
+
+        Raises UserError where the package is missing, before anything is trained.
+        """
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -29,13 +31,14 @@ class TensorBoardDisplay:
             ) from None
         self.make_writer = SummaryWriter
         self.run_dir, self.folder = run_dir, run_dir / "tensorboard"
+        self.record = record
 
     def start(self, records: Sequence[dict], images_done: int) -> str:
         """Open a new event file; earlier losses are written where TensorBoard was off until now."""
         known = any(self.folder.glob("events.*"))
         self.writer = self.make_writer(str(self.folder), purge_step=images_done + 1)
 
-        for title, text in describe(saved_record(self.run_dir)).items():
+        for title, text in describe(self.record(images_done)).items():
             self.writer.add_text(title, text, images_done)
         self.losses([] if known else records)
 
@@ -64,10 +67,7 @@ class TensorBoardDisplay:
 
 
 def describe(record: dict) -> dict[str, str]:
-    """What made the run, as Markdown by title; nothing for a run without a record."""
-    if not record:
-        return {}
-
+    """What makes the run, as Markdown by title."""
     texts = {"recipe": record["recipe"]}
     for title in ("options", "versions"):
         rows = [f"| {name} | `{value}` |\n" for name, value in record[title].items()]

@@ -19,6 +19,7 @@ from util.pages.files import (
 )
 
 ROWS_PER_PAGE = 200
+FIELDS = {"epoch": int, "pictures": list}  # of a row
 NO_FILE_NAME = str.maketrans("/\\\0", "___")  # what a file name cannot hold
 
 
@@ -58,7 +59,7 @@ class TrainingPage:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.curves, self.images_seen = {}, 0
         self.losses(records)
-        self.rows = keep_until(self.rows_path, images_done)
+        self.rows = keep_until(self.rows_path, images_done, FIELDS)
         remove_pages_after(self.folder, len(self.rows) // ROWS_PER_PAGE)
         self._write_index()
 

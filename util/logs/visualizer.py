@@ -4,6 +4,7 @@ import math
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from util.logs.tensorboard_display import TensorBoardDisplay
 from util.logs.training_page import TrainingPage
 from util.logs.visdom_display import VisdomDisplay
 from util.logs.wandb_display import WandbDisplay
+from util.run.folder import record_of
 
 QUIET_SECONDS = 600  # between two warnings that the same log cannot be written
 
@@ -29,18 +31,25 @@ class Visualizer:
     """
 
     def __init__(
-        self, opt: Namespace, run_dir: Path, total_images: int, enabled: bool = True
+        self,
+        opt: Namespace,
+        run_dir: Path,
+        total_images: int,
+        versions: Mapping[str, str] | None = None,
+        enabled: bool = True,
     ) -> None:
         """Reads the logging options from `opt`; UserError where a library that they ask for is not installed.
 
-        `total_images`: images of the whole run, for the bar and the time left.
+        `total_images`: images of the whole run, for the bar and the time left; `versions`: what trains it, for logs
+        that show that.
         """
         self.enabled = enabled
         self.console = Console(total_images)
         self.log = RunLog(Path(run_dir))
         self.off: set[str] = set()
         self.warned: dict[str, float] = {}  # when it was said last that a log cannot be written
-        self.writer = BackgroundWriter(make_sinks(opt, Path(run_dir)), self._guard, self.message)
+        sinks = make_sinks(opt, Path(run_dir), versions or {})
+        self.writer = BackgroundWriter(sinks, self._guard, self.message)
 
     def start(self, images_done: int) -> None:
         """Begin, or go on after `images_done` images: what was logged beyond them is dropped, it will come again."""
@@ -149,7 +158,7 @@ class Visualizer:
             self.message(f"warning: {name} cannot be written now, which is tried again: {reason}")
 
 
-def make_sinks(opt: Namespace, run_dir: Path) -> list[Sink]:
+def make_sinks(opt: Namespace, run_dir: Path, versions: Mapping[str, str]) -> list[Sink]:
     """Return the background sinks that `opt` asks for; a further one is one more line here."""
     sinks: list[Sink] = []
     size = opt.display_winsize
@@ -163,10 +172,11 @@ def make_sinks(opt: Namespace, run_dir: Path) -> list[Sink]:
         visdom = VisdomDisplay(opt.name, *server, opt.display_id, opt.display_ncols, size)
         sinks.append(visdom)
 
+    record = partial(record_of, opt, versions)  # the file is that of the start before this one
     if opt.use_tensorboard:
-        sinks.append(TensorBoardDisplay(run_dir))
+        sinks.append(TensorBoardDisplay(run_dir, record))
     if opt.use_wandb:  # last, because it may wait for a server
-        sinks.append(WandbDisplay(opt.wandb_project_name, opt.name, run_dir))
+        sinks.append(WandbDisplay(opt.wandb_project_name, opt.name, run_dir, record))
     return sinks
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from util.errors import UserError
 from util.files import atomic_path
 from util.logs.log_files import numbers_of
-from util.logs.sink import Frame
-from util.run.folder import saved_record
+from util.logs.sink import Frame, RecordFrom
 
 CONNECT_SECONDS = 30.0
 
@@ -25,8 +24,11 @@ class WandbDisplay:
     name = "W&B"
     live = False
 
-    def __init__(self, project: str, run: str, run_dir: Path) -> None:
-        """Raises UserError where the package is missing, before anything is trained. Nothing connects yet."""
+    def __init__(self, project: str, run: str, run_dir: Path, record: RecordFrom) -> None:
+        """`record`: what trains the run. Nothing connects yet.
+
+        Raises UserError where the package is missing, before anything is trained.
+        """
         try:
             self.wandb = importlib.import_module("wandb")
         except ImportError as error:
@@ -42,6 +44,7 @@ class WandbDisplay:
             )
 
         self.project, self.run_name, self.run_dir = project, run, run_dir
+        self.record = record
 
     def start(self, records: Sequence[dict], images_done: int) -> str:
         """Begin or resume the W&B run; without a server or a key it raises, and never asks on the terminal.
@@ -57,8 +60,8 @@ class WandbDisplay:
             with atomic_path(id_file) as temporary:
                 temporary.write_text(secrets.token_hex(4) + "\n")
 
-        record = saved_record(self.run_dir)
-        options = record.pop("options", {})
+        record = self.record(images_done)
+        options = record.pop("options")
         self.run = self.wandb.init(
             project=self.project, name=self.run_name, id=id_file.read_text().strip(), resume="allow",
             dir=str(self.run_dir), config=options | record, allow_val_change=True,

@@ -19,7 +19,9 @@ FIRST_WEIGHTS = ("pretrained_name", "epoch")  # which only the first start of a 
 SILENT = ("checkpoints_dir", "dataroot", *OF_NO_RECORD)
 # Groups of options that change nothing that is learned.
 OF_NO_EFFECT = ("run", "logs", "checkpoints", "speed")
+OF_NO_EFFECT_EITHER = {"num_threads", "cache", "skip_bad_images"}  # of other groups
 WHEN_TO_STOP = {"max_steps", "max_minutes"}  # which a run that has come to its end has no use for
+LENGTH = ("n_epochs", "n_epochs_decay")
 
 
 def check_first_weights(saved: dict[str, Any], opt: Namespace, names: Sequence[str]) -> None:
@@ -49,9 +51,15 @@ def compare_options(saved: dict[str, Any], opt: Namespace) -> list[str]:
     notes = []
     for name, (then, now) in differences(saved, opt).items():
         if name in opt.architecture or name in FIXED:
+            way_out = f"{another_name(opt)}, or --from_scratch to move that run aside"
+            if name == "epoch_count":
+                way_out = (
+                    "leave --continue_train and --epoch_count out, the same command goes on by itself where the run "
+                    f"stopped; or {way_out}"
+                )
             raise UserError(
                 f"--{name} {show_value(now)} contradicts the run in {run_dir(opt)}, which has {show_value(then)}: "
-                f"{another_name(opt)}, or --from_scratch to move that run aside"
+                f"{way_out}"
             )
         notes.append(
             f"changed since the last start: {name} {show_value(then)} -> {show_value(now)}"
@@ -69,19 +77,27 @@ def differences(saved: dict[str, Any], opt: Namespace) -> dict[str, tuple[Any, A
     return found
 
 
-def refuse_changes(saved: dict[str, Any], opt: Namespace) -> None:
-    """Raise UserError where a run that has done all its steps is asked to be another."""
+def refuse_changes(saved: dict[str, Any], opt: Namespace, epoch: int) -> None:
+    """Raise UserError where a run that has no step left is asked to be another; `epoch`: the one it has come to."""
     silent = {name for group in OF_NO_EFFECT for name in opt.groups.get(group, ())}
-    silent |= WHEN_TO_STOP
-    changes = [
-        f"--{name} {show_value(now)} (then {show_value(then)})"
+    silent |= WHEN_TO_STOP | OF_NO_EFFECT_EITHER
+    changes = {
+        name: f"--{name} {show_value(now)} (then {show_value(then)})"
         for name, (then, now) in differences(saved, opt).items()
         if name not in silent
-    ]
+    }
+    last_then = sum(saved[name] for name in LENGTH)
+    last_now = sum(getattr(opt, name) for name in LENGTH)
+    if last_now < last_then and last_now <= epoch <= last_then:
+        shorter = [text for name, text in changes.items() if name in LENGTH]
+        raise UserError(
+            f"the run in {run_dir(opt)} has already come to the end that {', '.join(shorter)} would give it, or past "
+            "it; nothing was trained: give more epochs, or use the weights that were saved"
+        )
     if changes:
         raise UserError(
-            f"the run in {run_dir(opt)} is already complete, nothing was trained, so {', '.join(changes)} cannot "
-            f"take effect: {another_name(opt)}, more --n_epochs to train on, or --from_scratch"
+            f"the run in {run_dir(opt)} is already complete, nothing was trained, so {', '.join(changes.values())} "
+            f"cannot take effect: {another_name(opt)}, more --n_epochs to train on, or --from_scratch"
         )
 
 

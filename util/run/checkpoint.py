@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from util.errors import UserError, first_line
+from util.errors import UserError, first_line, is_out_of_memory
 from util.files import explain_os_error, try_folder
 from util.hardware.runtime import Runtime
 from util.lock import LOCK, FolderLock
@@ -21,13 +21,16 @@ from util.run.changes import (
 from util.run.first_save import ANEW, FirstSave
 from util.run.folder import (
     RECORD,
+    changed_versions,
     check_run_exists,
     check_suffix,
     epoch_of,
+    is_other_data,
     move_aside,
     plain_options,
     run_dir,
     save_record,
+    saved_record,
     weights_file,
     weights_in,
 )
@@ -187,6 +190,8 @@ class Checkpoint:
         try:
             return self._take_up(state, path)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             raise UserError(
                 f"{path} does not fit this run ({type(error).__name__}: {first_line(error)}). "
                 f"{ways_out(self.folder)}"
@@ -200,7 +205,7 @@ class Checkpoint:
                 setattr(self.opt, name, state["options"].get(name, getattr(self.opt, name)))
 
         notes = compare_options(state["options"], self.opt)
-        notes += self._compare_data(state)
+        about_data = self._compare_data(state)
         for name in ("steps_per_epoch", "images_per_step"):
             then, now = state[name], getattr(self.progress, name)
             if then != now:
@@ -213,14 +218,24 @@ class Checkpoint:
         self.runtime.set_rng_state(state["rng"])
         self.last_saved = str(path)
         if self.progress.all_steps_done:
-            refuse_changes(state["options"], self.opt)
+            refuse_changes(state["options"], self.opt, self.progress.epoch)
         if self.progress.finished:
-            return ["already complete: nothing was trained"]
-        return [f"continuing at epoch {self.progress.epoch}, image {self.progress.images}", *notes]
+            return ["already complete: nothing was trained", *about_data]
+
+        where = f"continuing at epoch {self.progress.epoch}, image {self.progress.images}"
+        return [where, *notes, *self._compare_versions(), *about_data]
+
+    def _compare_versions(self) -> list[str]:
+        """A line where commit, libraries or device are others than at the last start; raises as `saved_record`."""
+        then = saved_record(self.folder).get("versions", {})
+        changes = changed_versions(then, self.runtime.versions())
+        return [f"changed since the last start: {', '.join(changes)}"] if changes else []
 
     def _compare_data(self, state: dict[str, Any]) -> list[str]:
-        """A line on files that were mended since; raises UserError where the run has learned from other images."""
-        notes = []
+        """Lines on images that lie elsewhere or were mended since; raises UserError where they are others."""
+        notes, before = [], state["options"].get("dataroot")
+        if is_other_data(self.opt.dataroot, before):
+            notes.append(f"the same images, at another place: {before} -> {self.opt.dataroot}")
         for role, then in state["data"].items():
             changed = changed_parts(then, self.data.get(role, then))
             if changed is None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,26 +118,39 @@ def describe_options(opt: Namespace) -> str:
     return "\n".join(lines)
 
 
-def save_record(opt: Namespace, versions: dict[str, str], images: int = 0) -> None:
-    """Write what trains from image `images` on: train_opt.txt for people, train_opt.json for programs.
+def record_of(opt: Namespace, versions: Mapping[str, str], images: int = 0) -> dict[str, Any]:
+    """What trains from image `images` on: options, recipe, versions, and the history of all starts.
 
     The options are those of the newest steps. `history` has an entry for each start that changed something: the image
-    from which on it holds, and what changed, as name -> [then, now]. JSON knows no infinite numbers: "inf" stands for
-    them, and `infinite` names the options where it does.
+    from which on it holds, its versions, and the options that changed, as name -> [then, now].
+    """
+    earlier = saved_record(run_dir(opt)) if images else {}
+    record = {"options": plain_options(opt), "recipe": opt.recipe, "versions": dict(versions)}
+    record["history"] = [*earlier.get("history", []), *new_chapter(record, earlier, images)]
+    return record
+
+
+def save_record(opt: Namespace, versions: Mapping[str, str], images: int = 0) -> None:
+    """Write what trains from image `images` on: train_opt.txt for people, train_opt.json for programs.
+
+    JSON knows no infinite numbers: "inf" stands for them, and `infinite` names the options where it does.
     """
     folder = run_dir(opt)
-    earlier = saved_record(folder) if images else {}
-    options = plain_options(opt)
-    record = {"options": options, "recipe": opt.recipe, "versions": versions}
-    record["history"] = [*earlier.get("history", []), *new_chapter(record, earlier, images)]
-    record["infinite"] = [name for name, value in options.items() if value == math.inf]
+    record = record_of(opt, versions, images)
+    record["infinite"] = [name for name, value in record["options"].items() if value == math.inf]
 
     with atomic_path(folder / RECORD) as temporary:
         text = json.dumps(without_infinity(record), indent=2, allow_nan=False)
         temporary.write_text(text + "\n")
     with atomic_path(folder / "train_opt.txt") as temporary:
-        lines = [f"recipe: {opt.recipe}", *describe_history(record), describe_options(opt)]
+        lines = [f"recipe: {opt.recipe}", f"with: {describe_versions(versions)}"]
+        lines += [*describe_history(record), describe_options(opt)]
         temporary.write_text("\n".join(lines) + "\n")
+
+
+def describe_versions(versions: Mapping[str, str]) -> str:
+    """Commit, libraries and device in one line."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def without_infinity(value: Any) -> Any:
@@ -167,16 +181,28 @@ def new_chapter(
 
 
 def describe_history(record: dict[str, Any]) -> list[str]:
-    """The starts of a run that changed an option, a line each."""
-    lines = []
+    """The starts of a run that changed an option, the commit, a library or the device, a line each."""
+    lines, before = [], {}
     for chapter in record.get("history", []):
+        versions = chapter.get("versions", {})
         changes = [
             f"{name} {show_value(then)} -> {show_value(now)}"
             for name, (then, now) in chapter["changes"].items()
         ]
+        changes += changed_versions(before, versions)
         if changes:
             lines.append(f"from image {chapter['from_image']} on: {', '.join(changes)}")
+        before = versions or before
     return lines
+
+
+def changed_versions(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What a start is made with that the one before was not, as `name then -> now`."""
+    return [
+        f"{name} {then[name]} -> {version}"
+        for name, version in now.items()
+        if then.get(name, version) != version
+    ]
 
 
 def saved_record(folder: Path, remedy: str = "") -> dict:
@@ -222,6 +248,8 @@ def check_record(record: Any) -> None:
     for chapter in record.get("history", []):
         if not isinstance(chapter, dict) or not isinstance(chapter.get("changes"), dict):
             raise ValueError("its history has an entry without changes")
+        if not isinstance(chapter.get("versions", {}), dict):
+            raise ValueError("its history has an entry whose versions are no dict")
         pairs = chapter["changes"].values()
         whole = "from_image" in chapter and all(
             isinstance(pair, list) and len(pair) == 2 for pair in pairs

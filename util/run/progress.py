@@ -73,7 +73,11 @@ class Progress:
         return self.all_steps_done and self.step < self.steps_per_epoch
 
     def epochs(self) -> Iterator[int]:
-        """The epochs that are left, the one under way included, be it that all its steps are done but not its end."""
+        """The epochs that are left, the one under way included, be it that all its steps are done but not its end.
+
+        The clock of `times` starts here: what went before was loading.
+        """
+        self._since, self._waited, self._timed_images = time.perf_counter(), 0.0, 0
         while self.epoch <= self.last_epoch and not self.finished:
             yield self.epoch
 

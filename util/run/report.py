@@ -1,8 +1,8 @@
 """What a report is: one thing that the training loop does now and then; util/run/reports.py has the list."""
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from util.hardware.runtime import Runtime
@@ -24,12 +24,14 @@ class Evaluation(Protocol):
 class Evaluator(Protocol):
     """What measures a model.
 
-    `measures`, the first of which decides; `title` of one; `yardstick`: what figures that are compared have in common.
+    `measures`, the first of which decides; `title` of one; `yardstick`: what figures that are compared have in common;
+    `scaled`: the part of it that follows from the options of a run.
     """
 
     measures: Sequence[Measure]
     title: Callable[[Measure], str]
     yardstick: Callable[[], dict[str, str]]
+    scaled: Callable[[Mapping[str, Any]], str]
     __call__: Callable[[Any], Evaluation]
 
 
@@ -37,7 +39,8 @@ class Evaluator(Protocol):
 class Run:
     """The parts of a run under way that reports look at.
 
-    `evaluator` measures the model, on the main process, where it is asked for.
+    `evaluator` measures the model, on the main process, where it is asked for. `not_saved`: what could not be written
+    where the run ends, which is raised once all else is saved.
     """
 
     opt: Namespace
@@ -47,6 +50,7 @@ class Run:
     checkpoint: Checkpoint
     visualizer: Visualizer
     evaluator: Evaluator | None = None
+    not_saved: list[NotSaved] = field(default_factory=list)
 
     def close(self) -> None:
         """Write what waits, and let others train this run."""
@@ -81,13 +85,13 @@ class Writing(Report):
         self.failed = False
 
     def write(self, action: Callable[[], None], last: bool) -> None:
-        """Do it, or warn and go on; raises NotSaved where there is no next time."""
+        """Do it, or warn and go on; where there is no next time, `Saves` raises the error once the run is saved."""
         try:
             action()
         except NotSaved as error:
             if last:
-                raise
-            if not self.failed:
+                self.run.not_saved.append(error)
+            elif not self.failed:
                 where = f"training goes on and tries again; last saved: {self.run.checkpoint.last_saved}"
                 self.run.visualizer.message(f"warning: {error}; {where}")
             self.failed = True

@@ -3,7 +3,7 @@
 A new one is a class here or beside what it reports, and a line in `create_reports`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -76,11 +76,12 @@ class Pictures(Report):
 
 
 class Trace(Report):
-    """Records --profile steps for Perfetto."""
+    """Records --profile steps for Perfetto, those of the main process."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self.profiler = StepProfiler(run.opt.profile, run_dir(run.opt), run.visualizer.message)
+        steps = run.opt.profile if run.runtime.is_main else 0
+        self.profiler = StepProfiler(steps, run_dir(run.opt), run.visualizer.message)
 
     def after_step(self, last: bool) -> None:
         self.profiler.advance()
@@ -90,7 +91,15 @@ class Trace(Report):
 
 
 class Saves(Writing):
-    """Saves the run at --save_latest_freq and where it ends, weights that are kept at --save_epoch_freq."""
+    """Saves the run at --save_latest_freq and where it ends, weights that are kept at --save_epoch_freq.
+
+    It is the last of the reports. So where the run ends, it raises what they and itself could not write.
+    """
+
+    def write(self, action: Callable[[], None], last: bool) -> None:
+        super().write(action, last)
+        if last and self.run.not_saved:
+            raise self.run.not_saved[-1]
 
     def after_step(self, last: bool) -> None:
         if last or self.run.progress.due(self.run.opt.save_latest_freq):

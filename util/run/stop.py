@@ -18,6 +18,7 @@ from util.run.progress import Progress
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 BY_SIGNAL = 128  # the exit status of a shell for a command that a signal ended, beside its number
 CONFER = 2.0  # seconds between two times at which several processes compare notes
+INSIST = 2.0  # seconds after the first signal from which on Ctrl-C interrupts: a launcher passes on what came here too
 PATIENCE = 20  # seconds that one of several processes waits for its data after a signal
 
 
@@ -44,7 +45,8 @@ class NoBatch(BaseException):
 class Stop:
     """While entered, the first signal of SIGNALS is a polite question, which the loop answers between two steps.
 
-    One process that waits for a batch, maybe forever, answers at once. A second signal interrupts.
+    One process that waits for a batch, maybe forever, answers at once. A later Ctrl-C interrupts, INSIST seconds after
+    the first signal; any other repetition changes nothing, since torchrun passes on what has reached its processes too.
 
     Args:
         opt: with --max_steps and --max_minutes.
@@ -56,6 +58,7 @@ class Stop:
         self.opt, self.runtime, self.progress = opt, runtime, progress
         self.started = time.monotonic()
         self.requested = 0  # the number of the signal
+        self._requested_at = self.started
         self._waiting = False
         self._steps = self._confer_at = self._confer_last = 0
         self._conferred = self.started
@@ -156,8 +159,12 @@ class Stop:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = number
+            insists = time.monotonic() - self._requested_at >= INSIST
+            if number == signal.SIGINT and insists:
+                raise KeyboardInterrupt
+            return
+
+        self.requested, self._requested_at = number, time.monotonic()
         if not self._waiting:
             return
         if self.runtime.world_size == 1:
