@@ -26,7 +26,7 @@ def create_loader(opt: Namespace, runtime: Runtime) -> Loader:
     """Find the images that the options ask for and build the loader of their batches.
 
     A step takes batch_size * accumulate images when training; each of W processes gets its W-th part
-    of them. At test each process gets batch_size images at once.
+    of them, and so of every batch. At test each process gets batch_size images at once.
 
     Raises:
         UserError: missing or unreadable images, or options that do not fit the images or each other.
@@ -35,10 +35,10 @@ def create_loader(opt: Namespace, runtime: Runtime) -> Loader:
     batches = opt.accumulate if opt.is_train else runtime.world_size
     count = opt.batch_size * batches
 
-    if count % runtime.world_size:
+    if opt.is_train and opt.batch_size % runtime.world_size:
         raise UserError(
-            f"{count} images per step (batch_size * accumulate) cannot be shared by "
-            f"{runtime.world_size} processes; make --batch_size a multiple of {runtime.world_size}"
+            f"--batch_size {opt.batch_size} cannot be shared by {runtime.world_size} processes; "
+            f"make it a multiple of {runtime.world_size}"
         )
     if opt.is_train and len(dataset) < count:
         raise UserError(

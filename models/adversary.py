@@ -3,16 +3,19 @@
 The losses themselves are functions of scores, in models/losses/gan.py; here the network is called.
 """
 
+from argparse import Namespace
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from data.base_dataset import BaseDataset
-from data.inspection import check_one_size
+from data.inspection import check_one_size, sizes_in_steps
+from data.transforms import Size, reduced_in_decay
 from models.losses.gan import accuracy, discriminator_loss
 from models.networks.chain import differentiated_twice
 from models.networks.passes import pass_each
+from util.errors import UserError
 from util.hardware.precision import full_precision
 
 Log = Callable[[str, Tensor], None]  # notes a 0-d tensor under a name, for people to see
@@ -83,6 +86,42 @@ def check_sizes_for_penalty(dataset: BaseDataset, flag: str, remedy: str) -> Non
     """
     why = f"{flag} has a gradient penalty between images of A and B, which takes"
     check_one_size(dataset, why, f", or give {remedy}")
+
+
+def check_sizes_for_pool(dataset: BaseDataset, roles: str) -> None:
+    """Raise UserError where translations of the images of a role, which a pool keeps, would differ in size.
+
+    They may do so in one epoch, or from one to another: the decay phase scales to another size.
+    """
+    epochs = dataset.unlike_epochs()
+    if not reduced_in_decay(vars(dataset.opt)):
+        epochs = epochs[:1]
+
+    for role in roles:
+        known: tuple[Size, str] | None = None
+        for epoch in epochs:
+            for size, path in sizes_in_steps(dataset, role, epoch).items():
+                known = known or (size, path)
+                if size != known[0] and dataset.cacheable:
+                    raise unlike_in_pool(dataset.opt, known, (size, path), epoch)
+
+
+def unlike_in_pool(
+    opt: Namespace, one: tuple[Size, str], other: tuple[Size, str], epoch: int
+) -> UserError:
+    """What to raise where an image, ((width, height), path), differs in an epoch from one that was kept before."""
+    remedies = ["give --pool_size 0", "a --preprocess that crops"]
+    since = ""
+    if epoch > opt.n_epochs:
+        since = f" from epoch {epoch} on"
+        remedies.insert(1, "--finetune_resize false")
+
+    (width, height), path = one
+    (other_width, other_height), second = other
+    return UserError(
+        f"--pool_size {opt.pool_size} keeps images of one size, but {path} is {width}x{height} and {second} "
+        f"{other_width}x{other_height}{since}: {', or '.join(remedies)}"
+    )
 
 
 def r1_penalty(netD: Callable[[Tensor], Tensor], real: Tensor, weight: float = 1.0) -> Tensor:

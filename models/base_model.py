@@ -38,8 +38,8 @@ class BaseModel(Parts, ABC):
         FIRST_WEIGHTS: options of the method that name weights which only the first start of a run reads.
         SIZE_MULTIPLE: what sides of images are made multiples of; None: what the generator needs.
         visual_names: attributes shown as pictures.
-        tell: what `show` may call now and then, with figures such as its loss. test.py shows them, and the last ones of
-            each picture as a mean on its page.
+        tell: what `show` may call now and then, with figures such as its loss. test.py shows them, and counts the last
+            ones to the figures of each picture of the batch, whose means stand on its page.
         not_recordable: why this method's step cannot be recorded (--cuda_graph), None if it can.
     """
 
@@ -136,7 +136,7 @@ class BaseModel(Parts, ABC):
         if missing:
             raise UserError(
                 f"--dataset_mode {self.opt.dataset_mode} has no images of domain {missing[0]}, from which "
-                f"--model {self.opt.model} learns: take --dataset_mode unaligned"
+                f"--model {self.opt.model} learns: leave the flag out, or take one with both domains"
             )
 
     def prepare_once(self, dataset: BaseDataset) -> None:
@@ -180,6 +180,10 @@ class BaseModel(Parts, ABC):
         """What the page of test.py must say about a result beyond recipe and weights: topic -> text."""
         return {}
 
+    def measure(self, pictures: dict[str, Tensor]) -> dict[str, float]:
+        """Figures of one translated image, from the pictures that `show` gave, (C,H,W) each; their means are shown."""
+        return {}
+
     def explain(self, pictures: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What the method knows about one translated image beyond its pictures, which `show` gave: (C,H,W) each.
 
@@ -204,6 +208,17 @@ class BaseModel(Parts, ABC):
     def inference_net(self, name: str = "G") -> nn.Module:
         """The network to translate with: its moving average where there is one."""
         return self.averages.get(name, self.networks[name])
+
+    def translating_parts(self) -> list[nn.Module]:
+        """What takes an image from A to B, in a style that is drawn where the method has styles: all networks.
+
+        A method whose networks hold more at test, such as the way back, says which parts of them do.
+        """
+        return [self.inference_net(name) for name in self.networks]
+
+    def count_parameters(self) -> int:
+        """How many parameters translate from A to B."""
+        return sum(p.numel() for part in self.translating_parts() for p in part.parameters())
 
     def eval(self) -> None:
         """Evaluation mode for all networks: batch norm with running statistics, no dropout."""

@@ -15,7 +15,6 @@ from models.inference.modes import add_test_options
 from models.inference.styles import OTHER
 from models.losses.gan import generator_loss
 from models.losses.reconstruction import l1_distance
-from models.one_sided import check_pool_size
 from models.two_sided import TwoSidedModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
@@ -53,7 +52,7 @@ class CycleGANModel(TwoSidedModel):
 
     @staticmethod
     def check_options(opt: Namespace) -> None:
-        """The identity terms need equal channels, the image pool images of one size."""
+        """The identity terms need equal channels."""
         if not opt.is_train:
             return
 
@@ -62,7 +61,6 @@ class CycleGANModel(TwoSidedModel):
                 f"--lambda_identity {opt.lambda_identity} needs equal channels in both domains "
                 f"(input_nc {opt.input_nc}, output_nc {opt.output_nc}): give --lambda_identity 0"
             )
-        check_pool_size(opt)
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         identity = opt.lambda_identity > 0

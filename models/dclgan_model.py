@@ -22,7 +22,7 @@ from models.losses.patch_nce import cosine_nce_loss
 from models.losses.reconstruction import l1_distance
 from models.networks.passes import joins, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler
-from models.one_sided import check_equal_channels, check_negatives, check_pool_size
+from models.one_sided import check_equal_channels, check_negatives
 from models.two_sided import TwoSidedModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
@@ -100,8 +100,6 @@ class DCLGANModel(TwoSidedModel):
         """Flags that contradict each other, or leave nothing to learn from."""
         if not opt.is_train:
             return
-        check_pool_size(opt)
-
         if opt.lambda_GAN == opt.lambda_NCE == 0:
             raise UserError(
                 "--lambda_GAN 0 --lambda_NCE 0 leave nothing to learn: make one positive"

@@ -27,7 +27,6 @@ from models.losses.distance import (
 )
 from models.losses.gan import generator_loss
 from models.losses.reconstruction import l1_distance
-from models.one_sided import check_pool_size
 from models.two_sided import TwoSidedModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
@@ -91,7 +90,7 @@ class DistanceGANModel(TwoSidedModel):
 
     @staticmethod
     def check_options(opt: Namespace) -> None:
-        """A pair needs two images, a cycle both generators, the pool images of one size."""
+        """A pair needs two images, a cycle both generators."""
         if opt.B_to_A:
             raise UserError("--B_to_A: give --A_to_B --direction BtoA, which trains the same")
         if not opt.is_train:
@@ -99,7 +98,6 @@ class DistanceGANModel(TwoSidedModel):
         if opt.use_cycle_loss and opt.A_to_B:
             raise UserError("--use_cycle_loss needs the way back, which --A_to_B leaves out")
         check_batch(opt, opt.batch_size)
-        check_pool_size(opt)
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         if opt.is_train:

@@ -22,7 +22,7 @@ contents of A and 1 for those of B; confusion is the cross entropy of its scores
 from argparse import Namespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.disentangled import DisentangledModel
 from models.inference.styles import OTHER
@@ -130,6 +130,19 @@ class DRITModel(DisentangledModel):
             weight_decay=opt.weight_decay,
             clip_norm=CLIP_NORM,
         )
+
+    def describe(self) -> str:
+        """The networks, and whether a batch is cut into parts whose images cannot take turns."""
+        opt, lines = self.opt, [super().describe()]
+        processes = self.runtime.world_size
+        images = opt.batch_size // processes
+        if self.is_train and images % 2 and (processes > 1 or opt.accumulate > 1):
+            even = processes * (images + 1)
+            lines.append(
+                "note: of each part of a batch every second image is translated and the others are judged, "
+                f"but a part has {images}; --batch_size {even} gives each an even number"
+            )
+        return "\n".join(lines)
 
     def load(self, batch: dict[str, Tensor]) -> None:
         """Every second image is translated, the others are looked at; a single image is both."""
@@ -260,6 +273,11 @@ class DRITModel(DisentangledModel):
         """(B,C,H,W) images of domain `role` -> the same size in the other, in styles (B, style_dim)."""
         content = self.inference_net("E_c")(images, role)
         return self.inference_net("G")(content, styles, OTHER[role])
+
+    def translating_parts(self) -> list[nn.Module]:
+        """What reads contents of A, and what makes images of B out of them and attributes."""
+        encoder, generator = self.inference_net("E_c"), self.inference_net("G")
+        return [encoder.own["A"], encoder.shared, generator.shared, generator.own["B"]]
 
 
 def drawn_from(mean: Tensor, log_variance: Tensor) -> Tensor:

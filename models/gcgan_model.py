@@ -19,7 +19,7 @@ from models.losses.gan import generator_loss
 from models.losses.geometry import GEOMETRIES, consistency_loss
 from models.losses.reconstruction import l1_distance
 from models.networks.passes import pass_each
-from models.one_sided import OneSidedModel, check_equal_channels, check_pool_size
+from models.one_sided import OneSidedModel, check_equal_channels
 from models.step.training_step import Move
 from util.hardware.runtime import Runtime
 from util.parser import natural, weight
@@ -69,12 +69,11 @@ class GcGANModel(OneSidedModel):
 
     @staticmethod
     def check_options(opt: Namespace) -> None:
-        """Identity terms need equal channels, pools images of one size."""
+        """Identity terms need equal channels."""
         if not opt.is_train:
             return
         if has_identity(opt):
             check_equal_channels(opt, f"--identity {opt.identity} needs", "give --identity 0")
-        check_pool_size(opt)
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime, identity=has_identity(opt), pool_size=opt.pool_size)

@@ -182,6 +182,11 @@ class MUNITModel(DisentangledModel):
         content = self.inference_net(f"G_{role}").encode_content(images)
         return self.inference_net(f"G_{OTHER[role]}").decode(content, styles)
 
+    def translating_parts(self) -> list[nn.Module]:
+        """A's encoder of contents, and what makes an image of B out of a content and a style."""
+        net_A, net_B = self.inference_net("G_A"), self.inference_net("G_B")
+        return [net_A.content_encoder, net_B.mlp, net_B.decoder]
+
     def describe(self) -> str:
         """The networks, and whether VGG16 knows anything."""
         if not self.is_train or not self.opt.vgg_w:

@@ -10,7 +10,11 @@ from torch import Tensor
 
 from data.base_dataset import BaseDataset
 from data.inspection import check_one_size
-from models.adversary import check_sizes_for_penalty, discriminator_terms
+from models.adversary import (
+    check_sizes_for_penalty,
+    check_sizes_for_pool,
+    discriminator_terms,
+)
 from models.base_model import BaseModel
 from models.inference.modes import translate_each
 from models.losses.gan import generator_loss
@@ -57,8 +61,10 @@ class OneSidedModel(BaseModel):
         self.add_optimizer("G", self.netG)
 
     def check_data(self, dataset: BaseDataset) -> None:
-        """A and B that pass together have one size, and so have those that a gradient penalty mixes."""
+        """A and B that pass together have one size, and so have those of a gradient penalty, or of a pool."""
         super().check_data(dataset)
+        if self.pool_B.size:
+            check_sizes_for_pool(dataset, "A")
         if self.opt.gan_mode == "wgangp":
             check_sizes_for_penalty(dataset, "--gan_mode wgangp", "another --gan_mode")
 
@@ -147,15 +153,3 @@ def check_weights(opt: Namespace, *names: str) -> None:
     if not any(getattr(opt, name) for name in names):
         given = " ".join(f"--{name} {getattr(opt, name)}" for name in names)
         raise UserError(f"{given} leaves nothing to learn from: make one of them positive")
-
-
-def check_pool_size(opt: Namespace) -> None:
-    """Raise UserError where --pool_size keeps images whose size changes in the decay phase."""
-    resized = "resize" in opt.preprocess and "crop" not in opt.preprocess
-    resized = resized and opt.load_size != opt.crop_size
-
-    if opt.pool_size and resized and opt.finetune_resize and opt.n_epochs_decay:
-        raise UserError(
-            f"--preprocess {opt.preprocess} changes the size of images in the decay phase, but "
-            "--pool_size keeps images of one size: give --finetune_resize false, or --pool_size 0"
-        )

@@ -51,9 +51,9 @@ class Pix2PixModel(BaseModel):
     @staticmethod
     def check_options(opt: Namespace) -> None:
         """Training needs pairs."""
-        if opt.is_train and opt.dataset_mode == "unaligned":
+        if opt.is_train and opt.dataset_mode != "aligned":
             raise UserError(
-                "--model pix2pix learns from pairs, which --dataset_mode unaligned has not: "
+                f"--model pix2pix learns from pairs, which --dataset_mode {opt.dataset_mode} has not: "
                 "take aligned"
             )
 

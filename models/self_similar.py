@@ -18,7 +18,7 @@ from models.adversary import check_sizes_for_penalty, gradient_penalty
 from models.losses.self_similarity import MODES, self_similarity, spatial_loss
 from models.networks.adjacency import sample_positions
 from models.networks.vgg import VGG16Features, describe_frozen
-from models.one_sided import OneSidedModel, check_equal_channels, check_pool_size
+from models.one_sided import OneSidedModel, check_equal_channels
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import int_list, natural, positive_int, size_limit
@@ -96,7 +96,6 @@ class SelfSimilarModel(OneSidedModel):
                 "--gan_mode wgangp has the penalty of --lambda_gradient, with weight 10: give "
                 "--lambda_gradient 0, or choose another --gan_mode"
             )
-        check_pool_size(opt)
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         training = opt.is_train

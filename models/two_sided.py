@@ -7,11 +7,11 @@ holds the two directions together: DCLGAN contrasts patches.
 from argparse import Namespace
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.base_dataset import BaseDataset
 from data.layout import has_domains
-from models.adversary import check_sizes_for_penalty, term_of_one
+from models.adversary import check_sizes_for_penalty, check_sizes_for_pool, term_of_one
 from models.base_model import BaseModel
 from models.inference.modes import translate_each
 from models.inference.styles import OTHER
@@ -79,8 +79,10 @@ class TwoSidedModel(BaseModel):
         self.add_optimizer("D", *discriminators)
 
     def check_data(self, dataset: BaseDataset) -> None:
-        """A gradient penalty lies between images of equal size."""
+        """A gradient penalty lies between images of equal size, and a pool keeps such."""
         super().check_data(dataset)
+        if self.pool_B.size:
+            check_sizes_for_pool(dataset, "AB" if self.two_sided else "A")
         if self.opt.gan_mode == "wgangp":
             check_sizes_for_penalty(dataset, "--gan_mode wgangp", "another --gan_mode")
 
@@ -122,6 +124,10 @@ class TwoSidedModel(BaseModel):
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""
         return self.translate_with("G_A", real_A)
+
+    def translating_parts(self) -> list[nn.Module]:
+        """The generator of A -> B alone."""
+        return [self.inference_net("G_A")]
 
     def translate_with(self, name: str, images: Tensor) -> Tensor:
         """(B,C,H,W) through one of the generators as at test."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data.base_dataset import BaseDataset
 from models.base_model import BaseModel
+from models.inference.bar import read_numbers
 from models.inference.regions import Regions, content_and_style, label_files, read_label_pair
 from models.inference.whitening import transfer
 from models.losses.gram import gram_loss
@@ -209,9 +210,15 @@ class WCT2Model(BaseModel):
 
         if self.opt.show_reconstruction:
             pictures["rec_A"] = self.translate(contents)
-            quality = psnr(pictures["rec_A"], contents).mean()
-            self.tell(1, self.runtime.mean({"PSNR": quality}))
         return pictures
+
+    def measure(self, pictures: dict[str, Tensor]) -> dict[str, float]:
+        """The PSNR of what the decoder makes of the content alone, where that is shown."""
+        if "rec_A" not in pictures:
+            return {}
+
+        rec_A, real_A = pictures["rec_A"][None], pictures["real_A"][None]
+        return read_numbers({"PSNR": psnr(rec_A, real_A).mean()})
 
     def sources(self, batch: dict[str, Any], place: int) -> list[str]:
         """The images, and their label maps."""
@@ -224,9 +231,12 @@ class WCT2Model(BaseModel):
 
         Args:
             labels: label maps (H,W) and (h,w); equal numbers are regions that belong together.
+
+        Raises:
+            UnfitImage: one of the images is too small, or the label maps have nothing in common.
         """
         where = self.opt.transfer_at
-        x, style_x = padded(content / 2 + 0.5), padded(style / 2 + 0.5)
+        x, style_x = padded(content / 2 + 0.5), padded(style / 2 + 0.5, "its style")
         exchange = partial(self.exchange, regions=self.padded_regions(labels))
 
         # what the style is

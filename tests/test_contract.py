@@ -20,7 +20,7 @@ from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.lock import LOCK
 from util.run.checkpoint import Checkpoint
-from util.run.folder import result_dir
+from util.run.folder import result_dir, save_record
 from util.run.progress import Progress
 
 EXAMPLES = REPO / "tests" / "examples"
@@ -231,8 +231,6 @@ def picture(root, name, label, stem) -> np.ndarray:
 def styled_run(root) -> None:
     """A run of the styled example with weights to translate with."""
     opt, runtime, loader, model = build(root, "styled", "official")
-    from util.run.folder import save_record
-
     save_record(opt, runtime.versions())
     saved(root, opt, runtime, model, loader)
 
@@ -251,6 +249,28 @@ def test_styles_are_drawn_from_the_seed_and_the_same_for_all_inputs(tmp_path):
     assert {tuple(picture(tmp_path, "run", "fake_B_2", "image_000")[0, 0])} == first["fake_B_2"]
     translate(test_options(tmp_path, "run", "--num_styles", "2", "--seed", "5"))
     assert {tuple(picture(tmp_path, "run", "fake_B_2", "image_000")[0, 0])} != first["fake_B_2"]
+
+
+@pytest.mark.parametrize("name", ["cut", "cycle_gan", "drit", "munit"])
+def test_the_parameters_that_are_counted_are_those_that_translate(tmp_path, name):
+    """Not those of the way back, nor what reads styles: they get no gradient of a translation from A to B."""
+    save_record(train_options(tmp_path, model=name), {})
+    model = create_model(test_options(tmp_path, "run"), Runtime("-1"))
+    model.translate(torch.rand(1, 3, 32, 32)).sum().backward()
+
+    # biases that a norm takes away again are not computed with
+    every = [p for net in model.networks.values() for p in net.parameters() if p.ndim > 1]
+    parts = [p for part in model.translating_parts() for p in part.parameters()]
+    assert {p for p in parts if p.ndim > 1} == {p for p in every if p.grad is not None}
+    assert model.count_parameters() == sum(p.numel() for p in parts)
+    assert (len({*every} - {*parts}) > 0) == (name != "cut"), "there is more than translates"
+
+
+def test_a_result_says_how_many_parameters_made_it(tmp_path):
+    styled_run(tmp_path)
+    opt = test_options(tmp_path, "run")
+    count = create_model(opt, Runtime("-1")).count_parameters()
+    assert translate(opt).description["parameters"] == f"{count:,}"
 
 
 def test_a_folder_is_translated_into_by_one_process_at_a_time(tmp_path):

@@ -183,7 +183,6 @@ def test_other_objectives_train(tmp_path, mode):
     ("flags", "message"),
     [
         ("--input_nc 1", "--lambda_identity 0.5 needs equal channels"),
-        ("--preprocess resize --finetune_resize", "changes the size of images in the decay phase"),
         ("--pool_size -1", "at least 0"),
     ],
 )

@@ -428,8 +428,11 @@ def test_fewer_images_than_a_batch_are_an_error_with_the_numbers(folders):
 
 
 def test_a_batch_that_processes_cannot_share_is_an_error(folders):
-    text = fail_message(data_options(folders, batch_size=3), world_size=2)
-    assert "3 images per step" in text and "2 processes" in text
+    for batch, accumulate in ((3, 1), (1, 2), (3, 2)):
+        opt = data_options(folders, batch_size=batch, accumulate=accumulate)
+        text = fail_message(opt, world_size=2)
+        assert f"--batch_size {batch} cannot be shared by 2 processes" in text
+        assert text.endswith("make it a multiple of 2")
 
 
 def test_an_unknown_mode_gets_a_suggestion_and_known_ones_are_listed():

@@ -415,10 +415,6 @@ def test_presets_are_the_published_settings():
         (["--input_nc", "1"], "the identity terms need equal channels"),
         (["--num_patches", "1"], "--num_patches 1 leaves a patch nothing"),
         (["--netF", "reshape"], "--netF: invalid choice: 'reshape'"),
-        (
-            ["--pool_size", "9", "--preprocess", "resize", "--finetune_resize"],
-            "changes the size of images in the decay phase",
-        ),
     ],
 )
 def test_bad_input_is_one_line(argv, message):

@@ -399,6 +399,21 @@ def test_every_second_image_is_translated(tmp_path, count):
         assert model.others[role].flatten().tolist() == others
 
 
+@pytest.mark.parametrize(
+    ("processes", "batch", "accumulate", "advised"),
+    [(1, 1, 1, 0), (1, 3, 1, 0), (2, 4, 1, 0), (1, 2, 2, 0), (2, 2, 1, 4), (1, 1, 2, 2), (2, 2, 2, 4)],
+)  # fmt: skip
+def test_parts_of_a_batch_whose_images_cannot_take_turns_are_noted(
+    tmp_path, processes, batch, accumulate, advised
+):
+    flags = ["--batch_size", str(batch), "--accumulate", str(accumulate)]
+    _, _, _, model = build(tmp_path, "drit", None, *flags)
+    model.runtime.world_size = processes
+    noted = [line for line in model.describe().splitlines() if line.startswith("note: ")]
+    assert len(noted) == bool(advised)
+    assert not advised or f"--batch_size {advised} gives each an even number" in noted[0]
+
+
 def test_grey_images_in_one_domain(tmp_path):
     _, _, loader, model = build(tmp_path, "drit", None, "--output_nc", "1")
     losses = step(model, next(iter(loader.epoch(1))))

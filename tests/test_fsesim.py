@@ -180,7 +180,6 @@ REFUSED = [
     ("--lambda_GAN 0 --lambda_spatial 0", "G learns nothing"),
     ("--lambda_identity 1 --input_nc 1", "need equal channels in both domains"),
     ("--gan_mode wgangp --lambda_gradient 2", "with weight 10: give --lambda_gradient 0, or"),
-    ("--preprocess resize --finetune_resize", "changes the size of images in the decay phase"),
     ("--patch_nums 2.5", "expected a whole number of at least 0, got '2.5'"),
     ("--loss_mode info", "invalid choice: 'info'"),
 ]

@@ -294,7 +294,6 @@ def test_a_run_cannot_change_its_number_of_generators(tmp_path):
         ("--lambda_gc -1", "--lambda_gc: expected a weight of at least 0"),
         ("--identity -1", "--identity: expected a weight of at least 0"),
         ("--geometry mirror", "invalid choice: 'mirror'"),
-        ("--preprocess resize --finetune_resize", "changes the size of images in the decay phase"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, flags, message):

@@ -1,5 +1,6 @@
 """Lines that help: the slips of a command line and of a folder that users make, and the line that each is told."""
 
+import re
 import subprocess
 
 import pytest
@@ -10,6 +11,7 @@ from data.result_names import unique_names
 from models import create_model
 from models.cut_model import CUTModel
 from models.inference.translate import translate
+from models.strotss_model import STROTSSModel
 from options import TestOptions, TrainOptions, parse
 from tests.helpers import (
     REPO,
@@ -214,6 +216,14 @@ def test_too_little_memory_names_the_image_and_the_flag(tmp_path, monkeypatch, e
     assert f"{asked} GiB more were asked for" in text
     assert "--preprocess resize_shortside --load_size 16" in text
 
+    styled = ["--model", "strotss", "--dataroot", opt.dataroot, "--name", "styled"]
+    monkeypatch.setattr(STROTSSModel, "show", show)
+    frozen = ["--vgg_weights", "random", "--long_side", "300"]
+    text = refusal(translate, parse(TestOptions(), [*styled, *frozen, *where(tmp_path)]))
+    both = "testA/image_000.png: 40 x 36 and .*testB/image_000.png: 40 x 36 pixels do not fit"
+    assert re.search(both, text)
+    assert "--long_side 150" in text and "--load_size" not in text
+
     monkeypatch.setattr(CUTModel, "show", lambda self, batch: 1 + "")
     with pytest.raises(TypeError):
         translate(test)
@@ -248,6 +258,29 @@ def test_images_too_small_for_a_method_are_named_and_left_out(tmp_path, capsys):
 
     alone = parse(TestOptions(), [*flags, "--dataroot", str(small)])
     assert said in refusal(translate, alone)
+
+    [large] = (tmp_path / "tiny" / "large").glob("*.png")
+    swapped = ["--dataroot", str(large), "--style", str(small)]
+    text = refusal(translate, parse(TestOptions(), ["--name", "run", *swapped, *where(tmp_path)]))
+    assert text.startswith(f"{large}: its style of 9x30 pixels is too small for --model wct2")
+
+
+def test_of_a_batch_only_what_is_unfit_is_left_out(tmp_path, capsys):
+    """The label map of one of three contents has no colour of its style's."""
+    untrained(tmp_path, model="wct2")
+    contents = make_image_folder(tmp_path / "contents", 3, size=(30, 20))
+    for number, colour in enumerate(("white", "black", "white")):
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        Image.new("RGB", (30, 20), colour).save(tmp_path / "maps" / contents[number].name)
+    [style] = make_image_folder(tmp_path / "style", 1)
+    maps = ["--content_labels", str(tmp_path / "maps")]
+    maps += ["--style_labels", str(tmp_path / "maps" / contents[0].name)]
+    flags = ["--name", "run", "--dataroot", str(tmp_path / "contents"), "--style", str(style)]
+    test = parse(TestOptions(), [*flags, *maps, "--batch_size", "3", *where(tmp_path)])
+    gallery = translate(test)
+    assert [name for name, _ in gallery.rows] == ["image_000", "image_002"]
+    said = f"warning: left out {contents[1]}: --content_labels and --style_labels have no colour in"
+    assert capsys.readouterr().out.count(said) == 1
 
 
 # -- result files ----------------------------------------------------------------------------------------------

@@ -216,6 +216,59 @@ def test_a_gradient_penalty_needs_images_of_one_size(tmp_path, name, flags):
     assert "trainA" in text and "trainB" in text
 
 
+POOLED = ["cycle_gan", "dclgan", "gcgan", "fsesim", "distance_gan"]
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_a_pool_needs_images_of_one_size_in_all_epochs(tmp_path, name):
+    uncut = ["--preprocess", "resize", "--finetune_resize", "--pool_size", "9"]
+    _, _, loader, model = build(tmp_path, name, None, *uncut)
+    text = refusal(model.check_data, loader.dataset)
+    assert text.startswith("--pool_size 9 keeps images of one size, but ") and "trainA" in text
+    assert "is 36x36" in text and f"32x32 from epoch {model.opt.n_epochs + 1} on: " in text
+    assert "give --pool_size 0, or --finetune_resize false, or a --preprocess that crops" in text
+
+
+@pytest.mark.parametrize(
+    ("size", "flags", "said"),
+    [
+        ((40, 36), "--preprocess scale_width", "32x32 from epoch"),
+        ((40, 24), "--preprocess scale_shortside", "from epoch"),
+        ((60, 48), "--preprocess scale_shortside", ""),  # larger than either size: as they are
+        ((40, 36), "--preprocess resize_and_trim", ""),
+        ((40, 36), "--preprocess resize --n_epochs_decay 0", ""),
+        ((40, 36), "--preprocess resize --finetune_resize false", ""),
+        ((40, 36), "--preprocess resize --pool_size 0", ""),
+    ],
+)
+def test_what_a_pool_keeps_is_measured(tmp_path, size, flags, said):
+    for domain in "AB":
+        make_image_folder(tmp_path / "data" / f"train{domain}", 1, size)
+    common = ["--finetune_resize", "--pool_size", "9", *flags.split()]
+    _, _, loader, model = build(tmp_path, "cycle_gan", None, *common)
+    if not said:
+        model.check_data(loader.dataset)
+        return
+    assert said in refusal(model.check_data, loader.dataset)
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_a_pool_keeps_one_domain_or_both(tmp_path, both_ways):
+    """Images of B may have several sizes where none of them is translated."""
+    make_image_folder(tmp_path / "data" / "trainA", 2, (40, 36))
+    for number, size in enumerate([(40, 36), (48, 36)]):
+        folder = tmp_path / "data" / "trainB"
+        make_image_folder(folder, 1, size)[0].rename(folder / f"{number}.png")
+    name, flags = ("dclgan", []) if both_ways else ("gcgan", ["--identity", "0"])
+    common = ["--preprocess", "none", "--pool_size", "9", "--batch_size", "1", *flags]
+    _, _, loader, model = build(tmp_path, name, None, *common)
+    if both_ways:
+        text = refusal(model.check_data, loader.dataset)
+        assert text.endswith("48x36: give --pool_size 0, or a --preprocess that crops")
+    else:
+        model.check_data(loader.dataset)
+
+
 def test_pairs_have_one_size_whatever_that_of_others(tmp_path):
     for number, size in enumerate([(40, 36), (48, 36)]):
         for domain in "AB":

@@ -92,8 +92,9 @@ def test_presets_and_pairs(tmp_path):
     assert (shared.netG, shared.normG, shared.no_antialias, shared.no_dropout) == (
         "resnet_9blocks", "instance", False, True,
     )  # fmt: skip
-    with pytest.raises(UserError, match="learns from pairs"):
-        train_options(tmp_path, "--dataset_mode", "unaligned", model="pix2pix")
+    for mode in ("unaligned", "photographs", "singleimage"):
+        with pytest.raises(UserError, match=f"pairs, which --dataset_mode {mode} has not: take al"):
+            train_options(tmp_path, "--dataset_mode", mode, model="pix2pix")
     with pytest.raises(UserError, match="--crop_size 32 is not a multiple of 128"):
         build(tmp_path, "pix2pix", None, "--netG", "unet_128")
 

@@ -375,6 +375,15 @@ def test_a_picture_depends_on_its_seed_and_on_nothing_before_it():
     assert not torch.equal(other.stylize(content, style)[32], first)
 
 
+def test_a_picture_asks_no_other_process():
+    """Each process has pictures of its own, and one may have more of them than another."""
+    model = make("--long_side", "32")
+    model.runtime.world_size = 2  # the other one answers nothing
+    told = []
+    model.tell = lambda part, figures, note="": told.append(figures)
+    assert model.stylize(*images())[32].isfinite().all() and told
+
+
 def test_positions_stay_in_their_regions():
     """Left is red and takes from red, right is blue: colours are read where the labels say."""
     content, style = torch.zeros(1, 3, 8, 16), torch.zeros(1, 3, 6, 12)

@@ -503,9 +503,18 @@ def test_pictures_of_a_run_with_styles_label_maps_and_reconstruction(tmp_path):
 
     extra = ["--style", str(style), "--num_test", "2", "--show_reconstruction"]
     again = translate(parse(TestOptions(), [*flags, *extra, *labels]))
-    assert 3 < float(again.description["mean PSNR"]) < 60
+    quality = again.description["mean PSNR"]
+    assert 3 < float(quality) < 60
     assert (again.folder / "images" / "rec_A" / "image_001.png").exists()
     assert before[0].read_bytes() != bytes_before
+
+    three = ["--style", str(style), "--num_test", "3", "--show_reconstruction"]
+    means = set()
+    for size in ("1", "2"):
+        gallery = translate(parse(TestOptions(), [*flags, *three, "--batch_size", size]))
+        means.add(gallery.description["mean PSNR"])
+    assert len(means) == 1, "a mean over pictures, however many make a batch"
+    assert quality not in means
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol
 
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 PARTS_BAR = "{percentage:3.0f}%|{bar}| {n:.2f}/{total:.0f} [{elapsed}<{remaining}{postfix}]"
@@ -20,12 +22,21 @@ def nobody_listens(part: float, figures: Mapping[str, float], note: str = "") ->
     """What `BaseModel.tell` does until test.py listens."""
 
 
+def read_numbers(figures: Mapping[str, Tensor]) -> dict[str, float]:
+    """Read 0-d tensors as numbers, with a single wait for the device.
+
+    They are of this process alone: at test each has pictures of its own, and one may have more than another.
+    """
+    values = torch.stack([value.detach().float() for value in figures.values()])
+    return dict(zip(figures, values.tolist(), strict=True))
+
+
 class Bar:
     """A bar that counts pictures and, where the method tells (`BaseModel.tell`), parts of one.
 
     Attributes:
-        figures: what the method has told last of the picture under way.
-        told: the last figures of each picture so far, by name; means: of these.
+        figures: what the method has told last of the batch under way.
+        told: the figures of each picture so far, by name; means: of these.
     """
 
     def __init__(self, total: int, in_parts: bool, shown: bool = True) -> None:
@@ -46,9 +57,14 @@ class Bar:
         self._tqdm.set_postfix(self.figures, refresh=False)
         self._tqdm.refresh()
 
+    def note(self, figures: Mapping[str, float]) -> None:
+        """Figures of one picture."""
+        for name, value in figures.items():
+            self.told.setdefault(name, []).append(value)
+        self._tqdm.set_postfix(figures, refresh=False)
+
     def finish(self, count: int) -> None:
-        """So many pictures are done; what was told last is of each of them."""
-        self._note(self.figures)
+        """So many pictures are done."""
         self.figures = {}
         self._done += count
         self._tqdm.update(self._done - self._tqdm.n)
@@ -66,7 +82,7 @@ class Bar:
 
     def skip(self, figures: Mapping[str, float]) -> None:
         """A picture was there already, with these figures; it counts for no speed."""
-        self._note(figures)
+        self.note(figures)
         self._done += 1
         self._skipped += 1
         self._tqdm.initial = self._skipped
@@ -76,10 +92,6 @@ class Bar:
     @property
     def means(self) -> dict[str, float]:
         return {name: sum(values) / len(values) for name, values in self.told.items()}
-
-    def _note(self, figures: Mapping[str, float]) -> None:
-        for name, value in figures.items():
-            self.told.setdefault(name, []).append(value)
 
     def __enter__(self) -> "Bar":
         return self

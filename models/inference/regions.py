@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.label_maps import common_labels, label_file, read_labels
-from util.errors import UserError
+from data.label_maps import LARGEST_RATIO, LEAST_PIXELS, common_labels, label_file, read_labels
+from util.errors import UnfitImage, UserError
 
 Masks = list[tuple[Tensor, Tensor]]  # (H,W) of a content and of a style
 
@@ -21,16 +21,17 @@ class Regions:
         content_HW, style_HW: whole numbers, equal where regions belong together.
 
     Raises:
-        UserError: the maps have no label in common.
+        UnfitImage: the maps have no label in common.
     """
 
     def __init__(self, content_HW: Tensor, style_HW: Tensor) -> None:
         self.maps = content_HW, style_HW
         self.labels = common_labels(content_HW, style_HW)
         if not self.labels:
-            raise UserError(
+            raise UnfitImage(
                 "--content_labels and --style_labels have no colour in common that covers more than "
-                "10 pixels of both; give equal regions equal colours, in PNG files (JPEG changes them)"
+                f"{LEAST_PIXELS} pixels of both, and in neither {LARGEST_RATIO} times as many as in the other; "
+                "give equal regions equal colours, in PNG files (JPEG changes them)"
             )
 
     def masks(self, content_size: torch.Size, style_size: torch.Size, least: int = 2) -> Masks:

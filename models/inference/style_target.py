@@ -11,7 +11,7 @@ from torch import Tensor
 from models.inference.regions import Regions
 from models.losses.optimal_transport import StyleSample, moments, strotss_terms
 from models.networks.hypercolumns import Hypercolumns
-from util.errors import UserError
+from util.errors import UnfitImage
 
 
 class Region(NamedTuple):
@@ -35,7 +35,7 @@ class StyleTarget:
         generator: on the CPU.
 
     Raises:
-        UserError: no region is left at this scale.
+        UnfitImage: no region is left at this scale.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class StyleTarget:
             found.append((content_P, style_Q))
         if not found:
             height, width = content_size
-            raise UserError(
+            raise UnfitImage(
                 f"--content_labels: no region is left of them in a picture of {width}x{height}; "
                 "give larger regions"
             )

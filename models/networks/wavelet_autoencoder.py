@@ -244,12 +244,12 @@ class WaveletDecoder(nn.Module):
                 conv.bias.copy_(bias)
 
 
-def padded(images: Tensor) -> Tensor:
-    """(B,C,H,W) filled up by reflection to multiples of 8; raises UnfitImage below 16 pixels."""
+def padded(images: Tensor, what: str = "an image") -> Tensor:
+    """(B,C,H,W) filled up by reflection to multiples of 8; raises UnfitImage, which says `what`, below 16 pixels."""
     height, width = images.shape[2:]
     if min(height, width) < SMALLEST:
         raise UnfitImage(
-            f"an image of {width}x{height} pixels is too small for --model wct2, "
+            f"{what} of {width}x{height} pixels is too small for --model wct2, "
             f"which needs {SMALLEST}x{SMALLEST}"
         )
     return F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="reflect")
