@@ -231,7 +231,7 @@ def find_truth(
     if not source.is_dir():
         return {}
 
-    steps = Preprocess(opt.preprocess, opt.crop_size, opt.size_multiple, False, no_flip=True)
+    steps = Preprocess.of(opt)
     levels = tuple(opt.value_range) if opt.value_range else None
     known, found = evaluate.images_by_name(source), {}
     gallery = Gallery(folder / f"{opt.phase}_truth", "truth", {"copied from": str(source)})
