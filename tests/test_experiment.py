@@ -320,6 +320,9 @@ def test_a_figure_of_one_seed_stands_with_its_interval_over_images(tmp_path):
     first, second = row_of("one", 0, 50, interval=(48.0, 53.5)), row_of("one", 1, 51)
     [cell, *_] = table(grid, "toy", [first]).rows["one"]
     assert cell.text() == "50.000 (48.000 to 53.500)"
+    near_zero = row_of("one", 0, 0, interval=(-1e-9, 53.5))
+    [cell, *_] = table(grid, "toy", [near_zero]).rows["one"]
+    assert "(0.000 to" in cell.text(), "no -0.000"
     [cell, *_] = table(grid, "toy", [first, second]).rows["one"]
     assert cell.text().startswith("50.500 ± 0.707 [50.000, 51.000]"), (
         "over seeds where there are two"

@@ -108,7 +108,7 @@ def column_notes(table: Sequence[Mapping[str, str]]) -> list[str]:
 
 def shown(name: str, value: float | None) -> str:
     """A figure as tables show it."""
-    return "-" if value is None else f"{scaled(name, value):.3f}"
+    return "-" if value is None else f"{scaled(name, value):z.3f}"
 
 
 def scaled(name: str, value: float) -> float:

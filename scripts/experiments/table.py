@@ -36,10 +36,10 @@ class Cell:
         words = self.mean()
         if stats["sd"] is not None:
             low, high = stats["interval"]
-            words += f" ± {stats['sd']:.3f} [{low:.3f}, {high:.3f}]"
+            words += f" ± {stats['sd']:z.3f} [{low:z.3f}, {high:z.3f}]"
         elif self.over_images:
             low, high = self.over_images
-            words += f" ({low:.3f} to {high:.3f})"
+            words += f" ({low:z.3f} to {high:z.3f})"
         if stats["n"] != self.seeds:
             words += f" (n {stats['n']})"
         if self.test and self.test["n"] > 1:
@@ -50,7 +50,7 @@ class Cell:
 
     def mean(self) -> str:
         """The mean as tables show it."""
-        return f"{self.stats['mean']:.3f}"
+        return f"{self.stats['mean']:z.3f}"
 
 
 @dataclass
@@ -188,7 +188,7 @@ def floor_rows(table: Table) -> dict[str, list[str]]:
 
 def span(values: Sequence[float]) -> str:
     """One number where all look alike in a table, else the least and the largest."""
-    low, high = f"{min(values):.3f}", f"{max(values):.3f}"
+    low, high = f"{min(values):z.3f}", f"{max(values):z.3f}"
     return low if low == high else f"{low} to {high}"
 
 
