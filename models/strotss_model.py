@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from models.base_model import BaseModel
-from models.inference.bar import read_numbers
 from models.inference.laplacian import (
     enlarged,
     finest_band,
@@ -234,7 +233,7 @@ class STROTSSModel(BaseModel):
             losses.append(loss.detach())
             if step % TELL_EVERY == 0:
                 part = scale.before + scale.share * step / self.opt.iterations
-                figures = read_numbers({"loss": losses[-1]})
+                figures = self.runtime.alone().mean({"loss": losses[-1]})
                 self.tell(part, {"scale": scale.long_side, **figures})
 
         self.conclude(losses, scale)
@@ -242,7 +241,7 @@ class STROTSSModel(BaseModel):
 
     def conclude(self, losses: Sequence[Tensor], scale: Scale) -> None:
         """Keep the losses of a scale, and tell where they began and ended."""
-        read = read_numbers({str(step): loss for step, loss in enumerate(losses)})
+        read = self.runtime.alone().mean({str(step): loss for step, loss in enumerate(losses)})
         curve = self.curves[scale.long_side] = list(read.values())
         first, last = (sum(part) / len(part) for part in (curve[:TELL_EVERY], curve[-TELL_EVERY:]))
         figures = {f"loss_{side}": known[-1] for side, known in self.curves.items()}

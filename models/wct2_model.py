@@ -17,7 +17,6 @@ from torch import Tensor
 
 from data.base_dataset import BaseDataset
 from models.base_model import BaseModel
-from models.inference.bar import read_numbers
 from models.inference.regions import Regions, content_and_style, label_files, read_label_pair
 from models.inference.whitening import transfer
 from models.losses.gram import gram_loss
@@ -218,7 +217,7 @@ class WCT2Model(BaseModel):
             return {}
 
         rec_A, real_A = pictures["rec_A"][None], pictures["real_A"][None]
-        return read_numbers({"PSNR": psnr(rec_A, real_A).mean()})
+        return self.runtime.alone().mean({"PSNR": psnr(rec_A, real_A).mean()})
 
     def sources(self, batch: dict[str, Any], place: int) -> list[str]:
         """The images, and their label maps."""

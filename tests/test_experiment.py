@@ -31,6 +31,7 @@ from scripts.experiments.grid import read_grid
 from scripts.experiments.job import (
     RECORD,
     asked,
+    check_trained,
     finished,
     measured_file,
     missing,
@@ -450,6 +451,17 @@ def test_a_run_whose_flags_change_nothing_of_what_was_trained_is_noted(
     monkeypatch.setattr("scripts.experiments.job.train_run", lambda argv: 0)
     monkeypatch.setattr("scripts.experiments.job.measure", lambda job, column: 0)
     assert run_job(job) == 0 and trained_as_asked(job)
+
+
+def test_a_record_from_before_a_flag_of_precision_is_read(tmp_path):
+    text = GRID.replace("n_epochs = 1\n", "n_epochs = 9\nmax_steps = 7\n")
+    [job, *_] = read_grid(write(tmp_path, text), tmp_path / "out").jobs()
+    write_trained(job, steps=7)
+    path = job.folder / "train_opt.json"
+    record = json.loads(path.read_text())
+    del record["options"]["amp"], record["options"]["tf32"]
+    path.write_text(json.dumps(record))
+    check_trained(job)
 
 
 def test_an_error_of_the_launcher_is_a_failure_of_that_run_alone(tmp_path, monkeypatch):

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 PARTS_BAR = "{percentage:3.0f}%|{bar}| {n:.2f}/{total:.0f} [{elapsed}<{remaining}{postfix}]"
@@ -20,15 +18,6 @@ class Tell(Protocol):
 
 def nobody_listens(part: float, figures: Mapping[str, float], note: str = "") -> None:
     """What `BaseModel.tell` does until test.py listens."""
-
-
-def read_numbers(figures: Mapping[str, Tensor]) -> dict[str, float]:
-    """Read 0-d tensors as numbers, with a single wait for the device.
-
-    They are of this process alone: at test each has pictures of its own, and one may have more than another.
-    """
-    values = torch.stack([value.detach().float() for value in figures.values()])
-    return dict(zip(figures, values.tolist(), strict=True))
 
 
 class Bar:

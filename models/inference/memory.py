@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from data.transforms import LEAST_SIDE
 from util.errors import asked_for
-
-LEAST_SIDE = 8  # pixels; nothing smaller is advised
 
 
 def does_not_fit(opt: Namespace, batch: Mapping[str, Any], error: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from options import TrainOptions
-from scripts.evaluating.words import scaled, shown, title_of
+from scripts.evaluating.words import best_number, scaled, shown, title_of
 from util.pages.html import short_number
 from util.parser import show_value
 
@@ -118,17 +118,10 @@ def detail_of(name: str, entry: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def printed(value: float | None) -> str:
-    """A figure as the page prints it."""
-    return "-" if value is None else f"{value:.3f}"
-
-
 def best(name: str, values: Sequence[float | None]) -> str | None:
     """How the page prints the best of several runs' figures of that name.
 
     Figures that print alike are equally good. None where fewer than two are known, or all print alike.
     """
     known = [value for value in values if value is not None]
-    if len({printed(value) for value in known}) < 2:
-        return None
-    return printed(min(known) if name.startswith(BETTER_WHEN_LOW) else max(known))
+    return best_number(known, low=name.startswith(BETTER_WHEN_LOW))

@@ -7,7 +7,8 @@ from pathlib import Path
 from dominate import tags
 from dominate.util import raw
 
-from scripts.comparing.facts import Measured, best, printed
+from scripts.comparing.facts import Measured, best
+from scripts.evaluating.words import rounded
 from util.pages import html
 from util.pages.files import Picture, write_page
 from util.pages.html import printable
@@ -108,7 +109,7 @@ def _figures_table(methods: Sequence[Column]) -> Iterable[tags.html_tag]:
     for column in methods:
         cells = []
         for name, winner in bests.items():
-            text = printed(column.measured.figures.get(name))
+            text = rounded(column.measured.figures.get(name))
             detail = column.measured.details.get(name, "")
             cells.append(tags.td(tags.b(text) if text == winner else text, tags.small(detail)))
         lines.append(tags.tr(tags.th(*column.named()), *cells))

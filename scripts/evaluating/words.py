@@ -108,7 +108,22 @@ def column_notes(table: Sequence[Mapping[str, str]]) -> list[str]:
 
 def shown(name: str, value: float | None) -> str:
     """A figure as tables show it."""
-    return "-" if value is None else f"{scaled(name, value):z.3f}"
+    return rounded(None if value is None else scaled(name, value))
+
+
+def rounded(value: float | None) -> str:
+    """A number of a table; one that rounds to zero has no sign."""
+    return "-" if value is None else f"{value:z.3f}"
+
+
+def best_number(values: Sequence[float], low: bool) -> str | None:
+    """How the best of several numbers is shown, the least or the largest; those that look the same are equally good.
+
+    None where all look the same.
+    """
+    if len({rounded(value) for value in values}) < 2:
+        return None
+    return rounded(min(values) if low else max(values))
 
 
 def scaled(name: str, value: float) -> float:

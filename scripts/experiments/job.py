@@ -12,6 +12,7 @@ import json
 import resource
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,8 @@ from util.run.state_file import glance
 RECORD = "job.json"  # in the run's folder
 EPOCHS = {"last": "latest", "best": "best"}  # column of the table -> --epoch
 PLACES = ("--name", "--checkpoints_dir", "--results_dir")
-PRECISION = {
-    "amp": "auto",
-    "tf32": True,
-}  # flags that decide it, and what they were before they were recorded
+# flags that decide the precision, and what they were before they were recorded
+PRECISION = {"amp": "auto", "tf32": True}
 UNFINISHED = 75  # exit status (EX_TEMPFAIL): the time is over, the same job again goes on
 
 
@@ -49,17 +48,16 @@ def measured_file(folder: Path, column: str) -> Path:
 
 def finished(job: Job) -> bool:
     """Whether a run has done all the training steps that are asked for; not where no state can be read."""
-    progress = progress_of(job)
+    progress = progress_of(job, parse(TrainOptions(), job.train))
     return progress is not None and progress.finished
 
 
-def progress_of(job: Job) -> Progress | None:
-    """How far a run is on the way to what is asked for; None where no state can be read."""
+def progress_of(job: Job, opt: Namespace) -> Progress | None:
+    """How far a run is on the way to what its options ask for; None where no state can be read."""
     state = glance(job.folder)
     if state is None:
         return None  # train.py says what is damaged, and what can be done
     steps = range(state["steps_per_epoch"])
-    opt = parse(TrainOptions(), job.train)
     progress = Progress.from_options(opt, steps, state["images_per_step"])
     progress.load_state_dict(state["progress"])
     return progress
@@ -74,7 +72,8 @@ def check_trained(job: Job) -> None:
     Raises:
         UserError: it has done more steps than are asked for, or computed in another precision.
     """
-    progress = progress_of(job)
+    opt = parse(TrainOptions(), job.train)
+    progress = progress_of(job, opt)
     if progress is None or not progress.finished:
         return
 
@@ -85,9 +84,9 @@ def check_trained(job: Job) -> None:
             f"--max_steps {progress.max_steps}: {ways_out}"
         )
 
-    then = saved_record(job.folder).get("options", {})  # of the newest steps
-    opt = parse(TrainOptions(), job.train)
-    if then and precision(opt.gpu_ids, then) != precision(opt.gpu_ids, vars(opt)):
+    recorded = saved_record(job.folder).get("options", {})  # of the newest steps
+    then = PRECISION | recorded
+    if recorded and precision(opt.gpu_ids, then) != precision(opt.gpu_ids, vars(opt)):
         changes = [
             f"--{name} {show_value(then[name])}, not {show_value(getattr(opt, name))}"
             for name in PRECISION

@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.image_folder import list_images
 from data.result_names import unique_names
+from scripts.evaluating.words import best_number, rounded
 from scripts.experiments.collect import RunRow
 from scripts.experiments.figures import COLOURS, INPUT, colour_number, translations
 from scripts.experiments.grid import Grid, slug
@@ -126,10 +127,9 @@ def best_rows(table: Table, place: int) -> list[str]:
     if way is None or len({cell.stats["n"] for cell in cells.values()}) != 1:
         return []
 
-    pick = min if way == "low" else max
-    best = pick(cells.values(), key=lambda cell: cell.stats["mean"])
-    equal = [row for row, cell in cells.items() if cell.mean() == best.mean()]
-    return equal if len(equal) < len(cells) else []
+    means = {row: cell.stats["mean"] for row, cell in cells.items()}
+    best = best_number(list(means.values()), low=way == "low")
+    return [row for row, mean in means.items() if rounded(mean) == best]
 
 
 def _value(cell: Cell | float | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from scripts.evaluating.words import rounded
 from scripts.experiments.collect import COSTS, RunRow, asked_row
 from scripts.experiments.grid import Grid
 from scripts.experiments.job import EPOCHS
@@ -33,13 +34,13 @@ class Cell:
         How many seeds a number is from is said where it is not all of the row.
         """
         stats = self.stats
-        words = self.mean()
+        words = rounded(stats["mean"])
         if stats["sd"] is not None:
             low, high = stats["interval"]
-            words += f" ± {stats['sd']:z.3f} [{low:z.3f}, {high:z.3f}]"
+            words += f" ± {rounded(stats['sd'])} [{rounded(low)}, {rounded(high)}]"
         elif self.over_images:
             low, high = self.over_images
-            words += f" ({low:z.3f} to {high:z.3f})"
+            words += f" ({rounded(low)} to {rounded(high)})"
         if stats["n"] != self.seeds:
             words += f" (n {stats['n']})"
         if self.test and self.test["n"] > 1:
@@ -47,10 +48,6 @@ class Cell:
             if self.test["n"] != stats["n"]:
                 words += f" (n {self.test['n']})"
         return words
-
-    def mean(self) -> str:
-        """The mean as tables show it."""
-        return f"{self.stats['mean']:z.3f}"
 
 
 @dataclass
@@ -188,7 +185,7 @@ def floor_rows(table: Table) -> dict[str, list[str]]:
 
 def span(values: Sequence[float]) -> str:
     """One number where all look alike in a table, else the least and the largest."""
-    low, high = f"{min(values):z.3f}", f"{max(values):z.3f}"
+    low, high = rounded(min(values)), rounded(max(values))
     return low if low == high else f"{low} to {high}"
 
 
