@@ -1,4 +1,4 @@
-"""Run a grid of trainings from one file, and put what comes of them into a table, a CSV file and a page.
+"""Run a grid of trainings from one file, and put what comes of them into tables and a page.
 
     python scripts/experiment.py scripts/reproduce/table1_horse2zebra.toml
     python scripts/experiment.py FILE.toml --max_minutes 120        go on for two hours; again: go on from there
@@ -19,12 +19,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.experiments.checks import check_data, check_measuring
 from scripts.experiments.cluster import run_on_cluster
 from scripts.experiments.figures import write_figures
-from scripts.experiments.grid import Grid, Job, check_data, read_grid
+from scripts.experiments.file import read_grid
+from scripts.experiments.grid import Grid, Job
 from scripts.experiments.job import missing
+from scripts.experiments.latex import as_latex
 from scripts.experiments.launch import Launcher, Outcome, free_devices
 from scripts.experiments.page import write_grid_page
+from scripts.experiments.records import copy_records
 from scripts.experiments.table import Table, as_csv, as_markdown, tables
 from util.errors import exit_status
 from util.files import atomic_path
@@ -47,6 +51,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "save and stop after N minutes; the same command goes on"
     parser.add("--max_minutes", None, text, positive_float, metavar="N")
     parser.add("--report", False, "run nothing, only write the report of what is there")
+    text = (
+        "copy what the report is made from to DIR: records without weights and pictures, to publish"
+    )
+    parser.add_argument("--records", type=Path, metavar="DIR", help=text)
     parser.add("--dry_run", False, "run nothing, print what is left to do, with its commands")
     parser.add(
         "--cluster", False, "hand the runs to the cluster that [cluster] describes (submitit)"
@@ -58,16 +66,27 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace, grid: Grid) -> Outcome:
     """Run what is left; raises UserError."""
     jobs = grid.jobs()
+    left = [job for job in jobs if missing(job)]
+    if left:
+        check_measuring(grid, left)
+
     if args.cluster:
-        return run_on_cluster(grid, jobs, args.wait)
-    devices = args.devices.split(",") if args.devices else free_devices()
-    return Launcher(grid, devices * args.workers, args.max_minutes).run(jobs)
+        outcome = run_on_cluster(grid, left, args.wait)
+    else:
+        devices = args.devices.split(",") if args.devices else free_devices()
+        outcome = Launcher(grid, devices * args.workers, args.max_minutes).run(left)
+    outcome.skipped = [job.run for job in jobs if job not in left]
+    return outcome
 
 
 def report(grid: Grid) -> Path:
-    """Write table.md, table.csv, the figures and index.html; returns the page."""
+    """Write the table as Markdown, CSV and LaTeX, the figures and index.html; returns the page."""
     found = tables(grid)
-    texts = {"table.md": as_markdown(grid, found), "table.csv": as_csv(found)}
+    texts = {
+        "table.md": as_markdown(grid, found),
+        "table.csv": as_csv(found),
+        "table.tex": as_latex(grid, found),
+    }
     for name, text in texts.items():
         with atomic_path(grid.folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -111,6 +130,9 @@ def experiment(argv: Sequence[str] | None) -> int:
 
     outcome = Outcome() if args.report else run(args, grid)
     page = report(grid)
+    if args.records:
+        copied = copy_records(grid, args.records)
+        print(f"records of {len(copied)} runs that are done: {args.records}")
     if outcome.summary():
         print(outcome.summary())
     for name, lines in outcome.failed.items():

@@ -27,7 +27,7 @@ from scripts.experiments.collect import (
     parameters,
     run_row,
 )
-from scripts.experiments.grid import read_grid
+from scripts.experiments.file import read_grid
 from scripts.experiments.job import (
     RECORD,
     asked,
@@ -40,10 +40,10 @@ from scripts.experiments.job import (
     trained_as_asked,
     translate_run,
 )
+from scripts.experiments.latex import as_latex
 from scripts.experiments.launch import Launcher, free_devices
-from scripts.experiments.page import best_rows
 from scripts.experiments.statistics import paired_test, summary
-from scripts.experiments.table import as_csv, floor_rows, table
+from scripts.experiments.table import as_csv, best_rows, floor_rows, table
 from tests.browser import BROWSER, Browser
 from tests.helpers import REPO, make_dataset, run_command, start_command
 from util.errors import UserError
@@ -230,6 +230,41 @@ def test_flags_of_another_file_hold_where_a_file_says_nothing_else(tmp_path):
         read_grid(path)
 
 
+def test_a_file_without_rows_is_its_base_with_other_seeds_or_flags(tmp_path):
+    below = read_grid(write(tmp_path))
+    path = tmp_path / "again.toml"
+    path.write_text('base = "grid.toml"\nname = "again"\nseeds = [7]\n[flags]\nngf = 8\n')
+    grid = read_grid(path)
+    assert (grid.rows, grid.baseline, grid.paper) == (below.rows, below.baseline, below.paper)
+    assert [(job.row, job.seed) for job in grid.jobs()] == [("one", 7), ("two, another rate", 7)]
+    assert (grid.flags["ngf"], grid.flags["ndf"], grid.folder.name) == (8, 4, "again")
+
+    path.write_text('base = "grid.toml"\n')
+    assert read_grid(path).seeds == below.seeds
+
+
+# folders that are not there, a flag of [evaluate], what is said
+UNMEASURABLE = [
+    (["testA_truth", "testB"], "", r"\[data.toy\]: .*no real images of the target domain .*testB"),
+    (["testA"], "", r"\[data.toy\]: --dataroot .* has no folder testA or valA"),
+    (["testA_truth"], 'inception = "nowhere.pth"', r"\[evaluate\]: nowhere.pth does not exist"),
+    ([], 'vgg_weights = "nowhere.pth"', r"\[evaluate\]: .*nowhere.pth"),
+]
+
+
+@pytest.mark.parametrize(("removed", "flag", "complaint"), UNMEASURABLE)
+def test_what_could_not_be_measured_is_said_before_anything_is_trained(
+    tmp_path, capsys, removed, flag, complaint
+):
+    path = write(tmp_path, GRID.replace("bootstrap = 10", flag))
+    for name in removed:
+        shutil.rmtree(tmp_path / "data" / name)
+    assert main([str(path), "--out", str(tmp_path / "out")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(complaint, line)
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 
@@ -368,6 +403,29 @@ def test_rows_that_print_the_same_best_number_are_both_the_best(tmp_path):
     assert best_rows(table(grid, "toy", runs), 0) == ["one", other]
     assert best_rows(table(grid, "toy", runs[:2]), 0) == [], "nothing tells them apart"
     assert best_rows(table(grid, "toy", runs[:1]), 0) == []
+
+
+def test_a_table_for_a_paper(tmp_path):
+    """Every line has all columns, no character is taken for a command, and what the caption must say is there."""
+    text = GRID.replace("score.toy", "FID.toy").replace("two, another rate", "50% & more_of {it}")
+    grid = read_grid(write(tmp_path, text))
+    other = list(grid.rows)[1]
+    runs = [row_of("one", 0, 50), row_of("one", 1, 52), row_of(other, 0, 30), row_of(other, 1, 30)]
+    written = as_latex(grid, [table(grid, "toy", runs)])
+
+    lines = [line for line in written.splitlines() if not line.startswith("%")]
+    rows = [line for line in lines if line.endswith(r" \\")]
+    assert r"\begin{tabular}{lrr}" in lines and len(rows) == 4
+    assert all(len(re.findall(r"(?<!\\)&", row)) == 2 for row in rows)
+    assert rows[0] == r" & FID last & FID paper \\"
+    assert rows[1] == r"one & 51.000 $\pm$ 1.414 & 0.5 \\"
+    assert rows[2] == r"50\% \& more\_of \{it\} & \textbf{30.000} $\pm$ 0.000 & -- \\"
+    assert rows[3] == r"\emph{doing nothing} & 1.000 &  \\"
+    assert "% seeds of every row: 2" in written and "% *last* is the end of training" in written
+
+    del runs[1]
+    written = as_latex(grid, [table(grid, "toy", runs)])
+    assert "% seeds: one 1, 50% & more_of {it} 2" in written and r"one & 50.000 & 0.5" in written
 
 
 def test_floors_that_differ_between_runs_are_a_range(tmp_path):
@@ -598,8 +656,8 @@ def test_a_killed_grid_goes_on_and_ends_with_the_table_of_an_uninterrupted_one(g
 
 
 @pytest.mark.slow
-def test_the_report_comes_from_folders_alone(grid, tmp_path):
-    folder, jobs, _ = grid
+def test_the_report_comes_from_records_alone(grid, tmp_path, capsys):
+    folder, _, _ = grid
     written = (folder / "out" / "table.md").read_text()
     assert (
         "| one (baseline) | 2 |" in written
@@ -617,13 +675,52 @@ def test_the_report_comes_from_folders_alone(grid, tmp_path):
     assert 0 < low <= value <= high <= 1, "the interval over images"
     assert float(rows[0]["memory GB"]) > 0.1 and "cut, preset official" in rows[0]["recipe"]
 
-    for job in jobs:
-        shutil.copytree(job.folder, tmp_path / "out" / "checkpoints" / job.run)
-    assert main([str(write(folder)), "--out", str(tmp_path / "out"), "--report"]) == 0
-    assert (tmp_path / "out" / "table.md").read_text() == written
-    assert (tmp_path / "out" / "table.csv").read_text() == (
-        folder / "out" / "table.csv"
-    ).read_text()
+    assert r"\begin{tabular}" in (folder / "out" / "table.tex").read_text()
+
+    command, records = [str(write(folder)), "--report", "--out"], tmp_path / "records"
+    assert main([*command, str(folder / "out"), "--records", str(records)]) == 0
+    assert f"records of 4 runs that are done: {records}" in capsys.readouterr().out
+    kept = {path.suffix for path in records.rglob("*") if path.is_file()}
+    assert kept == {".json", ".jsonl"}, "no weights and no pictures"
+
+    assert main([*command, str(records)]) == 0
+    for name in ("table.md", "table.csv", "table.tex"):
+        assert (records / name).read_text() == (folder / "out" / name).read_text(), name
+
+
+@pytest.mark.slow
+def test_a_run_of_which_only_the_records_are_left_is_done(grid, tmp_path, capsys):
+    folder, jobs, _ = grid
+    assert (
+        main(
+            [
+                str(write(folder)),
+                "--out",
+                str(folder / "out"),
+                "--report",
+                "--records",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
+    command = [str(write(folder)), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "4 done before" in capsys.readouterr().out
+
+    # it is no other run for that
+    job = read_grid(write(folder), tmp_path / "out").jobs()[0]
+    assert missing(job) == []
+    (job.folder / "measured_best.json").unlink()
+    assert missing(job) == ["best"]
+    other = read_grid(write(folder, GRID.replace("ngf = 4", "ngf = 5")), tmp_path / "out").jobs()
+    assert missing(other[0]) == ["train"]
+
+    # a run that was not yet measured is to be trained
+    record = read_record(jobs[1]) | {"measured": {}}
+    again = read_grid(write(folder), tmp_path / "out").jobs()[1]
+    (again.folder / RECORD).write_text(json.dumps(record))
+    assert missing(again) == ["train"]
 
 
 @pytest.mark.slow
@@ -702,6 +799,7 @@ def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path, capsys):
     text = text.replace("[data.toy]", '[data.bad]\ndataroot = "BAD"\n[data.toy]') + "[rows.one]\n"
     path = write(tmp_path, text, count=4)
     bad = make_dataset(tmp_path / "bad")
+    shutil.copytree(tmp_path / "data" / "testA_truth", bad / "testA_truth")
     for image in (bad / "trainA").iterdir():
         image.write_bytes(b"damaged")
     path.write_text(

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Sequence
 
 from scripts.experiments.grid import Grid, Job
-from scripts.experiments.job import UNFINISHED, missing, run_job
+from scripts.experiments.job import UNFINISHED, run_job
 from scripts.experiments.launch import Outcome
 from util.errors import UserError
 from util.run.stop import BY_SIGNAL
@@ -35,7 +35,7 @@ class Task:
 
 
 def run_on_cluster(grid: Grid, jobs: Sequence[Job], wait: bool) -> Outcome:
-    """Hand what is left to the cluster that [cluster] of the file describes, with submitit's own parameters.
+    """Hand jobs that are left to do to the cluster that [cluster] of the file describes, with submitit's parameters.
 
     Raises:
         UserError: submitit is missing, or refuses the parameters.
@@ -56,20 +56,14 @@ def run_on_cluster(grid: Grid, jobs: Sequence[Job], wait: bool) -> Outcome:
         raise UserError(f"{grid.file}: [cluster]: submitit says: {error}") from None
 
     outcome = Outcome()
-    left = []
-    for job in jobs:
-        if missing(job):
-            left.append(job)
-        else:
-            outcome.skipped.append(job.run)
-    submitted = executor.map_array(Task(), left) if left else []
-    for job, handle in zip(left, submitted, strict=True):
+    submitted = executor.map_array(Task(), jobs) if jobs else []
+    for job, handle in zip(jobs, submitted, strict=True):
         print(f"{job.run}: submitted as {handle.job_id}, {handle.paths.stdout}")
 
     if not wait:
-        outcome.cut_off += [job.run for job in left]
+        outcome.cut_off += [job.run for job in jobs]
         return outcome
-    for job, handle in zip(left, submitted, strict=True):
+    for job, handle in zip(jobs, submitted, strict=True):
         _collect(job, handle, outcome)
     return outcome
 

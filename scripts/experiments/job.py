@@ -31,7 +31,7 @@ from util.hardware.devices import planned_precision
 from util.parser import show_value
 from util.run.folder import saved_record, weights_in
 from util.run.progress import Progress
-from util.run.state_file import glance
+from util.run.state_file import glance, has_state
 
 RECORD = "job.json"  # in the run's folder
 EPOCHS = {"last": "latest", "best": "best"}  # column of the table -> --epoch
@@ -47,7 +47,12 @@ def measured_file(folder: Path, column: str) -> Path:
 
 
 def finished(job: Job) -> bool:
-    """Whether a run has done all the training steps that are asked for; not where no state can be read."""
+    """Whether a run has done all the training steps that are asked for; not where its state cannot be read.
+
+    Of a run without any state its record tells: nothing is measured before the training has ended.
+    """
+    if not has_state(job.folder):
+        return bool(read_record(job).get("measured"))
     progress = progress_of(job, parse(TrainOptions(), job.train))
     return progress is not None and progress.finished
 
@@ -109,12 +114,15 @@ def missing(job: Job) -> list[str]:
     """
     if not trained_as_asked(job) or not finished(job):
         return ["train"]
-    return [column for column in columns(job.folder) if not measured_as_asked(job, column)]
+    return [column for column in columns(job) if not measured_as_asked(job, column)]
 
 
-def columns(folder: Path) -> list[str]:
-    """The checkpoints that a run has: "last", and "best" where training kept one."""
-    return ["last", "best"] if weights_in(folder, EPOCHS["best"]) else ["last"]
+def columns(job: Job) -> list[str]:
+    """The checkpoints that a run has or had: "last", and "best" where training kept one."""
+    kept_best = weights_in(job.folder, EPOCHS["best"]) or "best" in read_record(job).get(
+        "measured", {}
+    )
+    return ["last", "best"] if kept_best else ["last"]
 
 
 def trained_as_asked(job: Job) -> bool:

@@ -101,12 +101,9 @@ class Launcher:
         self.processes: set[subprocess.Popen] = set()
 
     def run(self, jobs: Sequence[Job]) -> Outcome:
-        """Run what is left of the jobs; returns when all are done, have failed, or the time is over."""
+        """Run jobs that are left to do; returns when all are done, have failed, or the time is over."""
         for job in jobs:
-            if missing(job):
-                self.waiting.put(job)
-            else:
-                self.outcome.skipped.append(job.run)
+            self.waiting.put(job)
 
         workers = [threading.Thread(target=self._work, args=(device,)) for device in self.devices]
         with self._stopping_politely():
@@ -140,7 +137,10 @@ class Launcher:
                 self.outcome.cut_off.append(job.run)
                 return
 
-            print(f"{job.run}: {', '.join(missing(job))} on {device}; {log_path}", flush=True)
+            print(
+                f"{job.run}: {', '.join(missing(job)) or 'nothing left'} on {device}; {log_path}",
+                flush=True,
+            )
             status = self._process(job, device, log, lock)
         self._note(job, status, log_path)
 

@@ -12,11 +12,10 @@ from PIL import Image
 
 from data.image_folder import list_images
 from data.result_names import unique_names
-from scripts.evaluating.words import best_number, rounded
 from scripts.experiments.collect import RunRow
 from scripts.experiments.figures import COLOURS, INPUT, colour_number, translations
 from scripts.experiments.grid import Grid, slug
-from scripts.experiments.table import Cell, Table, floor_rows, notes, remarks, shown
+from scripts.experiments.table import Cell, Table, best_rows, floor_rows, notes, remarks, shown
 from util.images import save_png
 from util.pages import html
 from util.pages.files import Picture, write_page
@@ -59,7 +58,7 @@ def write_grid_page(
             ]
 
     body += [tags.h2("How to read this"), tags.ul(*(tags.li(text) for text in notes(grid)))]
-    files = ["table.md", "table.csv", *(relative(figure, grid) for figure in figures)]
+    files = ["table.md", "table.csv", "table.tex", *(relative(figure, grid) for figure in figures)]
     body += [html.fact_table(facts), html.links({file: file for file in files})]
     body.append(tags.script(raw((ASSETS / "page.js").read_text(encoding="utf-8"))))
 
@@ -112,24 +111,6 @@ def _table(grid: Grid, table: Table) -> tags.div:
         lines.append(tags.tr(*cells, cls="floor"))
     head = tags.thead(tags.tr(*heads))
     return tags.div(tags.table(head, tags.tbody(*lines), cls="results"), cls="wide")
-
-
-def best_rows(table: Table, place: int) -> list[str]:
-    """The rows with the best mean in a column of ours: all whose number looks the same there.
-
-    None for costs and the paper's figures, where rows have unequal numbers of seeds, and where all look the same.
-    """
-    cells = {
-        row: cells[place] for row, cells in table.rows.items() if isinstance(cells[place], Cell)
-    }
-    better = table.runs[0].better if table.runs else {}
-    way = better.get(table.columns[place].rpartition(" ")[0])
-    if way is None or len({cell.stats["n"] for cell in cells.values()}) != 1:
-        return []
-
-    means = {row: cell.stats["mean"] for row, cell in cells.items()}
-    best = best_number(list(means.values()), low=way == "low")
-    return [row for row, mean in means.items() if rounded(mean) == best]
 
 
 def _value(cell: Cell | float | None) -> str:

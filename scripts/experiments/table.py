@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.evaluating.words import rounded
+from scripts.evaluating.words import best_number, rounded
 from scripts.experiments.collect import COSTS, RunRow, asked_row
 from scripts.experiments.grid import Grid
 from scripts.experiments.job import EPOCHS
@@ -166,6 +166,24 @@ def shown(cell: Cell | float | None) -> str:
     if cell is None:
         return "-"
     return cell.text() if isinstance(cell, Cell) else f"{cell:.3g}"
+
+
+def best_rows(table: Table, place: int) -> list[str]:
+    """The rows with the best mean in a column of ours: all whose number looks the same there.
+
+    None for costs and the paper's figures, where rows have unequal numbers of seeds, and where all look the same.
+    """
+    cells = {
+        row: cells[place] for row, cells in table.rows.items() if isinstance(cells[place], Cell)
+    }
+    better = table.runs[0].better if table.runs else {}
+    way = better.get(table.columns[place].rpartition(" ")[0])
+    if way is None or len({cell.stats["n"] for cell in cells.values()}) != 1:
+        return []
+
+    means = {row: cell.stats["mean"] for row, cell in cells.items()}
+    best = best_number(list(means.values()), low=way == "low")
+    return [row for row, mean in means.items() if rounded(mean) == best]
 
 
 def floor_rows(table: Table) -> dict[str, list[str]]:
