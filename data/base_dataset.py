@@ -12,7 +12,16 @@ from data.held_out import split_held_out
 from data.image_file import find_bad_images, read_size
 from data.image_folder import find_images, first_of
 from data.result_names import unique_names
-from data.transforms import Preprocess, Size, Source, View, check_mode, cut_view, read_source
+from data.transforms import (
+    Preprocess,
+    Size,
+    Source,
+    View,
+    check_mode,
+    cut_view,
+    read_source,
+    reduced_in_decay,
+)
 from util.errors import UserError
 from util.run.same_data import data_print, file_sizes
 
@@ -88,7 +97,9 @@ class BaseDataset(ABC):
 
     def unlike_epochs(self) -> tuple[int, ...]:
         """Epochs that stand for all others as to the size of their images."""
-        return (1, self.opt.n_epochs + 1) if self.is_train else (1,)
+        if self.is_train and reduced_in_decay(vars(self.opt)):
+            return (1, self.opt.n_epochs + 1)
+        return (1,)
 
     def describe_files(self) -> list[str]:
         """What a user should know of how files are read, a line each; their sizes are known."""

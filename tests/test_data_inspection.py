@@ -446,6 +446,7 @@ def test_a_batch_of_unlike_images_may_come_from_accumulation(folders):
         ({"preprocess": "resize"}, True),
         ({"preprocess": "scale_width"}, True),
         ({"preprocess": "resize", "finetune_resize": False}, False),
+        ({"preprocess": "resize", "n_epochs_decay": 0}, False),
         ({"preprocess": "resize", "load_size": 32}, False),
         ({"preprocess": "resize_and_crop"}, False),
         ({"preprocess": "none", "batch_size": 1}, False),
@@ -453,7 +454,6 @@ def test_a_batch_of_unlike_images_may_come_from_accumulation(folders):
 )
 def test_another_size_in_the_decay_phase_is_told(folders, changes, told, capsys):
     opt = data_options(folders, **changes)
-    opt.n_epochs_decay = 2
     line = "from epoch 3 on images are scaled to 32 (--crop_size) instead of 36"
     assert (line in said(capsys, opt)) == told
 
@@ -465,6 +465,9 @@ def test_a_scale_that_is_changed_by_rounding_is_told(folders, capsys):
     assert "image_000.png, 36 x 36 after scaling, becomes 64 x 64" in text
     assert "multiples of 64" in text and text.count("trainA") == 2, "in each phase, for one image"
     assert "becomes" not in said(capsys, data_options(folders, preprocess="resize"))
+
+    opt = data_options(folders, preprocess="resize", size_multiple=64, n_epochs_decay=0)
+    assert said(capsys, opt).count("trainA") == 1, "there is no second phase"
 
 
 def test_the_first_samples_are_the_same_as_without_the_look(folders):

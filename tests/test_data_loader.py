@@ -30,7 +30,7 @@ def data_options(dataroot, **changes) -> Namespace:
         "direction": "AtoB", "input_nc": 3, "output_nc": 3, "batch_size": 2, "accumulate": 1, "num_threads": 0,
         "cache": "none", "preprocess": "resize_and_crop", "load_size": 36, "crop_size": 32, "no_flip": False,
         "serial_batches": False, "max_dataset_size": float("inf"), "skip_bad_images": False, "n_epochs": 2,
-        "finetune_resize": True, "size_multiple": 4, "test_roles": "A",
+        "n_epochs_decay": 2, "finetune_resize": True, "size_multiple": 4, "test_roles": "A",
         "pairs": "auto", "trained_pairs": None, "value_range": None,
     }  # fmt: skip
     assert set(changes) <= set(values)
@@ -43,7 +43,7 @@ def test_options(dataroot, **changes) -> Namespace:
         dataroot,
         **{"is_train": False, "phase": "test", "preprocess": "none", "batch_size": 1} | changes,
     )
-    for name in ("accumulate", "n_epochs", "finetune_resize"):
+    for name in ("accumulate", "n_epochs", "n_epochs_decay", "finetune_resize"):
         delattr(opt, name)
     return opt
 
