@@ -6,6 +6,7 @@ from itertools import product
 
 from data.base_dataset import BaseDataset
 from data.image_folder import check_dataroot, find_styles
+from data.label_maps import label_files
 from data.layout import has_domains
 from data.namesakes import Namesakes
 from data.result_names import fitted, unique_names
@@ -56,6 +57,7 @@ class ContentStyleDataset(BaseDataset):
 
         super().__init__(opt, roles="AB")
         self.pairs = self._pair(opt.pair_by)
+        self._find_labels(opt)
 
     @staticmethod
     def _check_labels(opt: Namespace) -> None:
@@ -67,6 +69,16 @@ class ContentStyleDataset(BaseDataset):
             raise UserError(
                 f"--preprocess {opt.preprocess} would cut pictures but not their label maps; give --preprocess none"
             )
+
+    def _find_labels(self, opt: Namespace) -> None:
+        """Raise UserError for a picture without its label map: before the first is translated, which may take hours."""
+        contents, styles = zip(*self.pairs, strict=True)
+        flags = {"content_labels": ("A", contents), "style_labels": ("B", styles)}
+        for name, (role, numbers) in flags.items():
+            where = getattr(opt, name)
+            if where:
+                paths = self.domains[role].paths
+                label_files(where, [paths[n] for n in dict.fromkeys(numbers)], f"--{name}")
 
     def find_files(self, role: str) -> tuple[str, list[str]]:
         style = self.opt.style

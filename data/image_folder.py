@@ -14,6 +14,7 @@ from data.layout import (
     has_domains,
     means_domains,
     phase_folder,
+    undivided,
     wanted,
 )
 from util.errors import UserError
@@ -190,6 +191,13 @@ def find_images(
         return folder, list_images(folder, notes)
     if is_train or means_domains(dataroot):
         raise no_folder(dataroot, phase, letter, is_train)
+    phases = undivided(dataroot)
+    if len(phases) > 1:  # images to train on among those to test on
+        one = os.path.join(dataroot, phases.get(phase, next(iter(phases.values()))))
+        raise UserError(
+            f"--dataroot {dataroot} holds {' and '.join(phases.values())}: name the one to translate, such as "
+            f"--dataroot {one}"
+        )
     return dataroot, list_images(dataroot, notes)
 
 

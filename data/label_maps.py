@@ -1,6 +1,7 @@
 """Label maps: pictures whose colours or numbers name regions, such as those of a content and of a style."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,22 +23,34 @@ LARGEST_RATIO = 100  # of the areas that a label has in the two pictures
 
 
 def label_file(where: str, image: str, flag: str) -> str:
-    """The label map of an image: the file `where`, or the one of its name in that folder.
+    """The label map of an image, as `label_files` finds it."""
+    return label_files(where, [image], flag)[0]
+
+
+def label_files(where: str, images: Sequence[str], flag: str) -> list[str]:
+    """The label map of each image: the file `where`, or the one of its name in that folder.
 
     Raises:
-        UserError: there is none, or there are several; the message begins with `flag`.
+        UserError: an image has none, or several; the message begins with `flag`.
     """
     if not os.path.isdir(where):
         if not os.path.isfile(where):
             raise UserError(f"{flag} {where} is neither a label map nor a folder of them")
-        return where
+        return [where] * len(images)
 
-    stem = _stem(image)
-    found = [path for path in list_images(where) if _stem(path) == stem]
-    if len(found) != 1:
-        problem = "holds no label map" if not found else "holds several label maps"
-        raise UserError(f"{flag} {where} {problem} named {stem}, which {image} needs")
-    return found[0]
+    by_stem: dict[str, list[str]] = {}
+    for path in list_images(where):
+        by_stem.setdefault(_stem(path), []).append(path)
+
+    files = []
+    for image in images:
+        stem = _stem(image)
+        found = by_stem.get(stem, [])
+        if len(found) != 1:
+            problem = "holds several label maps" if found else "holds no label map"
+            raise UserError(f"{flag} {where} {problem} named {stem}, which {image} needs")
+        files += found
+    return files
 
 
 def read_map(path: str) -> Image.Image:

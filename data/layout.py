@@ -50,6 +50,12 @@ def means_phases(dataroot: str) -> bool:
     return has_domains(dataroot) or bool(folders_by_meaning(dataroot))
 
 
+def undivided(dataroot: str) -> dict[str, str]:
+    """Folders that are probably one phase each, whatever their domain: {"train": "train", "test": "Testing"}."""
+    found = folders_by_meaning(dataroot)
+    return {phase: name for (phase, letter), name in found.items() if not letter}
+
+
 def wanted(phase: str, is_train: bool) -> str:
     """What --dataroot should name, in words."""
     pair = f"a folder that holds {phase}A and {phase}B, the images of the two domains"

@@ -207,6 +207,26 @@ def test_label_maps_come_in_pairs_and_on_whole_pictures(three_and_two):
         pairs(three_and_two, content_labels="x", style_labels="x", preprocess="resize_and_crop")
 
 
+def test_a_missing_label_map_is_told_before_anything_is_translated(three_and_two, tmp_path):
+    """Of a content, or of a style that is used; other styles need none."""
+    label_map(tmp_path / "of_A" / "image_000.png")
+    flags = {"content_labels": str(tmp_path / "of_A"), "style_labels": str(tmp_path / "of_B")}
+    label_map(tmp_path / "of_B" / "image_000.png")
+    assert len(pairs(three_and_two, max_dataset_size=1, **flags).dataset) == 1
+
+    said = (
+        r"--content_labels .*of_A holds no label map named image_001, which .*testA.image_001.png"
+    )
+    with pytest.raises(UserError, match=said):
+        pairs(three_and_two, **flags)
+    for number in (1, 2):
+        label_map(tmp_path / "of_A" / f"image_{number:03d}.png")
+    with pytest.raises(
+        UserError, match=r"--style_labels .*of_B holds no label map named image_001"
+    ):
+        pairs(three_and_two, **flags)
+
+
 def test_styles_of_a_data_set_are_those_of_the_target_domain(three_and_two):
     make_image_folder(three_and_two / "other" / "testA", 1)
     make_image_folder(three_and_two / "other" / "valB", 2)

@@ -40,6 +40,18 @@ def test_the_other_domain_is_not_needed_and_not_loaded(mixed, mode):
     assert len(make_loader(test_options(mixed, dataset_mode=mode))) == 9
 
 
+@pytest.mark.parametrize("mode", ["unaligned", "single"])
+def test_training_images_are_not_translated_among_the_test_images(tmp_path, mode):
+    """A root with train and test, without domains; a folder with one of them holds photographs."""
+    make_image_folder(tmp_path / "Train", 3, size=(16, 16))
+    assert len(make_loader(test_options(tmp_path, dataset_mode=mode)).dataset) == 3
+
+    make_image_folder(tmp_path / "testing", 2, size=(16, 16))
+    with pytest.raises(UserError, match=r"holds Train and testing: .* --dataroot \S+.testing$"):
+        make_loader(test_options(tmp_path, dataset_mode=mode))
+    assert len(make_loader(test_options(tmp_path / "testing", dataset_mode=mode)).dataset) == 2
+
+
 @pytest.mark.parametrize("cache", ["none", "ram", "device"])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
 def test_every_image_comes_once_at_its_own_size_whatever_the_batch(mixed, batch_size, cache):
