@@ -1,6 +1,7 @@
 """The documents tell the truth: options are current, the worked example runs, the commands of the README work."""
 
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from models import model_names
 from options import TestOptions, TrainOptions, parse
 from scripts.document_options import document
+from scripts.evaluating.words import rounded, scaled
 from tests.helpers import REPO, TINY, make_dataset, run_command, train_flags
 from util.errors import UserError
 
@@ -190,3 +192,22 @@ def test_links_in_the_documents_exist():
                 assert anchor in anchors(file), f"{page.name} points to {link}"
                 with_anchor += 1
     assert with_anchor >= 20
+
+
+def test_the_figures_of_the_study_are_those_of_its_records():
+    """Every line of a second seed in docs/results.md beside the run's own record."""
+    lines = (REPO / "docs" / "results.md").read_text().splitlines()
+    printed = [line.split(" | ", 2)[2].strip(" |") for line in lines if line.startswith("| | 1 | ")]
+    names = ("fid", "kid", "density", "coverage", "edges", "self_similarity")
+
+    recorded = []
+    records = (REPO / "docs" / "study_cpu" / "checkpoints").glob("*-seed1/measured_last.json")
+    for path in sorted(records):
+        figures = json.loads(path.read_text())["figures"]
+        cells = []
+        for name in names:
+            values = (figures[name]["value"], *figures[name]["interval"])
+            value, low, high = (rounded(scaled(name, number)) for number in values)
+            cells.append(f"{value} [{low}, {high}]")
+        recorded.append(" | ".join(cells))
+    assert printed and printed == recorded
