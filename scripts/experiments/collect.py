@@ -19,6 +19,7 @@ from scripts.experiments.job import (
     measured_file,
     trained_as_asked,
 )
+from util.logs.log_files import METRICS
 from util.logs.sink import EVALUATION
 from util.run.folder import describe_history, saved_record
 
@@ -91,7 +92,7 @@ def run_row(folder: Path) -> RunRow | None:
     record, job = saved_record(folder), _json(folder / RECORD)
     options = record.get("options", {})
     first = next(iter(results.values()))
-    records = _records(folder / "metrics.jsonl")
+    records = _records(folder / METRICS)
     return RunRow(
         name=folder.name,
         row=job.get("row", folder.name),

@@ -52,7 +52,7 @@ def finished(job: Job) -> bool:
     Of a run without any state its record tells: nothing is measured before the training has ended.
     """
     if not has_state(job.folder):
-        return bool(read_record(job).get("measured"))
+        return bool(measurements(job))
     progress = progress_of(job, parse(TrainOptions(), job.train))
     return progress is not None and progress.finished
 
@@ -119,9 +119,7 @@ def missing(job: Job) -> list[str]:
 
 def columns(job: Job) -> list[str]:
     """The checkpoints that a run has or had: "last", and "best" where training kept one."""
-    kept_best = weights_in(job.folder, EPOCHS["best"]) or "best" in read_record(job).get(
-        "measured", {}
-    )
+    kept_best = weights_in(job.folder, EPOCHS["best"]) or "best" in measurements(job)
     return ["last", "best"] if kept_best else ["last"]
 
 
@@ -135,7 +133,7 @@ def measured_as_asked(job: Job, column: str) -> bool:
 
     Where a folder was copied without its weights, those that were measured are taken for them.
     """
-    done = read_record(job).get("measured", {}).get(column)
+    done = measurements(job).get(column)
     if not isinstance(done, dict) or not measured_file(job.folder, column).is_file():
         return False  # earlier records held flags alone
     files = weights_in(job.folder, EPOCHS[column])
@@ -162,6 +160,11 @@ def read_record(job: Job) -> dict[str, Any]:
     """What job.json says; nothing before the first training has ended."""
     path = job.folder / RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def measurements(job: Job) -> dict[str, Any]:
+    """What job.json says of each checkpoint that was measured since the last training."""
+    return read_record(job).get("measured", {})
 
 
 def run_job(job: Job, minutes: float | None = None) -> int:
@@ -196,7 +199,7 @@ def measure(job: Job, column: str) -> int:
     )
     if status == 0:
         now = {"flags": [asked(job.test), asked(job.evaluate)], "weights": before}
-        note(job, measured={**read_record(job).get("measured", {}), column: now})
+        note(job, measured={**measurements(job), column: now})
     return status
 
 

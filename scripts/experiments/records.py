@@ -6,6 +6,7 @@ from pathlib import Path
 from scripts.experiments.grid import Grid
 from scripts.experiments.job import EPOCHS, RECORD, measured_file, missing
 from util.files import atomic_path
+from util.logs.log_files import METRICS
 from util.run.folder import RECORD as OPTIONS
 
 
@@ -17,7 +18,7 @@ def copy_records(grid: Grid, to: Path) -> list[str]:
     """
     done = [job for job in grid.jobs() if not missing(job)]
     for job in done:
-        files = [job.folder / name for name in (RECORD, OPTIONS, "metrics.jsonl")]
+        files = [job.folder / name for name in (RECORD, OPTIONS, METRICS)]
         files += [measured_file(job.folder, column) for column in EPOCHS]
         for file in files:
             if file.is_file():

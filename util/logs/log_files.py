@@ -15,7 +15,8 @@ WAITING_LINES = 100_000  # that could not be written; further ones push out the 
 RULE = "================"
 BEGINNING = f"{RULE} training started"  # of a run, in loss_log.txt
 COUNTERS = re.compile(rb"\(epoch: \d+, iters: (\d+)[,)]")  # at the head of a line of losses
-FIELDS = {"losses": dict}  # of a line of metrics.jsonl
+METRICS = "metrics.jsonl"
+FIELDS = {"losses": dict}  # of a line of it
 
 
 def keep_until(path: Path, images_done: int, fields: Mapping[str, type]) -> list[dict]:
@@ -92,7 +93,7 @@ class RunLog:
 
     def __init__(self, folder: Path) -> None:
         self.text_path = folder / "loss_log.txt"
-        self.metrics_path = folder / "metrics.jsonl"
+        self.metrics_path = folder / METRICS
         self.waiting: deque[tuple[Path, str]] = deque(maxlen=WAITING_LINES)
         self._one_at_a_time = threading.Lock()
 
