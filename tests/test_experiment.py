@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -417,7 +418,7 @@ def test_a_table_for_a_paper(tmp_path):
     rows = [line for line in lines if line.endswith(r" \\")]
     assert r"\begin{tabular}{lrr}" in lines and len(rows) == 4
     assert all(len(re.findall(r"(?<!\\)&", row)) == 2 for row in rows)
-    assert rows[0] == r" & FID last & FID paper \\"
+    assert rows[0] == r" & FID $\downarrow$ & FID (paper) \\"
     assert rows[1] == r"one & 51.000 $\pm$ 1.414 & 0.5 \\"
     assert rows[2] == r"50\% \& more\_of \{it\} & \textbf{30.000} $\pm$ 0.000 & -- \\"
     assert rows[3] == r"\emph{doing nothing} & 1.000 &  \\"
@@ -425,15 +426,35 @@ def test_a_table_for_a_paper(tmp_path):
 
     del runs[1]
     written = as_latex(grid, [table(grid, "toy", runs)])
-    assert "% seeds: one 1, 50% & more_of {it} 2" in written and r"one & 50.000 & 0.5" in written
+    assert "% numbers of seeds: 1 of one; 2 of 50% & more_of {it}" in written
+    assert r"one & 50.000 & 0.5" in written
+
+
+def test_a_table_for_a_paper_is_one_for_each_checkpoint(tmp_path):
+    """Neither is wider than its figures, the floors stand below both, and arrows and x100 are those of LaTeX."""
+    grid = read_grid(write(tmp_path))
+    floors = {"doing nothing": {"KID x100": 7.0}}
+    measured = {
+        checkpoint: Measured({"KID x100": value}, floors=floors)
+        for checkpoint, value in {"last": 5.0, "best": 4.0}.items()
+    }
+    run = replace(row_of("one", 0, 50), measured=measured, better={"KID x100": "low"})
+    written = as_latex(grid, [table(grid, "toy", [run])])
+
+    last, best = written.split("% toy, of the best checkpoint")
+    assert "% toy, at the end of training" in last
+    for part, value in {last: "5.000", best: "4.000"}.items():
+        lines = part.splitlines()
+        assert r" & KID $\times$100 $\downarrow$ \\" in lines and rf"one & {value} \\" in lines
+        assert lines.count(r"\emph{doing nothing} & 7.000 \\") == 1
 
 
 def test_floors_that_differ_between_runs_are_a_range(tmp_path):
     grid = read_grid(write(tmp_path))
     found = table(grid, "toy", [row_of("one", 0, 50, 1.0), row_of("one", 1, 50, 1.5)])
-    assert floor_rows(found)["doing nothing"][0] == "1.000 to 1.500"
+    assert floor_rows(found)["doing nothing"] == {"FID": "1.000 to 1.500"}
     found = table(grid, "toy", [row_of("one", 0, 50, 1.0), row_of("one", 1, 50, 1.0)])
-    assert floor_rows(found)["doing nothing"][0] == "1.000"
+    assert floor_rows(found)["doing nothing"] == {"FID": "1.000"}
 
 
 def test_parameters_are_those_of_what_translates_one_way(tmp_path):

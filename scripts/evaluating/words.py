@@ -11,6 +11,7 @@ from util.metrics.fid import FID_BIAS
 
 FEW = 50  # images: below, an interval says little
 TIMES_100 = ("kid",)  # figures that tables show a hundred times as large, as papers do
+HUNDREDFOLD = " x100"  # what their titles end in
 OF_COLUMNS = (  # endings that warnings had
     "; a figure at equal numbers stands beside each",
     ": figures without them stand beside each",
@@ -133,7 +134,7 @@ def scaled(name: str, value: float) -> float:
 
 def title_of(name: str, entry: Mapping[str, Any]) -> str:
     """The heading of a figure."""
-    return f"{entry['title']} x100" if name in TIMES_100 else entry["title"]
+    return f"{entry['title']}{HUNDREDFOLD}" if name in TIMES_100 else entry["title"]
 
 
 def figure_row(name: str, entry: Mapping[str, Any]) -> dict[str, str]:

@@ -3,17 +3,29 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from scripts.evaluating.words import rounded
+from scripts.evaluating.words import HUNDREDFOLD, rounded
 from scripts.experiments.grid import Grid
-from scripts.experiments.table import Cell, Table, best_rows, floor_rows, notes, remarks
+from scripts.experiments.table import (
+    PAPER,
+    Cell,
+    Column,
+    Table,
+    best_rows,
+    floor_rows,
+    notes,
+    remarks,
+)
 from util.hardware import provenance
 
 ESCAPED = {character: f"\\{character}" for character in "&%$#_{}"}
 ESCAPED |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
+CHECKPOINTS = {"last": "at the end of training", "best": "of the best checkpoint"}
+ARROWS = {"low": r" $\downarrow$", "high": r" $\uparrow$"}  # which way a figure is better
+
 
 def as_latex(grid: Grid, found: Sequence[Table]) -> str:
-    """A tabular for each data set. What must be read with it stands in comments, for the caption to say.
+    """A tabular for each data set and checkpoint. What must be read with it stands in comments, for the caption to say.
 
     A cell holds the mean and, from several seeds, the standard deviation; the best of a column is bold.
     """
@@ -22,7 +34,9 @@ def as_latex(grid: Grid, found: Sequence[Table]) -> str:
     for table in found:
         lines += ["", comment(table.data)]
         lines += [comment(text) for text in (*told_of_seeds(table), *remarks(table))]
-        lines += tabular(table)
+        for checkpoint, words in CHECKPOINTS.items():
+            if any(column.source == checkpoint for column in table.columns):
+                lines += ["", comment(f"{table.data}, {words}"), *tabular(table, checkpoint)]
     return "\n".join([*lines, "", *(comment(text) for text in notes(grid)), ""])
 
 
@@ -31,33 +45,47 @@ def told_of_seeds(table: Table) -> list[str]:
     counts = {row: len(seeds) for row, seeds in table.seeds.items()}
     if len(set(counts.values())) == 1:
         return [f"seeds of every row: {next(iter(counts.values()))}"]
-    return ["seeds: " + ", ".join(f"{row} {count}" for row, count in counts.items())]
+    told = "; ".join(f"{count} of {row}" for row, count in counts.items())
+    return [f"numbers of seeds: {told}"]
 
 
-def tabular(table: Table) -> list[str]:
-    """The lines of one table: a row each, and the floors below a rule."""
-    places = [place for place in range(len(table.columns)) if is_figure(table, place)]
-    winners = {place: best_rows(table, place) for place in places}
+def tabular(table: Table, checkpoint: str) -> list[str]:
+    """The lines of one table: a row each, and the floors below a rule. A paper's figures stand beside ours."""
+    columns = {
+        place: column
+        for place, column in enumerate(table.columns)
+        if column.source in (checkpoint, PAPER)
+    }
+    heads = [heading(table, column) for column in columns.values()]
+    lines = [f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
+    lines += [line(["", *heads]), "\\midrule"]
 
-    lines = [f"\\begin{{tabular}}{{l{'r' * len(places)}}}", "\\toprule"]
-    lines += [line(["", *(escaped(table.columns[place]) for place in places)]), "\\midrule"]
+    winners = {place: best_rows(table, place) for place in columns}
     for row, cells in table.rows.items():
-        shown = [number(cells[place], bold=row in winners[place]) for place in places]
+        shown = [number(cells[place], bold=row in winners[place]) for place in columns]
         lines.append(line([escaped(row), *shown]))
 
     floors = floor_rows(table)
     if floors:
         lines.append("\\midrule")
     for floor, texts in floors.items():
-        shown = [escaped(texts[place]) for place in places]
-        lines.append(line([f"\\emph{{{escaped(floor)}}}", *shown]))
+        shown = [
+            texts.get(column.title, "") if column.source == checkpoint else ""
+            for column in columns.values()
+        ]
+        lines.append(line([f"\\emph{{{escaped(floor)}}}", *map(escaped, shown)]))
     return [*lines, "\\bottomrule", "\\end{tabular}"]
 
 
-def is_figure(table: Table, place: int) -> bool:
-    """Whether a column holds figures, ours or a paper's; the others say what a run cost."""
-    checkpoint = table.columns[place].rpartition(" ")[2]
-    return checkpoint == "paper" or any(isinstance(row[place], Cell) for row in table.rows.values())
+def heading(table: Table, column: Column) -> str:
+    """The head of a column, with an arrow that says which way is better."""
+    title = column.title.removesuffix(HUNDREDFOLD)
+    text = escaped(title)
+    if title != column.title:
+        text += r" $\times$100"
+    if column.source == PAPER:
+        return f"{text} ({PAPER})"
+    return text + ARROWS[table.better[column.title]]
 
 
 def number(cell: Cell | float | None, bold: bool) -> str:

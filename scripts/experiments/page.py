@@ -15,7 +15,7 @@ from data.result_names import unique_names
 from scripts.experiments.collect import RunRow
 from scripts.experiments.figures import COLOURS, INPUT, colour_number, translations
 from scripts.experiments.grid import Grid, slug
-from scripts.experiments.table import Cell, Table, best_rows, floor_rows, notes, remarks, shown
+from scripts.experiments.table import Cell, Table, best_rows, floor_lines, notes, remarks, shown
 from util.images import save_png
 from util.pages import html
 from util.pages.files import Picture, write_page
@@ -88,7 +88,7 @@ def relative(path: Path, grid: Grid) -> str:
 
 def _table(grid: Grid, table: Table) -> tags.div:
     heads = [tags.th("row", data_sort="text"), tags.th("seeds", data_sort="number")]
-    heads += [tags.th(printable(column), data_sort="number") for column in table.columns]
+    heads += [tags.th(printable(column.head), data_sort="number") for column in table.columns]
 
     winners = [best_rows(table, place) for place in range(len(table.columns))]
     lines = []
@@ -106,7 +106,7 @@ def _table(grid: Grid, table: Table) -> tags.div:
             line.append(tags.td(shown(cell), data_value=_value(cell), cls=style))
         lines.append(tags.tr(*line))
 
-    for floor, texts in floor_rows(table).items():
+    for floor, texts in floor_lines(table).items():
         cells = [tags.td(text, data_value=text) for text in (floor, "", *texts)]
         lines.append(tags.tr(*cells, cls="floor"))
     head = tags.thead(tags.tr(*heads))

@@ -2,18 +2,19 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from scripts.evaluating.words import best_number, rounded
+from scripts.evaluating.words import HUNDREDFOLD, best_number, rounded
 from scripts.experiments.collect import COSTS, RunRow, asked_row
 from scripts.experiments.grid import Grid
 from scripts.experiments.job import EPOCHS
 from scripts.experiments.statistics import paired_test, summary
+
+PAPER = "paper"  # the source of a column with what a paper prints
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,24 @@ class Cell:
         return words
 
 
+@dataclass(frozen=True)
+class Column:
+    """What a column shows.
+
+    Attributes:
+        title: of the figure, or the cost.
+        source: whose figure: that of the checkpoint "last" or "best", or what a "paper" prints; a cost has none.
+    """
+
+    title: str
+    source: str = ""
+
+    @property
+    def head(self) -> str:
+        """Its heading."""
+        return f"{self.title} {self.source}".strip()
+
+
 @dataclass
 class Table:
     """What is known of one data set: columns, and per row a cell each; None where nothing was measured.
@@ -58,11 +77,16 @@ class Table:
     """
 
     data: str
-    columns: list[str]
+    columns: list[Column]
     rows: dict[str, list[Cell | float | None]]
     runs: list[RunRow]
     seeds: dict[str, list[int]]
     left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def better(self) -> dict[str, str]:
+        """Title of a figure -> "low" or "high"."""
+        return {title: way for run in self.runs for title, way in run.better.items()}
 
 
 def tables(grid: Grid) -> list[Table]:
@@ -76,40 +100,47 @@ def tables(grid: Grid) -> list[Table]:
     return found
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column: its head, and what it has for a row; None where nothing is known."""
-
-    head: str
-    cell: Callable[[str], Cell | float | None]
-
-
 def table(grid: Grid, data: str, runs: Sequence[RunRow]) -> Table:
     """The rows of one data set; the paper's figures stand beside ours."""
-    columns = [*figure_columns(grid, data, runs), *cost_columns(runs)]
+    columns = columns_of(grid, data, runs)
     return Table(
         data=data,
-        columns=[column.head for column in columns],
-        rows={row: [column.cell(row) for column in columns] for row in grid.rows},
+        columns=columns,
+        rows={
+            row: [cell(grid, data, runs, column, row) for column in columns] for row in grid.rows
+        },
         runs=list(runs),
         seeds={row: sorted(run.seed for run in runs if run.row == row) for row in grid.rows},
     )
 
 
-def figure_columns(grid: Grid, data: str, runs: Sequence[RunRow]) -> list[Column]:
-    """Each figure at each checkpoint that some run has, and what the paper prints."""
+def columns_of(grid: Grid, data: str, runs: Sequence[RunRow]) -> list[Column]:
+    """Each figure at each checkpoint that some run has, what the paper prints of it, and the costs."""
     titles = dict.fromkeys(title for run in runs for title in run.first.figures)
     checkpoints = [name for name in EPOCHS if any(name in run.measured for run in runs)]
+
     columns = []
     for title in titles:
-        for checkpoint in checkpoints:
-            cell = partial(figure_cell, runs, grid.baseline, checkpoint, title)
-            columns.append(Column(f"{title} {checkpoint}", cell))
+        columns += [Column(title, checkpoint) for checkpoint in checkpoints]
+        if paper_values(grid, data, title):
+            columns.append(Column(title, PAPER))
+    return columns + [Column(cost) for cost in COSTS]
 
-        printed = grid.paper.get(title.removesuffix(" x100"), {}).get(data, {})
-        if printed:
-            columns.append(Column(f"{title} paper", printed.get))
-    return columns
+
+def cell(
+    grid: Grid, data: str, runs: Sequence[RunRow], column: Column, row: str
+) -> Cell | float | None:
+    """What a column has for a row; None where nothing is known."""
+    if column.source == PAPER:
+        return paper_values(grid, data, column.title).get(row)
+    if column.source:
+        return figure_cell(runs, grid.baseline, column.source, column.title, row)
+    return mean_cost(runs, column.title, row)
+
+
+def paper_values(grid: Grid, data: str, title: str) -> Mapping[str, float]:
+    """What the paper prints of a figure, by row."""
+    return grid.paper.get(title.removesuffix(HUNDREDFOLD), {}).get(data, {})
 
 
 def figure_cell(
@@ -126,11 +157,6 @@ def figure_cell(
     seeds = sum(run.row == row for run in runs)
     images = over_images(runs, row, checkpoint, title)
     return Cell(summary(list(values.values())), test, seeds, images)
-
-
-def cost_columns(runs: Sequence[RunRow]) -> list[Column]:
-    """What training and translating cost."""
-    return [Column(cost, partial(mean_cost, runs, cost)) for cost in COSTS]
 
 
 def mean_cost(runs: Sequence[RunRow], cost: str, row: str) -> float | None:
@@ -176,8 +202,7 @@ def best_rows(table: Table, place: int) -> list[str]:
     cells = {
         row: cells[place] for row, cells in table.rows.items() if isinstance(cells[place], Cell)
     }
-    better = table.runs[0].better if table.runs else {}
-    way = better.get(table.columns[place].rpartition(" ")[0])
+    way = table.better.get(table.columns[place].title)
     if way is None or len({cell.stats["n"] for cell in cells.values()}) != 1:
         return []
 
@@ -186,19 +211,28 @@ def best_rows(table: Table, place: int) -> list[str]:
     return [row for row, mean in means.items() if rounded(mean) == best]
 
 
-def floor_rows(table: Table) -> dict[str, list[str]]:
-    """What the columns must be read against, in words -> a text per column; a range where runs differ."""
-    found: dict[str, list[str]] = {}
+def floor_rows(table: Table) -> dict[str, dict[str, str]]:
+    """What figures must be read against: the floor in words -> title -> text; a range where runs differ."""
     last = [run.at("last") for run in table.runs]
+    found: dict[str, dict[str, str]] = {}
     for floor in dict.fromkeys(floor for one in last for floor in one.floors):
         known = [one.floors.get(floor, {}) for one in last]
-        cells = []
-        for column in table.columns:
-            title, _, checkpoint = column.rpartition(" ")
-            values = [one[title] for one in known if title in one]
-            cells.append(span(values) if values and checkpoint == "last" else "")
-        found[floor] = cells
+        titles = dict.fromkeys(title for one in known for title in one)
+        found[floor] = {
+            title: span([one[title] for one in known if title in one]) for title in titles
+        }
     return found
+
+
+def floor_lines(table: Table) -> dict[str, list[str]]:
+    """The floors as lines of a table with all columns: each stands once, below the end of training."""
+    return {
+        floor: [
+            texts.get(column.title, "") if column.source == "last" else ""
+            for column in table.columns
+        ]
+        for floor, texts in floor_rows(table).items()
+    }
 
 
 def span(values: Sequence[float]) -> str:
@@ -212,12 +246,12 @@ def as_markdown(grid: Grid, found: Sequence[Table]) -> str:
     lines = [f"# {grid.name}", "", grid.about, ""]
     for one in found:
         lines += [f"## {one.data}", ""]
-        heads = ["", "seeds", *one.columns]
+        heads = ["", "seeds", *(column.head for column in one.columns)]
         lines += [_line(heads), _line(["---"] * len(heads))]
         for row, cells in one.rows.items():
             name = f"{row} (baseline)" if row == grid.baseline else row
             lines.append(_line([name, str(len(one.seeds[row])), *map(shown, cells)]))
-        lines += [_line([f"*{floor}*", "", *cells]) for floor, cells in floor_rows(one).items()]
+        lines += [_line([f"*{floor}*", "", *cells]) for floor, cells in floor_lines(one).items()]
         lines += ["", *(f"- {text}" for text in remarks(one)), ""]
     return "\n".join([*lines, *(f"- {text}" for text in notes(grid)), ""])
 
