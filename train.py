@@ -20,6 +20,7 @@ from util.run.folder import describe_options, run_dir
 from util.run.progress import Progress
 from util.run.reports import Report, Run, end_between_steps, reporting
 from util.run.stop import Ending, NoBatch, Stop
+from util.words import counted
 
 
 def main() -> int:
@@ -49,7 +50,7 @@ def train(opt: Namespace) -> int:
             opt, run_dir(opt), progress.total_images, versions, enabled=runtime.is_main
         )
         visualizer.start(progress.images)
-        size = f"{len(loader.dataset)} images per epoch, on {runtime.describe()}"
+        size = f"{counted(len(loader.dataset), 'image')} per epoch, on {runtime.describe()}"
         for line in (model.describe(), size, *notes):
             visualizer.message(line)
 

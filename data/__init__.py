@@ -10,6 +10,7 @@ from data.loader import Loader
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.registry import find_class, names_in
+from util.words import counted
 
 
 def dataset_modes() -> list[str]:
@@ -43,7 +44,7 @@ def create_loader(opt: Namespace, runtime: Runtime) -> Loader:
     if opt.is_train and len(dataset) < count:
         raise UserError(
             f"batch_size * accumulate = {opt.batch_size} * {opt.accumulate} = {count}, but "
-            f"{opt.dataroot} has only {len(dataset)} images per epoch; "
+            f"{opt.dataroot} has only {counted(len(dataset), 'image')} per epoch; "
             "lower --batch_size or --accumulate"
         )
 

@@ -12,6 +12,7 @@ from data.image_folder import check_dataroot, list_images, no_folder
 from data.layout import explain_layout, folder_names, means_phases, phase_folder
 from data.transforms import Box, Size, Source, View
 from util.errors import UserError
+from util.words import counted
 
 if TYPE_CHECKING:  # options imports this package
     from util.parser import OptionParser
@@ -155,7 +156,7 @@ class AlignedDataset(BaseDataset):
         both = [name for name in files["A"] if name in files["B"]]
 
         shown = ", ".join(alone[:3])
-        text = f"{len(alone)} images have no partner of the same name in the other folder: {shown}"
+        text = f"{counted(len(alone), 'image')} without a partner of the same name in the other folder: {shown}"
         if not both or (alone and not self.opt.skip_bad_images):
             folders = f"{domains['A'].folder}, {domains['B'].folder}"
             raise UserError(f"{folders}: {text}; without pairs take unaligned")

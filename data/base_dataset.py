@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.held_out import split_held_out
 from data.image_file import find_bad_images, read_size
-from data.image_folder import find_images, first_of
+from data.image_folder import find_images
 from data.result_names import unique_names
 from data.transforms import (
     Preprocess,
@@ -24,6 +24,7 @@ from data.transforms import (
 )
 from util.errors import UserError
 from util.run.same_data import data_print, file_sizes
+from util.words import first_of
 
 if TYPE_CHECKING:  # options imports this package
     from util.parser import OptionParser

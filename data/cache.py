@@ -10,6 +10,7 @@ from data.image_file import in_threads
 from data.transforms import Source, View, read_source, reflect
 from util.errors import UserError
 from util.hardware.memory import GIB, free_memory
+from util.words import counted
 
 SHARE = 4  # --cache auto leaves all but this part of a GPU's free memory to training
 
@@ -59,7 +60,7 @@ class PixelCache:
     def describe(self) -> str:
         """How many images, in how much memory, where."""
         size = self.buffer.numel() / GIB
-        return f"{len(self._place)} images, {size:.2f} GiB on {self.buffer.device}"
+        return f"{counted(len(self._place), 'image')}, {size:.2f} GiB on {self.buffer.device}"
 
     def pixels(self, source: Source) -> Tensor:
         """One source, uint8 (C, height, width), without a copy."""
@@ -115,6 +116,6 @@ def check_memory(needed: int, count: int, device: torch.device, flag: str) -> No
     if free is not None and needed > free:
         instead = "--cache ram or --cache none" if flag == "device" else "--cache none"
         raise UserError(
-            f"--cache {flag} needs {needed / GIB:.2f} GiB for {count} images, "
+            f"--cache {flag} needs {needed / GIB:.2f} GiB for {counted(count, 'image')}, "
             f"but only {free / GIB:.2f} GiB are free on {device}; use {instead}"
         )

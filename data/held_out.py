@@ -3,6 +3,7 @@
 import math
 
 from util.errors import UserError
+from util.words import counted
 
 LARGEST_SHARE = 10  # at most one image in so many
 FEWEST = 2
@@ -26,9 +27,9 @@ def split_held_out(
         raise UserError(f"--eval_images {wanted}: sets are measured, of {FEWEST} images at least")
     count = min(wanted, max(len(paths) // LARGEST_SHARE, FEWEST))
     if len(paths) < 2 * count:
-        there = f"{folder} holds {len(paths)} images"
+        there = f"{folder} holds {counted(len(paths), 'image')}"
         if len(paths) >= limit:
-            there = f"--max_dataset_size {limit} takes {len(paths)} images of {folder}"
+            there = f"--max_dataset_size {limit} takes {counted(len(paths), 'image')} of {folder}"
         raise UserError(
             f"{there}, too few to keep {FEWEST} of them out of training; "
             "measure on other images (--eval_split val or test), or not at all (--eval_freq 0)"

@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -18,6 +17,7 @@ from data.layout import (
     wanted,
 )
 from util.errors import UserError
+from util.words import counted
 
 # what Pillow opens but cannot show, or only by another program
 NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -69,7 +69,7 @@ class Survey:
         count = self.others.total()
         kinds = [f"{suffix or 'no ending'} {n}" for suffix, n in self.others.most_common(SHOWN)]
         more = ", ..." if len(self.others) > SHOWN else ""
-        text = f"left out {count} {_plural(count, 'file')}: {', '.join(kinds)}{more}"
+        text = f"left out {counted(count, 'file')}: {', '.join(kinds)}{more}"
         lost = sorted(NEED_CONVERSION & self.others.keys())
         if lost:
             text += f" (to use {', '.join(lost)}, convert to .png or .jpg)"
@@ -87,7 +87,7 @@ class Survey:
             return ""
         named = [f"{place or 'the folder itself'} {n}" for place, n in places.most_common(SHOWN)]
         more = f" and {len(places) - SHOWN} others" if len(places) > SHOWN else ""
-        return f"{len(self.paths)} images: {', '.join(named)}{more}"
+        return f"{counted(len(self.paths), 'image')}: {', '.join(named)}{more}"
 
     def _equal_names(self) -> str:
         """A warning where files share a name but for folder and ending, as an image and its mask do."""
@@ -100,7 +100,7 @@ class Survey:
 
         first, second, *_ = (os.path.relpath(path, self.folder) for path in double[0])
         return (
-            f"warning: {len(double)} {_plural(len(double), 'name')} {'comes' if len(double) == 1 else 'come'} "
+            f"warning: {counted(len(double), 'name')} {'comes' if len(double) == 1 else 'come'} "
             f"more than once, such as {first} and {second}; all are used as images, "
             "so move masks and copies elsewhere"
         )
@@ -258,12 +258,3 @@ def check_is_image(path: str, flag: str) -> None:
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
-
-
-def _plural(count: int, word: str) -> str:
-    return word if count == 1 else f"{word}s"
-
-
-def first_of(paths: Sequence[str], count: int = 3) -> str:
-    """The first few of many paths, for a line."""
-    return ", ".join(paths[:count]) + (", ..." if len(paths) > count else "")

@@ -7,10 +7,10 @@ import numpy as np
 
 from data.base_dataset import BaseDataset, Domain
 from data.image_file import LARGE, Header, in_threads, opened, read_header, read_image
-from data.image_folder import first_of
 from data.pixels import Levels, is_grey
 from data.transforms import Size, cuts, reduced_in_decay, scaler_of
 from util.errors import UserError
+from util.words import first_of
 
 SAMPLED = 8  # images of a domain whose values are looked at
 READABLE = ("RGB", "RGBA", "LA")  # beside grey: numbers that are shown as they are

@@ -6,6 +6,7 @@ import stat
 from PIL import UnidentifiedImageError
 
 from util.errors import UserError
+from util.words import counted
 
 HEAD = 512  # bytes that tell kinds of files apart
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
@@ -115,8 +116,7 @@ def _tiff(path: str) -> str:
         return "a TIFF file of a kind that Pillow does not read; convert it to 8 bits, RGB or grey"
 
     number = "floating-point numbers" if floating else f"{bits} bits"
-    bands_in_words = "1 band" if bands == 1 else f"{bands} bands"
     return (
-        f"a TIFF file with {bands_in_words} of {number} each; convert it to RGB or grey, "
+        f"a TIFF file with {counted(bands, 'band')} of {number} each; convert it to RGB or grey, "
         "8 or 16 bits (of many bands, choose three)"
     )

@@ -32,6 +32,7 @@ from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.hardware.team import print_once
 from util.parser import natural, positive_int
+from util.words import counted
 
 LEVEL = 2 / 255  # of grey, in images from -1 to 1
 
@@ -126,7 +127,9 @@ class DistanceGANModel(TwoSidedModel):
         size = per_process if opt.distance_items == "batch" else 1
         order = dataset.order(epoch=1)
         count = min(opt.max_items, len(order) // size)
-        print_once(f"measuring distances in both domains, on {count} items of {size} images each")
+        print_once(
+            f"measuring distances in both domains, on {counted(count, 'item')} of {counted(size, 'image')} each"
+        )
 
         # the same images on every process, and so the same moments
         read = partial(grey_levels, dataset)
@@ -136,8 +139,8 @@ class DistanceGANModel(TwoSidedModel):
             found = moments(LEVEL * self.distances_of_items(levels, size))
             if not found[1] > 0:
                 raise UserError(
-                    f"{count} items of {size} images in domain {role} have no distances that vary, so "
-                    "there is no unit for them: give more images, --distance_items image or "
+                    f"domain {role}, {counted(count, 'item')} of {counted(size, 'image')}: the distances do not vary, "
+                    "so there is no unit for them; give more images, --distance_items image or "
                     "--unnormalized_distances"
                 )
             memory.value.copy_(found)

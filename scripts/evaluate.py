@@ -52,6 +52,7 @@ from util.hardware.runtime import Runtime
 from util.metrics.features import LAYERS, Inception
 from util.metrics.prdc import NEIGHBOURS, nearest
 from util.parser import natural, positive_int, script_parser, value_range
+from util.words import counted
 
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "torch-fidelity")
 SETTINGS = ("value_range", "resize", "bootstrap", "seed", "worst", "grid")  # that the JSON names
@@ -189,7 +190,7 @@ def said(args: argparse.Namespace, result: dict[str, Any]) -> list[str]:
     if args.real:
         counts = result["counts"]
         lines.append(
-            f"{counts['fake']} images of {args.fake} against {counts['real']} of {args.real}"
+            f"{counted(counts['fake'], 'image')} of {args.fake} against {counts['real']} of {args.real}"
         )
     if args.input and not (args.vgg_weights or args.dino):
         lines.append(

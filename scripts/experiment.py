@@ -34,6 +34,7 @@ from util.errors import exit_status
 from util.files import atomic_path
 from util.hardware import provenance
 from util.parser import OptionParser, positive_float, positive_int
+from util.words import counted
 
 FAILED = 1  # exit status where a run failed
 
@@ -132,7 +133,7 @@ def experiment(argv: Sequence[str] | None) -> int:
     page = report(grid)
     if args.records:
         copied = copy_records(grid, args.records)
-        print(f"records of {len(copied)} runs that are done: {args.records}")
+        print(f"records of {counted(len(copied), 'finished run')}: {args.records}")
     if outcome.summary():
         print(outcome.summary())
     for name, lines in outcome.failed.items():

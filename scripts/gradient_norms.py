@@ -41,6 +41,7 @@ from util.hardware.runtime import Runtime
 from util.parser import positive_int, script_parser
 from util.run.folder import run_dir
 from util.run.state_file import find_state
+from util.words import counted
 
 PLAIN = ["--amp", "off", "--compile", "off", "--cuda_graph", "off"]
 
@@ -182,8 +183,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         model.prepare_once(loader.dataset)
         rows = summary(measure(model, batches_from(loader, epoch, step), args.steps))
 
-    state = f"after {images} images" if images else "with first weights: nothing is saved"
-    print(f"{run_dir(opt)}, {state}; {args.steps} steps\n\n{table(rows)}")
+    state = (
+        f"after {counted(images, 'image')}" if images else "with first weights: nothing is saved"
+    )
+    print(f"{run_dir(opt)}, {state}; {counted(args.steps, 'step')}\n\n{table(rows)}")
     if args.out:
         record = {"run": opt.name, "images": images, "steps": args.steps}
         record["rows"] = [asdict(row) for row in rows]

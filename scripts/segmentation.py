@@ -30,6 +30,7 @@ from util.hardware import provenance
 from util.images import save_png
 from util.metrics.segmentation import LABEL_SETS, LabelSet, confusion, segmentation_figures
 from util.parser import OptionParser
+from util.words import counted
 
 Predict = Callable[[Path, tuple[int, int]], np.ndarray]  # a file, (width, height) -> classes (H,W)
 
@@ -93,7 +94,7 @@ def measure(args: argparse.Namespace) -> None:
     with atomic_path(out) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")
 
-    print(f"written to {out}: {images} pictures of {folder} against {args.truth}")
+    print(f"written to {out}: {counted(images, 'picture')} of {folder} against {args.truth}")
     print(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()))
     if segmenter:
         real = segmenter.facts["on real test photographs"]

@@ -172,7 +172,7 @@ def test_a_second_comparison_keeps_what_the_first_wrote(world, tmp_path):
         len(pngs(folder / "images" / "fake_B")) == 1
         and len(pngs(folder / "earlier" / "fake_B")) == 3
     )
-    assert "1 inputs" in (tmp_path / "a+cut" / "index.html").read_text()
+    assert "1 input ·" in (tmp_path / "a+cut" / "index.html").read_text()
     assert main(["--names", "cut", "a", "--num_test", "1", *where]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a+cut", "cut+a"]
 
@@ -332,7 +332,7 @@ def test_figures_older_than_the_pictures_are_not_shown(tmp_path):
     }  # fmt: skip
     assert found.scores == {"x": 0.5} and found.warnings == ["8 images are few"]
     assert found.details["FID-768"] == "12.000 to 13.000, 8 / 9 images"
-    assert found.details["score"] == "1 images" and found.details["KID-768 x100"] == ""
+    assert found.details["score"] == "1 image" and found.details["KID-768 x100"] == ""
     os.utime(tmp_path / "truth.json", (999, 999))
     found = measured(tmp_path)
     assert found.figures == {"FID-768": 12.5, "KID-768 x100": pytest.approx(3)}

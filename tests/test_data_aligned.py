@@ -261,7 +261,7 @@ def test_what_is_missing_is_said_in_one_line(tmp_path):
     make_image_folder(tmp_path / "trainA", count=2)
     assert "has no folder trainB" in message(aligned(tmp_path))
     make_image_folder(tmp_path / "trainB", count=3)
-    assert "1 images have no partner of the same name in the other folder: image_002" in message(
+    assert "1 image without a partner of the same name in the other folder: image_002" in message(
         aligned(tmp_path)
     )
     make_image_folder(tmp_path / "trainA", count=3, size=(50, 36))
@@ -283,7 +283,7 @@ def test_unreadable_images_take_their_partners_with_them(tmp_path, capsys):
     loader = make_loader(aligned(tmp_path, skip_bad_images=True))
     paths = [[path[-13:] for path in domain.paths] for domain in loader.dataset.domains.values()]
     assert paths[0] == paths[1] and len(paths[0]) == 3
-    assert "left out: 1 images have no partner" in capsys.readouterr().out
+    assert "left out: 1 image without a partner" in capsys.readouterr().out
     make_pairs(tmp_path / "train", count=3)
     (tmp_path / "train" / "image_001.png").write_bytes(b"no image")
     assert len(make_loader(aligned(tmp_path, skip_bad_images=True)).dataset) == 2

@@ -239,9 +239,7 @@ def test_the_log_tells_what_was_measured(tmp_path):
 def test_images_that_give_no_unit_are_refused(tmp_path):
     for letter in "AB":
         make_image_folder(tmp_path / "data" / f"train{letter}", count=2)
-    with pytest.raises(
-        UserError, match="1 items of 2 images in domain A have no distances that vary"
-    ):
+    with pytest.raises(UserError, match="domain A, 1 item of 2 images: the distances do not vary"):
         prepared(tmp_path, PAIRED, "official")
 
 

@@ -583,14 +583,14 @@ def test_a_grid_says_nothing_of_columns_that_it_does_not_have(tmp_path):
     warnings = [
         "the sets differ in number (6 and 9); a figure at equal numbers stands beside each",
         "1 of 8 reals in train too (1 exactly): figures without them stand beside each",
-        "9 images are few",
+        "9 images, which is few",
     ]
     record = {"figures": {}, "warnings": warnings}
     (tmp_path / "measured_last.json").write_text(json.dumps(record))
     assert run_row(tmp_path).first.warnings == [
         "the sets differ in number (6 and 9)",
         "1 of 8 reals in train too (1 exactly)",
-        "9 images are few",
+        "9 images, which is few",
     ]
 
 

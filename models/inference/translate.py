@@ -31,6 +31,7 @@ from util.run.folder import (
     run_dir,
     saved_record,
 )
+from util.words import counted
 
 # Options and facts without a part in what a picture looks like: where things lie, and which images are asked for. The
 # files that a picture is made of count by their content.
@@ -79,7 +80,9 @@ def translate_on(runtime: Runtime, opt: Namespace) -> Gallery:
     }
     facts = {name: fact for name, fact in facts.items() if fact}
     count = len(loader.dataset)
-    print_once(f"{opt.recipe}: {count} images, weights {facts['weights']}, on {runtime.describe()}")
+    print_once(
+        f"{opt.recipe}: {counted(count, 'image')}, weights {facts['weights']}, on {runtime.describe()}"
+    )
     print_once(
         f"sizes of images: {opt.sizes}{'; --size own keeps them' if opt.size == 'trained' else ''}"
     )
@@ -99,7 +102,7 @@ def translate_on(runtime: Runtime, opt: Namespace) -> Gallery:
         gallery.description |= {f"mean {name}": f"{value:.4g}" for name, value in bar.means.items()}
 
     seconds = time.perf_counter() - began
-    speed = f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)"
+    speed = f"{counted(count, 'image')} in {seconds:.1f} s ({count / seconds:.1f} images/s)"
     if gallery.no_page:
         print_once(f"no page: {gallery.no_page}")
     print_once(f"{speed}: {gallery.folder if gallery.no_page else gallery.folder / 'index.html'}")

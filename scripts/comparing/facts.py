@@ -10,6 +10,7 @@ from options import TrainOptions
 from scripts.evaluating.words import best_number, scaled, shown, title_of
 from util.pages.html import short_number
 from util.parser import show_value
+from util.words import counted
 
 # groups of options that do not decide what is learned, and those of their options that do
 OF_NO_EFFECT = ("run", "logs", "checkpoints", "speed")
@@ -95,7 +96,7 @@ def measured(folder: Path) -> Measured:
             means = result["means"]["model"]
             own = {"score": result["score"], "error": means["error"]}
             figures |= own
-            details |= dict.fromkeys(own, f"{len(result['images'])} images")
+            details |= dict.fromkeys(own, counted(len(result["images"]), "image"))
             scored = [row for row in result["images"] if row["score"] is not None]
             scores = {row["name"]: row["score"] for row in scored}
 

@@ -12,6 +12,7 @@ from scripts.evaluating.words import rounded
 from util.pages import html
 from util.pages.files import Picture, write_page
 from util.pages.html import printable
+from util.words import counted
 
 ASSETS = Path(__file__).resolve().parent
 COLOURS = 8  # as many as the style has, then again from the first
@@ -60,7 +61,7 @@ def write_comparison(
     """
     methods = [column for column in columns if column.kind == "method"]
     title = " · ".join(column.title for column in methods)
-    summary = f"{len(rows)} inputs · {len(methods)} methods"
+    summary = f"{counted(len(rows), 'input')} · {counted(len(methods), 'method')}"
     style = (ASSETS / "page.css").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
 

@@ -15,6 +15,7 @@ from util.images import save_png
 from util.pages import html
 from util.pages.files import Picture, write_page
 from util.pages.html import printable
+from util.words import counted
 
 SIDE = 192  # pixels of a picture on the page
 NEAREST_SHOWN = 200
@@ -93,7 +94,7 @@ def write_report(path: Path, title: str, result: Mapping[str, Any], shown: Shown
     if shown.nearest is not None:
         body += _nearest(thumbnails, shown)
     body += [tags.h2("How it was measured"), html.fact_table(_facts(result))]
-    write_page(path, html.page(title, f"{count} outputs", body))
+    write_page(path, html.page(title, counted(count, "output"), body))
     return path
 
 

@@ -8,6 +8,7 @@ from scripts.evaluating.floors import DO_NOTHING, REAL, UNRELATED, beside
 from scripts.evaluating.sets import Sets
 from util.metrics import truth as metrics
 from util.metrics.fid import FID_BIAS
+from util.words import counted
 
 FEW = 50  # images: below, an interval says little
 TIMES_100 = ("kid",)  # figures that tables show a hundred times as large, as papers do
@@ -33,7 +34,9 @@ def warnings(sets: Sets, duplicates: Mapping[str, Any]) -> list[str]:
             f"FID from fewer than {FID_BIAS} images is biased upwards; compare equal numbers only"
         )
     if least < FEW:
-        found.append(f"{least} images are few: the intervals themselves are uncertain")
+        found.append(
+            f"{counted(least, 'image')}, which is few: the intervals themselves are uncertain"
+        )
     if len(fakes) != len(reals):
         found.append(f"the sets differ in number ({len(fakes)} and {len(reals)})")
 
@@ -86,7 +89,7 @@ def duplicate_warnings(duplicates: Mapping[str, Any]) -> list[str]:
     for name, entry in duplicates["within"].items():
         if entry["near_groups"]:
             found.append(
-                f"{entry['near_groups']} groups of equal or nearly equal pictures within {name} "
+                f"{counted(entry['near_groups'], 'group')} of equal or nearly equal pictures within {name} "
                 f"({entry['exact_groups']} exact), in {entry['folder']}"
             )
     for name, entry in duplicates["between"].items():
@@ -207,7 +210,7 @@ def markdown_row(title: str, figures: Mapping[str, Any]) -> str:
 def truth_table(where: str, result: Mapping[str, Any]) -> list[str]:
     """The scores against a truth, for people."""
     counts, means = result["counts"], result["means"]
-    title = f"{counts['images']} images against {where}"
+    title = f"{counted(counts['images'], 'image')} against {where}"
     if counts["not_translated"]:
         title += f" ({counts['not_translated']} more were not translated)"
     lines = [title, f"{'':20}{'error':>9}{'object':>9}{'backgr.':>9}{'L1':>9}{'PSNR':>9}"]

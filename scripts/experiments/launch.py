@@ -72,7 +72,9 @@ def free_devices() -> list[str]:
         if float(used) <= LARGEST_USE * float(total):
             free.append(index)
     if found and not free:
-        raise UserError(f"all {len(found)} GPUs are in use; name those to share with --devices 0,1")
+        raise UserError(
+            f"all GPUs ({len(found)}) are in use; name those to share with --devices 0,1"
+        )
     return free or ["cpu"]
 
 

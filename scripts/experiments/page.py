@@ -20,6 +20,7 @@ from util.images import save_png
 from util.pages import html
 from util.pages.files import Picture, write_page
 from util.pages.html import printable
+from util.words import counted
 
 ASSETS = Path(__file__).resolve().parent
 DASHES = ("", "dashed", "dotted")  # of the first, second and further seeds
@@ -63,9 +64,9 @@ def write_grid_page(
     body.append(tags.script(raw((ASSETS / "page.js").read_text(encoding="utf-8"))))
 
     runs = sum(len(table.runs) for table in found)
-    summary = (
-        f"{runs} of {len(grid.jobs())} runs · {len(grid.rows)} rows · {len(grid.all_seeds())} seeds"
-    )
+    parts = [f"{runs} of {counted(len(grid.jobs()), 'run')}"]
+    parts += [counted(len(grid.rows), "row"), counted(len(grid.all_seeds()), "seed")]
+    summary = " · ".join(parts)
     write_page(path, html.page(grid.name, summary, body))
     return path
 

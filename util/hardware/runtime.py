@@ -21,6 +21,7 @@ from util.hardware.batch_norm import share_batch_norms
 from util.hardware.devices import choose_device, choose_precision, precision_name
 from util.hardware.memory import recorded_memory
 from util.hardware.team import Team
+from util.words import counted
 
 # between the seeds of two processes: runs with the seeds 0, 1, 2 ... share no random numbers
 SEEDS_APART = 1_000_003
@@ -225,7 +226,7 @@ class Runtime(Team):
         if self.world_size > 1:
             facts.append(f"{self.world_size} processes")
         else:
-            facts.append(f"{torch.get_num_threads()} threads")
+            facts.append(counted(torch.get_num_threads(), "thread"))
 
         facts.append(precision_name(self.amp_dtype))
         if self.memory_format == torch.channels_last:

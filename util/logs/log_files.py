@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from util.files import append, atomic_path
+from util.words import counted
 
 WAITING_LINES = 100_000  # that could not be written; further ones push out the oldest
 RULE = "================"
@@ -104,7 +105,7 @@ class RunLog:
         if images_done:
             keep_lines_until(self.text_path, images_done)
 
-        head = f"{RULE} resumed at {images_done} images" if images_done else BEGINNING
+        head = f"{RULE} resumed at {counted(images_done, 'image')}" if images_done else BEGINNING
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         self.message(f"{head} ({now}) {RULE}")
         return records

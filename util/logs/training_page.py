@@ -17,6 +17,7 @@ from util.pages.files import (
     why_no_pages,
     write_page,
 )
+from util.words import counted
 
 ROWS_PER_PAGE = 200
 FIELDS = {"epoch": int, "pictures": list}  # of a row
@@ -140,4 +141,6 @@ class TrainingPage:
     def _summary(self) -> str:
         seen = max(self.images_seen, self.rows[-1]["images"] if self.rows else 0)
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        return f"{seen:,} images seen · {len(self.rows)} displays · updated {now}"
+        return (
+            f"{counted(seen, 'image')} seen · {counted(len(self.rows), 'display')} · updated {now}"
+        )

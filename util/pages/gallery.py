@@ -23,6 +23,7 @@ from util.pages.files import (
     why_no_pages,
     write_page,
 )
+from util.words import counted
 
 WRITERS = cpu_count()  # a core encodes about a hundred pictures of 256 x 256 a second
 WAITING_PICTURES = 64  # so many may wait for the disk; then `add` waits, and memory stays bounded
@@ -268,7 +269,7 @@ class Gallery:
             pages.append((span, chunk))
 
         pictures = sum(len(row) for _, row in rows)
-        summary = f"{len(rows)} inputs · {pictures} pictures"
+        summary = f"{counted(len(rows), 'input')} · {counted(pictures, 'picture')}"
         for span, chunk in pages:
             facts = html.fact_table(self.description)
             navigation = [html.links(targets, current=span)] if len(pages) > 1 else []
