@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from data.base_dataset import BaseDataset
+from models.idle import Idle, idle_in_networks, idle_in_training
 from models.inference.bar import Tell, nobody_listens
 from models.networks import create_discriminator, create_generator, initialize_weights
 from models.networks.image_pool import ImagePool
@@ -69,6 +70,14 @@ class BaseModel(Parts, ABC):
     @staticmethod
     def check_options(opt: Namespace) -> None:
         """Checks across this method's flags, before data is touched; raises UserError."""
+
+    @classmethod
+    def idle(cls, opt: Namespace) -> list[Idle]:
+        """Options that change nothing beside the present values of others, so that no recipe holds them.
+
+        A method adds its own to those of the networks and the schedule that all methods share.
+        """
+        return [*idle_in_networks(opt), *idle_in_training(opt)]
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)

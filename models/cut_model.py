@@ -15,12 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.idle import Idle
 from models.losses.hdce import hdce_loss
 from models.losses.patch_nce import patch_nce_loss
 from models.losses.semantic_relation import semantic_relation_loss
 from models.networks.passes import mixes_images, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler, mirrored
-from models.one_sided import OneSidedModel, check_equal_channels, check_negatives, check_weights
+from models.one_sided import (
+    OF_CONTRAST,
+    OneSidedModel,
+    check_equal_channels,
+    check_negatives,
+    check_weights,
+    idle_in_contrast,
+)
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import int_list, natural, positive_float, positive_int, positive_or_inf, show_value
@@ -150,18 +158,28 @@ class CUTModel(OneSidedModel):
 
     @classmethod
     def check_ingredients(cls, opt: Namespace) -> None:
-        """Raise UserError for flags of Hneg-SRC's ingredients that would have no effect."""
-        hard = opt.nce_weights == "hdce"
-        if hard and not opt.lambda_NCE:
+        """Raise UserError for flags of Hneg-SRC's ingredients that contradict others."""
+        if opt.nce_weights == "hdce" and not opt.lambda_NCE:
             raise UserError(
                 "--nce_weights hdce weighs the contrast, which --lambda_NCE 0 leaves out: give one of them"
             )
-        if not hard and opt.HDCE_gamma != GAMMA:
-            raise UserError(
-                f"--HDCE_gamma {opt.HDCE_gamma} needs --nce_weights hdce: add that, or leave it out"
-            )
-        if not opt.src and opt.lambda_SRC not in (0, LAMBDA_SRC):
-            raise UserError(f"--lambda_SRC {opt.lambda_SRC} needs --src: add that, or leave it out")
+
+    @classmethod
+    def idle(cls, opt: Namespace) -> list[Idle]:
+        """The contrast and the relations, where they are off, and what belongs to them."""
+        found = super().idle(opt)
+        if not learns_from_patches(opt):
+            found.append(Idle(OF_CONTRAST, ("lambda_NCE",)))
+        elif not opt.lambda_NCE:
+            found.append(Idle(("nce_T",), ("lambda_NCE",)))
+        if not opt.lambda_NCE:
+            found.append(Idle(("nce_idt",), ("lambda_NCE",)))
+
+        if opt.nce_weights == "none":
+            found.append(Idle(("HDCE_gamma",), ("nce_weights",)))
+        if not opt.src and opt.lambda_SRC:
+            found.append(Idle(("lambda_SRC",), ("src",)))
+        return found + idle_in_contrast(opt)
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         if self.CONTRASTS_PATCHES and self.contrasts(opt):
@@ -181,7 +199,7 @@ class CUTModel(OneSidedModel):
     @staticmethod
     def contrasts(opt: Namespace) -> bool:
         """Whether a training step compares patches at all."""
-        return opt.is_train and (opt.lambda_NCE > 0 or (opt.src and opt.lambda_SRC > 0))
+        return opt.is_train and learns_from_patches(opt)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; raises UserError where only one of both runs has F."""
@@ -307,3 +325,8 @@ class CUTModel(OneSidedModel):
     def gamma(self) -> float | Tensor:
         """How alike hdce makes the weights of hard and of easy negatives."""
         return self.opt.HDCE_gamma
+
+
+def learns_from_patches(opt: Namespace) -> bool:
+    """Whether a term of G's loss compares patches."""
+    return opt.lambda_NCE > 0 or (opt.src and opt.lambda_SRC > 0)

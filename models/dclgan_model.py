@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.idle import Idle
 from models.inference.modes import add_test_options
 from models.losses.patch_nce import cosine_nce_loss
 from models.losses.reconstruction import l1_distance
 from models.networks.passes import joins, translate_and_encode
 from models.networks.patch_sampler import KINDS, PatchSampler
-from models.one_sided import check_equal_channels, check_negatives
+from models.one_sided import OF_CONTRAST, check_equal_channels, check_negatives, idle_in_contrast
 from models.two_sided import TwoSidedModel
 from util.errors import UserError
 from util.hardware.runtime import Runtime
@@ -108,6 +109,16 @@ class DCLGANModel(TwoSidedModel):
             check_equal_channels(opt, "the identity terms need", "give --nce_idt false")
         if opt.lambda_NCE:
             check_negatives(opt, opt.batch_size)
+
+    @classmethod
+    def idle(cls, opt: Namespace) -> list[Idle]:
+        """The contrast and the identity terms, where they are off."""
+        found = super().idle(opt)
+        if not opt.lambda_NCE:
+            found.append(Idle((*OF_CONTRAST, "nce_idt", "lambda_IDT"), ("lambda_NCE",)))
+        if not opt.nce_idt:
+            found.append(Idle(("lambda_IDT",), ("nce_idt",)))
+        return found + idle_in_contrast(opt)
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         if opt.is_train and opt.lambda_NCE:

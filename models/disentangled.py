@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base_model import BaseModel
+from models.idle import OF_COMMON_NETWORKS, Idle, idle_in_training
 from models.inference.styles import ManyStyles, add_style_options, check_style_options
 from models.losses.multiscale_gan import (
     multiscale_accuracy,
@@ -65,6 +66,11 @@ class DisentangledModel(ManyStyles, BaseModel):
             raise UserError(
                 f"--gan_mode wgangp: --model {opt.model} has no gradient penalty; give lsgan, vanilla or hinge"
             )
+
+    @classmethod
+    def idle(cls, opt: Namespace) -> list[Idle]:
+        """The flags of the common networks."""
+        return [Idle(OF_COMMON_NETWORKS, ("model",), for_good=True), *idle_in_training(opt)]
 
     def new_multiscale_discriminator(self, channels: int) -> nn.Module:
         """A discriminator of images with `channels`; its first weights are N(0, --init_gain)."""

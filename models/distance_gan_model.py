@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from data.base_dataset import BaseDataset
 from data.image_file import in_threads
+from models.idle import Idle
 from models.inference.modes import add_test_options
 from models.losses.distance import (
     all_pair_distances,
@@ -99,6 +100,18 @@ class DistanceGANModel(TwoSidedModel):
         if opt.use_cycle_loss and opt.A_to_B:
             raise UserError("--use_cycle_loss needs the way back, which --A_to_B leaves out")
         check_batch(opt, opt.batch_size)
+
+    @classmethod
+    def idle(cls, opt: Namespace) -> list[Idle]:
+        """Terms that are off, and what belongs to them."""
+        found = super().idle(opt)
+        if not opt.use_cycle_loss:
+            found.append(Idle(("lambda_A", "lambda_B"), ("use_cycle_loss",)))
+        if opt.A_to_B:
+            found.append(Idle(("lambda_distance_B",), ("A_to_B",)))
+        if opt.unnormalized_distances:
+            found.append(Idle(("max_items",), ("unnormalized_distances",)))
+        return found
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         if opt.is_train:

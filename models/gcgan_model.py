@@ -15,6 +15,7 @@ from argparse import Namespace
 from torch import Tensor
 
 from models.adversary import term_of_one
+from models.idle import Idle
 from models.losses.gan import generator_loss
 from models.losses.geometry import GEOMETRIES, consistency_loss
 from models.losses.reconstruction import l1_distance
@@ -74,6 +75,14 @@ class GcGANModel(OneSidedModel):
             return
         if has_identity(opt):
             check_equal_channels(opt, f"--identity {opt.identity} needs", "give --identity 0")
+
+    @classmethod
+    def idle(cls, opt: Namespace) -> list[Idle]:
+        """What is weighed by --lambda_AB."""
+        found = super().idle(opt)
+        if not opt.lambda_AB:
+            found.append(Idle(("lambda_gc", "identity"), ("lambda_AB",)))
+        return found
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime, identity=has_identity(opt), pool_size=opt.pool_size)

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from models.cut_model import CUTModel
+from models.idle import Idle
 from util.errors import UserError
 from util.hardware.runtime import Runtime
 from util.parser import natural, positive_float
+
+OF_GAMMA = ("use_curriculum", "HDCE_gamma_min", "step_gamma", "step_gamma_epoch")
 
 
 class HnegSRCModel(CUTModel):
@@ -91,6 +94,21 @@ class HnegSRCModel(CUTModel):
                 "--nce_weights none --src false leave out all that Hneg-SRC adds to CUT: give one of them at most"
             )
 
+    @classmethod
+    def idle(cls, opt: Namespace) -> list[Idle]:
+        """gamma and its schedule, where nothing is weighed by it, or where it stays as it is."""
+        found = super().idle(opt)
+        if opt.nce_weights == "none":
+            found.append(Idle((*OF_GAMMA, "no_Hneg"), ("nce_weights",)))
+        elif opt.no_Hneg:
+            found.append(Idle(("HDCE_gamma", *OF_GAMMA), ("no_Hneg",)))
+
+        if not opt.use_curriculum:
+            found.append(Idle(("HDCE_gamma_min", "step_gamma_epoch"), ("use_curriculum",)))
+        elif not opt.step_gamma:
+            found.append(Idle(("step_gamma_epoch",), ("step_gamma",)))
+        return found
+
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)
         if self.is_train:
@@ -120,7 +138,7 @@ class HnegSRCModel(CUTModel):
 
     def compute_G_loss(self) -> dict[str, Tensor]:
         """Fool D, keep patches apart from their negatives and related as in the input."""
-        if self.schedule.last is not None:
+        if self.opt.nce_weights == "hdce" and self.schedule.last is not None:
             self.log("gamma", self.gamma.clone())  # the tensor itself changes with the epoch
         return super().compute_G_loss()
 

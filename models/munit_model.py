@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from models.disentangled import DisentangledModel
+from models.idle import Idle
 from models.inference.styles import OTHER
 from models.losses.reconstruction import domain_invariant_distance, l1_distance
 from models.networks.munit_autoencoder import MunitAutoencoder
@@ -78,6 +79,14 @@ class MUNITModel(DisentangledModel):
         text = "of the frozen VGG16 for --vgg_w: imagenet, random (demos, tests) or a file"
         group.add("--vgg_weights", "imagenet", text)
         return parser
+
+    @classmethod
+    def idle(cls, opt: Namespace) -> list[Idle]:
+        """VGG16, where nothing is compared in it."""
+        found = super().idle(opt)
+        if not opt.vgg_w:
+            found.append(Idle(("vgg_weights",), ("vgg_w",)))
+        return found
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime)

@@ -16,6 +16,7 @@ from models.adversary import (
     discriminator_terms,
 )
 from models.base_model import BaseModel
+from models.idle import Idle
 from models.inference.modes import translate_each
 from models.losses.gan import generator_loss
 from util.errors import UserError
@@ -120,6 +121,23 @@ class OneSidedModel(BaseModel):
     def translate(self, real_A: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> the same size in domain B."""
         return translate_each(self.inference_net("G"), real_A)
+
+
+# options of a contrast of patches: without it they change nothing
+OF_CONTRAST = (
+    *("netF", "netF_nc", "nce_layers", "nce_T"),
+    *("num_patches", "nce_includes_all_negatives_from_minibatch"),
+)
+
+
+def idle_in_contrast(opt: Namespace) -> list[Idle]:
+    """What a contrast of patches leaves without effect, in the methods that have these flags."""
+    found = []
+    if opt.netF == "sample":
+        found.append(Idle(("netF_nc",), ("netF",)))
+    if opt.is_train and opt.batch_size == 1:
+        found.append(Idle(("nce_includes_all_negatives_from_minibatch",), ("batch_size",)))
+    return found
 
 
 def check_equal_channels(opt: Namespace, why: str, remedy: str) -> None:

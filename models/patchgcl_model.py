@@ -18,6 +18,7 @@ from torch import Tensor
 from data.base_dataset import BaseDataset
 from models.explain.graph_maps import MapHead
 from models.explain.patch_graph import add_picture_options, check_picture_options, explain_graphs
+from models.idle import Idle
 from models.losses.graph_nce import judge_levels
 from models.networks.adjacency import POOLED
 from models.networks.graph import SCORES, SOURCES, GraphHead
@@ -44,6 +45,21 @@ PAPER = {
     "average_levels": False,
     "average_terms": False,
 }
+
+# options of edges, of pooling and of all graphs: without these they change nothing
+OF_EDGES = (
+    *("nonzero_th", "threshold_test", "neighbours", "weighted_edges"),
+    *("adjacency_from", "extra_self_loop", "pool_adjacency"),
+)
+OF_POOLING = (
+    *("pool_hop", "down_scale", "pool_shrink"),
+    *("pool_adjacency", "pool_score", "average_levels"),
+)
+OF_GRAPHS = (
+    *("attn_layers", "netF_nc", "num_patches", "init_F"),
+    *("num_hop", "pooling_num", "gnn_bias", *OF_EDGES, *OF_POOLING),
+    *("pooling_ratio", "average_terms", "symmetric_nce", "nce_T", "detach_input"),
+)
 
 LEVELS = 32  # of pooling at most: halving even 2^32 patches ends there
 
@@ -178,6 +194,38 @@ class PatchGCLModel(OneSidedModel):
                 "--num_patches 1 leaves a patch nothing to differ from: give more, or --lambda_GNN 0 for a GAN "
                 "without graphs"
             )
+
+    @classmethod
+    def idle(cls, opt: Namespace) -> list[Idle]:
+        """What graphs do not ask for: an ablation that touches nothing else compares equal with equal."""
+        found = super().idle(opt)
+        of_pooled = "num_hop" if opt.pool_hop is None else "pool_hop"
+        pool_hop = getattr(opt, of_pooled)
+
+        # edges
+        if opt.neighbours:
+            found.append(Idle(("nonzero_th", "threshold_test"), ("neighbours",)))
+        if not opt.num_hop and not opt.pooling_num:
+            found.append(Idle(OF_EDGES, ("num_hop", "pooling_num")))
+        elif not opt.num_hop and not pool_hop:
+            found.append(Idle(OF_EDGES, ("num_hop", "pool_hop")))
+
+        # pooling
+        if not opt.pooling_num:
+            found.append(Idle(OF_POOLING, ("pooling_num",)))
+        elif opt.pooling_num == 1:
+            found.append(Idle(("pool_shrink",), ("pooling_num",)))
+        if not pool_hop:
+            found.append(Idle(("pool_adjacency",), (of_pooled,)))
+
+        # features and losses
+        unread = "nce_layers" if opt.graph_features == "vgg" else "attn_layers"
+        found.append(Idle((unread,), ("graph_features",)))
+        if not opt.gnn_idt:
+            found.append(Idle(("average_terms",), ("gnn_idt",)))
+        if not opt.lambda_GNN:
+            found.append(Idle(OF_GRAPHS, ("lambda_GNN",)))
+        return found
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         super().__init__(opt, runtime, identity=opt.gnn_idt)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.base_dataset import BaseDataset
 from models.adversary import check_sizes_for_penalty, gradient_penalty
+from models.idle import Idle
 from models.losses.self_similarity import MODES, self_similarity, spatial_loss
 from models.networks.adjacency import sample_positions
 from models.networks.vgg import VGG16Features, describe_frozen
@@ -96,6 +97,14 @@ class SelfSimilarModel(OneSidedModel):
                 "--gan_mode wgangp has the penalty of --lambda_gradient, with weight 10: give "
                 "--lambda_gradient 0, or choose another --gan_mode"
             )
+
+    @classmethod
+    def idle(cls, opt: Namespace) -> list[Idle]:
+        """The part of a map that a position is compared with, where that is the whole map."""
+        found = super().idle(opt)
+        if not opt.num_patches:
+            found.append(Idle(("patch_size",), ("num_patches",)))
+        return found
 
     def __init__(self, opt: Namespace, runtime: Runtime) -> None:
         training = opt.is_train

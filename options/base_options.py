@@ -9,6 +9,7 @@ from typing import Any
 import data
 import models
 from data.transforms import MODES
+from models.idle import Idle, find_idle
 from models.networks import DISCRIMINATORS, GENERATORS, generator_size_multiple, training_size
 from models.networks.blocks import NORMS
 from models.networks.resnet_generator import PADDINGS
@@ -236,14 +237,20 @@ class BaseOptions:
         data.find_dataset(opt.dataset_mode).check_options(opt)
         opt.size_multiple = model.SIZE_MULTIPLE or generator_size_multiple(opt.netG)
         opt.test_roles = model.TEST_ROLES
-        opt.recipe = self.recipe(opt, parser, {**defaults, **published})
+        without = {**defaults, **published}
         opt.stylegan2_size = opt.stylegan2_size or training_size(opt.netG, opt.netD, opt.crop_size)
+        opt.idle = find_idle(opt, self.idle(opt), given, without)
+        opt.recipe = self.recipe(opt, parser, without)
 
         # what is shown and recorded of them
         opt.changed = sorted(key for key, value in defaults.items() if layered[key] != value)
         opt.architecture = parser.members(ARCHITECTURE)
         opt.groups = {title: parser.members(title) for title in parser._groups}
         return opt
+
+    def idle(self, opt: Namespace) -> list[Idle]:
+        """Which options change nothing in this phase, beside the values of others."""
+        return models.find_model(opt.model).idle(opt)
 
     def layer(
         self, defaults: dict[str, Any], given: dict[str, Any], saved: dict[str, Any]
@@ -262,7 +269,8 @@ class BaseOptions:
         if opt.is_train:  # at test these flags are about other images
             groups.append(DATA)
 
-        departures, left_out = [], ("model", "preset", *OF_NO_RECORD, *NO_CHOICE)
+        left_out = {"model", "preset", *OF_NO_RECORD, *NO_CHOICE, *(one.name for one in opt.idle)}
+        departures = []
         for group in groups:
             for name in parser.members(group):
                 value = getattr(opt, name)

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
+from models.idle import Idle, refuse_forgotten
 from models.losses.gan import OBJECTIVES
 from models.networks.init import INITIALIZERS
 from options.base_options import DATA, SPEED, TRAINING, BaseOptions
@@ -22,6 +23,7 @@ from util.parser import (
 )
 from util.run.schedule import POLICIES
 
+OF_EVALUATION = ("eval_metrics", "eval_split", "eval_images", "eval_feature", "inception")
 MEASURABLE = ("unaligned", "aligned")  # --dataset_mode with two sets of images
 
 
@@ -185,6 +187,12 @@ class TrainOptions(BaseOptions):
             opt.recipe += f", from weights {opt.epoch} of run {opt.pretrained_name}"
         return opt
 
+    def idle(self, opt: Namespace) -> list[Idle]:
+        found = super().idle(opt)
+        if not opt.eval_freq:
+            found.append(Idle(OF_EVALUATION, ("eval_freq",)))
+        return found
+
     def check(self, opt: Namespace) -> None:
         super().check(opt)
         last_epoch = opt.n_epochs + opt.n_epochs_decay
@@ -195,6 +203,7 @@ class TrainOptions(BaseOptions):
             )
 
         self.check_evaluation(opt)
+        refuse_forgotten(opt.idle)
         if opt.from_scratch and opt.continue_train:
             raise UserError(
                 "--from_scratch and --continue_train contradict each other: give one of them"

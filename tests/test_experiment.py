@@ -159,6 +159,11 @@ def test_a_row_may_have_seeds_of_its_own(tmp_path):
         ),
         ("[paper.score.toy]", "[paper.score.toys]", r"'toys' is no label .*did you mean 'toy'"),
         ("DATA", "nowhere", r"dataroot nowhere is not a folder"),
+        (
+            "lr = 0.001",
+            'lr_policy = "cosine"\nlr_decay_iters = 9\n[rows.three]\nlr_policy = "cosine"',
+            r"rows 'two, another rate' and 'three' train the same: --lr_decay_iters has no effect",
+        ),
         ("lr = 0.001", "seeds = []", r"\[rows.two, another rate\] seeds is a list of whole"),
         ("lr = 0.001", "seeds = 3", r"\[rows.two, another rate\] seeds is a list of whole"),
         ("[rows.one]", "[rows]\none = 3", r"\[rows.one\] is a table of flags"),

@@ -224,8 +224,8 @@ def test_when_a_start_ends_is_no_part_of_the_recipe():
 
 
 def test_what_a_run_learns_from_and_starts_from_is_part_of_the_recipe():
-    flags = ["--dataroot", "d", "--gpu_ids", "-1", "--eval_images", "30"]
-    watched = [*flags, "--eval_freq", "10"]
+    flags = ["--dataroot", "d", "--gpu_ids", "-1"]
+    watched = [*flags, "--eval_freq", "10", "--eval_images", "30"]
     assert parse(TrainOptions(), flags).recipe.endswith("float32"), "nothing is measured"
     assert parse(TrainOptions(), [*watched, "--eval_split", "val"]).recipe.endswith("float32")
     kept_out = "float32, up to 30 images of each domain kept out of training"

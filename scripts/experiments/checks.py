@@ -4,7 +4,9 @@ import contextlib
 import io
 import os
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from scripts.experiments.grid import FLAG_TABLES, Grid, Job
 from util.errors import UserError
 from util.metrics.features import Inception
 from util.registry import did_you_mean
+from util.run.folder import plain_options
 
 # Flags that a file may not give, and why.
 OURS = {
@@ -63,13 +66,21 @@ def check_grid(grid: Grid) -> None:
             raise UserError(
                 f"{where}: two runs would be called {job.run}; give labels that differ in letters"
             )
+    resolved = {}
     for job in but_for_seeds(jobs):
         try:
-            parse(TrainOptions(), job.train)
+            resolved[job.row, job.data] = options_of(tuple(job.train))
         except UserError as error:
             raise UserError(f"{where}: row {job.row!r}, data {job.data!r}: {error}") from None
+    check_rows_differ(grid, resolved)
     check_test_flags(grid)
     check_evaluate_flags(grid, jobs[0])
+
+
+@cache
+def options_of(train: tuple[str, ...]) -> Namespace:
+    """What train.py makes of the flags of a run, which are read once; raises UserError."""
+    return parse(TrainOptions(), train)
 
 
 def but_for_seeds(jobs: Iterable[Job]) -> list[Job]:
@@ -78,6 +89,24 @@ def but_for_seeds(jobs: Iterable[Job]) -> list[Job]:
     for job in jobs:
         first.setdefault((job.row, job.data), job)
     return list(first.values())
+
+
+def check_rows_differ(grid: Grid, resolved: Mapping[tuple[str, str], Namespace]) -> None:
+    """Raise UserError for two rows that differ only in options without effect; `resolved` are the options of each."""
+    for ((row, data), one), ((other_row, other_data), other) in combinations(resolved.items(), 2):
+        if data != other_data:
+            continue
+        values, other_values = plain_options(one), plain_options(other)
+        differing = values.keys() ^ other_values.keys()
+        differing |= {
+            name for name in values.keys() - differing if values[name] != other_values[name]
+        }
+        differing -= OURS.keys()
+
+        idle = {option.name: option for option in (*one.idle, *other.idle)}
+        if differing and differing <= idle.keys():
+            why = "; ".join(str(idle[name]) for name in sorted(differing))
+            raise UserError(f"{grid.file}: rows {row!r} and {other_row!r} train the same: {why}")
 
 
 def check_known(grid: Grid, table: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -131,7 +160,7 @@ def check_measuring(grid: Grid, jobs: Iterable[Job]) -> None:
     """
     against_sets = False
     for job in but_for_seeds(jobs):
-        options = parse(TrainOptions(), job.train)
+        options = options_of(tuple(job.train))
         if options.dataset_mode != "unaligned":
             continue
         args = evaluate.parse_arguments(job.evaluate)

@@ -108,13 +108,14 @@ def plain_options(opt: Namespace) -> dict[str, Any]:
 
 
 def describe_options(opt: Namespace) -> str:
-    """All options group by group, one a line; those that differ from the default are starred."""
+    """All options group by group, one a line; those that differ from the default are starred, and idle ones told."""
     lines = []
     for title, names in opt.groups.items():
         lines.append(f"{title}:")
         for name in names:
             star = "*" if name in opt.changed else " "
             lines.append(f"  {star} {name:>20}: {show_value(getattr(opt, name))}")
+    lines += [f"warning: {option}" for option in opt.idle]
     return "\n".join(lines)
 
 
