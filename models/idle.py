@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from data.transforms import reduced_in_decay, scaler_of
-from models.networks import DISCRIMINATORS, GENERATORS
+from models.networks import DISCRIMINATORS, GENERATORS, training_size
 from util.errors import UserError
 from util.parser import show_value
 
@@ -116,5 +116,6 @@ def idle_in_training(opt: Namespace) -> Iterator[Idle]:
     # crop_size is also the least height of some, what images shrink to at the end, and what StyleGAN2 is made for
     asks = scaler == "scale_width" or CROPS & set(opt.preprocess.split("_and_"))
     shrinks = scaler != "none" and reduced_in_decay(vars(opt))
-    if not (asks or shrinks or opt.stylegan2_size):
+    sized = training_size(opt.netG, opt.netD, opt.crop_size) is not None
+    if not (asks or shrinks or sized):
         yield Idle(("crop_size",), ("preprocess",))

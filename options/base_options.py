@@ -238,9 +238,9 @@ class BaseOptions:
         opt.size_multiple = model.SIZE_MULTIPLE or generator_size_multiple(opt.netG)
         opt.test_roles = model.TEST_ROLES
         without = {**defaults, **published}
-        opt.stylegan2_size = opt.stylegan2_size or training_size(opt.netG, opt.netD, opt.crop_size)
         opt.idle = find_idle(opt, self.idle(opt), given, without)
         opt.recipe = self.recipe(opt, parser, without)
+        opt.stylegan2_size = opt.stylegan2_size or training_size(opt.netG, opt.netD, opt.crop_size)
 
         # what is shown and recorded of them
         opt.changed = sorted(key for key, value in defaults.items() if layered[key] != value)

@@ -283,10 +283,10 @@ def assert_step(tmp_path, command: str, terms: set[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--model cut --HDCE_gamma 2", "--HDCE_gamma 2.0 needs --nce_weights hdce"),
-        ("--model cut --src --HDCE_gamma 5", "--HDCE_gamma 5.0 needs --nce_weights hdce"),
-        ("--model sincut --lambda_SRC 1", "--lambda_SRC 1.0 needs --src"),
-        ("--model cut --nce_weights hdce --lambda_SRC 1", "--lambda_SRC 1.0 needs --src"),
+        ("--model cut --HDCE_gamma 2", "--HDCE_gamma has no effect beside --nce_weights none"),
+        ("--model cut --src --HDCE_gamma 5", "--HDCE_gamma has no effect beside --nce_weights none"),
+        ("--model sincut --lambda_SRC 1", "--lambda_SRC has no effect beside --src false"),
+        ("--model cut --nce_weights hdce --lambda_SRC 1", "--lambda_SRC has no effect beside --src false"),
         ("--model cut --nce_weights hdce --lambda_NCE 0", "weighs the contrast, which --lambda_NCE 0"),
         ("--model cut --src --lambda_SRC -1", "--lambda_SRC: expected a weight of at least 0"),
         ("--model cut --nce_weights hdce --HDCE_gamma 0", "--HDCE_gamma: expected a number above 0"),

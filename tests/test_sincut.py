@@ -19,14 +19,7 @@ from util.hardware.runtime import Runtime
 from util.run.checkpoint import Checkpoint
 from util.run.progress import Progress
 
-STYLEGAN2 = [
-    "--netG",
-    "stylegan2",
-    "--ngf",
-    "2",
-    "--nce_layers",
-    "0,2,4",
-]  # beside what the presets give
+STYLEGAN2 = ["--netG", "stylegan2", "--ngf", "2"]  # beside what the presets give, as nce_layers
 OPTIONAL = ["--batch_size", "4", *STYLEGAN2]
 
 
