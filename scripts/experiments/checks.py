@@ -97,11 +97,8 @@ def check_rows_differ(grid: Grid, resolved: Mapping[tuple[str, str], Namespace])
         if data != other_data:
             continue
         values, other_values = plain_options(one), plain_options(other)
-        differing = values.keys() ^ other_values.keys()
-        differing |= {
-            name for name in values.keys() - differing if values[name] != other_values[name]
-        }
-        differing -= OURS.keys()
+        names = (values.keys() | other_values.keys()) - OURS.keys()
+        differing = {name for name in names if values.get(name) != other_values.get(name)}
 
         idle = {option.name: option for option in (*one.idle, *other.idle)}
         if differing and differing <= idle.keys():
